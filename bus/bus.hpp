@@ -1,0 +1,113 @@
+// The face: join, call, poll, reply. All that adapters include.
+//
+// A Bus is one peer: one JavaScript isolate or one Python interpreter. The thread that joins is the peer's thread: it alone
+// may call what is not marked otherwise, and its death is the peer's death.
+//
+//   loop:  receive until empty -> work -> submit/answer -> flush -> wait (or arm, sleep elsewhere, disarm)
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bus/link.hpp"
+#include "bus/rendezvous.hpp"
+
+namespace isthmus {
+
+class Bus {
+public:
+    /// Takes the place that the broker gave; the calling thread becomes the peer. Throws Error.
+    static std::unique_ptr<Bus> join(rendezvous::Invitation invitation);
+    /// Leaves: ends all links, gives back all leases and memory. The same thread as join. Memory of the arena must not be
+    /// touched afterwards.
+    ~Bus();
+    Bus(const Bus&) = delete;
+    Bus& operator=(const Bus&) = delete;
+
+    std::uint32_t slot() const { return slot_; }
+    const std::string& name() const { return name_; }
+    layout::Counters& counters() { return segment_->peer(slot_).counters; }
+    /// Blocks and leases. Any thread of the peer.
+    Arena& arena() { return *arena_; }
+
+    /// The link to the service with the least to do; null when there is none (any more).
+    Link* service();
+    /// Every link that stands, in no order.
+    std::span<const std::unique_ptr<Link>> links() const { return links_; }
+
+    struct Received {
+        Status status;      // ok; empty; too_large: give `bytes` of room and ask again
+        Link* link;
+        wire::Draft frame;  // views the room; one use of each payload is the caller's to release
+        std::uint64_t bytes;
+    };
+    /// The next frame of any link, the links taking turns so that a flooder does not crowd out the others.
+    Received receive(std::span<std::byte> room);
+
+    /// Publishes on every link that was used and wakes who sleeps.
+    void flush();
+
+    /// Looks after those who came and went: opens links to those who attached, drops links to the dead. `lost` is told of
+    /// each link right before it is destroyed, with the reason. Cheap when nothing changed; receive calls for it in between.
+    void attend(const std::function<void(Link&, Status)>& lost);
+
+    /// Whether receive, flush or attend has something to do.
+    bool ready();
+    /// Spins, then sleeps until something is there, another thread calls wake(), or the deadline passes. True if something
+    /// may be there.
+    bool wait(doorbell::Deadline deadline);
+    /// Spins only; for an event loop that is about to sleep.
+    bool spin(doorbell::Deadline deadline);
+    /// For a loop that sleeps by itself on bell(): announce it (true: something is there, do not sleep) …
+    bool arm();
+    /// … and take it back. Does nothing when not armed.
+    void disarm();
+    /// The eventfd to poll.
+    int bell() const { return bell_->get(); }
+    /// To be called when bell() was found readable: a poster may write it late, when its ring was expected no more.
+    void silence() { doorbell::silence(bell_->get()); }
+    /// Wakes the peer's thread. Any thread.
+    void wake();
+
+    /// Chores of an idle peer: ends transit leases, returns idle memory. Call about once a second.
+    void tick();
+
+    /// Whether the broker is gone, or has dropped this peer: the bus has ended.
+    bool closed() const;
+
+    /// Another peer's counters, straight from the segment; null when no such peer is there.
+    const layout::Counters* counters_of(std::uint32_t slot) const;
+    const layout::Peer& peer(std::uint32_t slot) const { return segment_->peer(slot); }
+
+    /// A descriptor of the segment and where the arena lies in it, for mapping it once more (a SharedArrayBuffer).
+    int memory_fd() const { return segment_->fd(); }
+    std::uint64_t arena_offset() const { return segment_->geometry().arena; }
+
+private:
+    Bus() = default;
+    Status open(std::uint32_t other, std::uint32_t generation, Fd bell);
+    bool stands(const Link& link) const;
+
+    std::shared_ptr<Segment> segment_;
+    std::shared_ptr<Fd> bell_;
+    std::unique_ptr<rendezvous::Conversation> broker_;
+    std::unique_ptr<SegmentPages> pages_;
+    std::unique_ptr<Arena> arena_;
+    std::string name_;
+    std::uint32_t slot_ = 0;
+    std::uint32_t generation_ = 0;
+    std::vector<std::unique_ptr<Link>> links_;
+    std::size_t turn_ = 0;
+    std::uint32_t in_turn_ = 0;
+    std::uint64_t seen_[layout::max_peers] = {};  // attachments that were dealt with
+    doorbell::Spin spin_;
+    bool armed_ = false;
+    std::shared_ptr<std::atomic<bool>> cut_off_ = std::make_shared<std::atomic<bool>>(false);  // set by watch_
+    std::optional<peers::Watch> watch_;
+};
+
+}  // namespace isthmus

@@ -1,0 +1,300 @@
+#include "bus/link.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+namespace isthmus {
+
+namespace {
+
+/// Of a counter that one thread writes: cheaper than a read-modify-write, and readers need no order.
+void count(layout::Word64& counter, std::uint64_t more = 1) {
+    counter.store(counter.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+std::uint32_t latency_bucket(std::uint64_t nanoseconds) {
+    if (nanoseconds < 256) return 0;
+    const auto octave = static_cast<std::uint32_t>(std::bit_width(nanoseconds)) - 9;
+    return std::min<std::uint32_t>(63, 4 * octave + static_cast<std::uint32_t>(nanoseconds >> (octave + 6) & 3));
+}
+
+std::uint64_t latency_of(std::uint32_t bucket) {
+    return bucket == 0 ? 0 : (std::uint64_t{4} + bucket % 4) << (bucket / 4 + 6);
+}
+
+Link::Link(const Segment& segment, Arena& arena, Ends ends, Fd bell)
+    : segment_(segment),
+      arena_(arena),
+      ends_(ends),
+      bell_(std::move(bell)),
+      counters_(segment.peer(ends.self).counters),
+      out_positions_(segment.positions(ends.self, ends.other)),
+      in_positions_(segment.positions(ends.other, ends.self)),
+      out_(out_positions_, segment.at(segment.ring_offset(ends.self, ends.other)), segment.geometry().ring_bytes),
+      in_(in_positions_, segment.at(segment.ring_offset(ends.other, ends.self)), segment.geometry().ring_bytes) {}
+
+std::pair<Status, std::unique_ptr<Link>> Link::open(const Segment& segment, Arena& arena, Ends ends, Fd bell) {
+    const Status reserved = segment.reserve(segment.ring_offset(ends.self, ends.other), segment.geometry().ring_bytes);
+    if (reserved != Status::ok) return {reserved, nullptr};
+    std::unique_ptr<Link> link(new Link(segment, arena, ends, std::move(bell)));
+    // This side's three words; the other side's are its own to reset, and are not looked at before it has attached.
+    link->out_positions_.tail.store(0, std::memory_order_relaxed);
+    link->out_positions_.starved.store(0, std::memory_order_relaxed);
+    link->in_positions_.head.store(0, std::memory_order_relaxed);
+    segment.attachments(ends.other).from[ends.self].store(layout::attach_word(ends.self_generation, ends.other_generation),
+                                                          std::memory_order_release);  // pairs with "attach" in attached
+    count(link->counters_.links_opened);
+    if (doorbell::must_ring(segment.peer(ends.other).asleep)) {
+        doorbell::ring(link->bell_.get());
+        count(link->counters_.wakes);
+    }
+    return {Status::ok, std::move(link)};
+}
+
+Link::~Link() {
+    for (const Transit& transit : transit_) (void)arena_.release(transit.block.block, transit.block.generation);
+    for (const Waiting& waiting : backlog_) {
+        for (const Handle& payload : waiting.payloads) (void)arena_.release(payload.block, payload.generation);
+    }
+    segment_.attachments(ends_.other).from[ends_.self].store(0, std::memory_order_release);
+    segment_.punch(segment_.ring_offset(ends_.self, ends_.other), segment_.geometry().ring_bytes);
+}
+
+bool Link::attached() {
+    if (!attached_) {
+        attached_ = segment_.attachments(ends_.self).from[ends_.other].load(std::memory_order_acquire) ==  // pairs with "attach"
+                    layout::attach_word(ends_.other_generation, ends_.self_generation);
+    }
+    return attached_;
+}
+
+std::uint32_t Link::most_in_flight() const {
+    // Two fewer than fit: a record that would cross the ring's end leaves less than one record's room unused there.
+    return static_cast<std::uint32_t>(reserve_bytes() / completion_bytes - 2);
+}
+
+bool Link::hold(std::span<const Handle> payloads) {
+    for (std::size_t i = 0; i < payloads.size(); ++i) {
+        if (arena_.retain(payloads[i].block, payloads[i].generation) == Status::ok) continue;
+        for (std::size_t back = 0; back < i; ++back) (void)arena_.release(payloads[back].block, payloads[back].generation);
+        return false;
+    }
+    return true;
+}
+
+void Link::in_transit(std::span<const Handle> payloads) {
+    for (const Handle& payload : payloads) transit_.push_back({out_.written(), payload});
+}
+
+void Link::note_sent(std::uint64_t bytes) {
+    count(counters_.frames_sent);
+    count(counters_.bytes_sent, bytes);
+}
+
+/// Puts a frame into the ring, or into the arena with its handle in the ring. full when the ring has no room. The uses of
+/// the draft's payloads, taken by the caller, are in transit afterwards.
+Status Link::send(const wire::Draft& draft, std::uint64_t bytes, std::uint64_t reserve) {
+    if (bytes > inline_bytes) return send_indirect(draft, bytes, reserve);
+    const auto claim = out_.claim(bytes, reserve);
+    if (claim.status != Status::ok) return claim.status;
+    wire::write(draft, claim.bytes);
+    out_.commit(layout::RecordKind::frame, bytes);
+    in_transit(draft.payloads);
+    note_sent(bytes);
+    return Status::ok;
+}
+
+Status Link::send_indirect(const wire::Draft& draft, std::uint64_t bytes, std::uint64_t reserve) {
+    const auto claim = out_.claim(sizeof(Handle), reserve);
+    if (claim.status != Status::ok) return claim.status;
+    const auto made = arena_.allocate(bytes);
+    if (made.status != Status::ok) {
+        out_.abort();
+        return made.status;
+    }
+    wire::write(draft, arena_.at(made.handle));
+    std::memcpy(claim.bytes, &made.handle, sizeof made.handle);
+    out_.commit(layout::RecordKind::indirect, sizeof made.handle);
+    in_transit(draft.payloads);
+    in_transit({&made.handle, 1});
+    note_sent(bytes);
+    return Status::ok;
+}
+
+Status Link::defer(const wire::Draft& draft, std::uint64_t bytes) {
+    if (backlog_size_ + bytes > backlog_bytes) {
+        count(counters_.full);
+        return Status::full;
+    }
+    Waiting waiting{std::vector<std::byte>(bytes), {draft.payloads.begin(), draft.payloads.end()}, draft.kind == wire::Kind::call};
+    wire::write(draft, waiting.frame.data());
+    backlog_size_ += bytes;
+    backlog_.push_back(std::move(waiting));
+    return Status::ok;
+}
+
+Status Link::submit(const wire::Draft& draft) {
+    if (state_ != Status::ok) return state_;
+    if (!backlog_.empty()) pump();
+    const std::uint64_t bytes = wire::size(draft);
+    if (!hold(draft.payloads)) return Status::stale;
+    const bool is_call = draft.kind == wire::Kind::call;
+    Status sent = Status::full;
+    // Before the other side has attached, its half of the positions means nothing.
+    const bool may_go = attached() && backlog_.empty() && !(is_call && in_flight_ >= most_in_flight());
+    if (may_go) sent = send(draft, bytes, reserve_bytes());
+    if (sent == Status::ok && is_call) {
+        ++in_flight_;
+    } else if (sent == Status::full) {
+        sent = defer(draft, bytes);
+    }
+    if (sent != Status::ok) {
+        for (const Handle& payload : draft.payloads) (void)arena_.release(payload.block, payload.generation);
+        if (sent == Status::corrupt) fail(sent);
+        return sent;
+    }
+    if (is_call) {
+        count(counters_.calls);
+        if (calls_++ % 16 == 0 && !timed_since_) {
+            timed_id_ = draft.id;
+            timed_since_ = doorbell::Clock::now();
+        }
+    } else if (draft.kind == wire::Kind::post) {
+        count(counters_.posts);
+    }
+    return Status::ok;
+}
+
+Status Link::answer(const wire::Draft& draft) {
+    if (state_ != Status::ok) return state_;
+    const std::uint64_t bytes = wire::size(draft);
+    const bool small = ring::record_bytes(bytes) <= completion_bytes;
+    if (!hold(draft.payloads)) return Status::stale;
+    Status sent = send(draft, bytes, small ? 0 : reserve_bytes());
+    if (sent == Status::full && !small) sent = send_indirect(draft, bytes, 0);
+    if (sent == Status::no_memory || sent == Status::too_large) {
+        for (const Handle& payload : draft.payloads) (void)arena_.release(payload.block, payload.generation);
+        const wire::Draft apology{.kind = wire::Kind::error, .status = sent, .target = draft.target, .id = draft.id};
+        sent = send(apology, wire::size(apology), 0);
+    }
+    if (sent != Status::ok) {
+        // No room for a completion: the other side has more calls in flight than it may.
+        fail(Status::corrupt);
+        return Status::corrupt;
+    }
+    count(draft.kind == wire::Kind::error ? counters_.errors : counters_.replies);
+    return Status::ok;
+}
+
+void Link::pump() {
+    if (transit_.empty() && backlog_.empty()) return;
+    if (!attached()) return;
+    if (!out_.look()) return fail(Status::corrupt);
+    while (!transit_.empty() && transit_.front().until <= out_.consumed()) {
+        (void)arena_.release(transit_.front().block.block, transit_.front().block.generation);
+        transit_.pop_front();
+    }
+    while (!backlog_.empty()) {
+        Waiting& waiting = backlog_.front();
+        if (waiting.is_call && in_flight_ >= most_in_flight()) break;
+        wire::Draft draft;
+        if (wire::read(waiting.frame, draft) != Status::ok) return fail(Status::corrupt);
+        const Status sent = send(draft, waiting.frame.size(), reserve_bytes());
+        if (sent != Status::ok) {
+            if (sent == Status::corrupt) fail(sent);
+            break;  // full, or no memory for now
+        }
+        if (waiting.is_call) ++in_flight_;
+        backlog_size_ -= waiting.frame.size();
+        backlog_.pop_front();
+    }
+    if (backlog_.empty() && std::exchange(starved_, false)) out_positions_.starved.store(0, std::memory_order_relaxed);
+}
+
+void Link::starve() {
+    if (backlog_.empty() || std::exchange(starved_, true)) return;
+    out_positions_.starved.store(1, std::memory_order_relaxed);  // the fence in doorbell::arm orders it: "flag or room"
+}
+
+void Link::publish() {
+    const bool shown = out_.publish();
+    in_.retire();
+    auto& other = segment_.peer(ends_.other);
+    bool ring = shown;
+    if (!ring && attached()) {
+        doorbell::full_fence(other.asleep);  // pairs with "flag or room"
+        ring = in_positions_.starved.load(std::memory_order_relaxed) != 0;
+    }
+    if (ring && doorbell::must_ring(other.asleep)) {
+        doorbell::ring(bell_.get());
+        count(counters_.wakes);
+    }
+}
+
+bool Link::ready() {
+    if (!attached()) return false;
+    if (in_.ready()) return true;
+    if (backlog_.empty()) return false;
+    const bool may_go = !backlog_.front().is_call || in_flight_ < most_in_flight();
+    return may_go && out_.look() && out_.free() > reserve_bytes() + 2 * inline_bytes;
+}
+
+Link::Received Link::receive(std::span<std::byte> room) {
+    if (state_ != Status::ok) return {state_, {}, 0};
+    if (!attached()) return {Status::empty, {}, 0};
+    const auto broken = [this] {
+        fail(Status::corrupt);
+        return Received{Status::corrupt, {}, 0};
+    };
+    const auto record = in_.peek();
+    if (record.status == Status::empty) return {Status::empty, {}, 0};
+    if (record.status != Status::ok) return broken();
+
+    std::uint64_t bytes = record.bytes.size();
+    if (record.kind == layout::RecordKind::frame) {
+        if (bytes > room.size()) return {Status::too_large, {}, bytes};
+        std::memcpy(room.data(), record.bytes.data(), bytes);
+    } else {
+        Handle block;
+        if (bytes != sizeof block) return broken();
+        std::memcpy(&block, record.bytes.data(), sizeof block);
+        bytes = block.bytes;
+        if (bytes > arena_.memory().bytes) return broken();
+        if (bytes > room.size()) return {Status::too_large, {}, bytes};
+        if (arena_.lease(block) != Status::ok) return broken();
+        std::memcpy(room.data(), arena_.at(block), bytes);
+        (void)arena_.release(block.block, block.generation);
+    }
+
+    Received received{Status::ok, {}, bytes};
+    if (wire::read(room.first(bytes), received.frame) != Status::ok || !settle(received.frame)) return broken();
+    const auto& payloads = received.frame.payloads;
+    for (std::size_t i = 0; i < payloads.size(); ++i) {
+        if (arena_.lease(payloads[i]) == Status::ok) continue;
+        for (std::size_t back = 0; back < i; ++back) (void)arena_.release(payloads[back].block, payloads[back].generation);
+        return broken();
+    }
+    in_.release();
+    count(counters_.frames_received);
+    count(counters_.bytes_received, bytes);
+    return received;
+}
+
+/// Counts a completion. False when there was no call for it.
+bool Link::settle(const wire::Draft& frame) {
+    if (frame.kind != wire::Kind::reply && frame.kind != wire::Kind::error) return true;
+    if (in_flight_ == 0) return false;
+    --in_flight_;
+    if (timed_since_ && frame.id == timed_id_) {
+        const auto took = doorbell::Clock::now() - *timed_since_;
+        count(counters_.latencies[latency_bucket(static_cast<std::uint64_t>(took.count()))]);
+        timed_since_.reset();
+    }
+    return true;
+}
+
+}  // namespace isthmus

@@ -1,0 +1,136 @@
+// Two rings, two doorbells and the arena, as one conversation between two peers.
+//
+// Room for completions. Half of each ring is kept for replies and errors of at most `completion_bytes`, and a caller has
+// no more calls in flight than fit there; a completion that is larger goes where room is left over, else to the arena. So
+// giving an answer never waits, and two full rings can't wait for each other.
+//
+// Payloads. A frame that names blocks is sent with one use of each kept in transit by the sender, until the receiver's
+// head has passed the frame; by then the receiver has its own leases. So no peer ever sets another's bit, and whatever dies
+// in between, the survivors' leases are right.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "bus/arena.hpp"
+#include "bus/doorbell.hpp"
+#include "bus/ring.hpp"
+#include "bus/segment.hpp"
+#include "bus/wire.hpp"
+
+namespace isthmus {
+
+class Link {
+public:
+    /// Room that a completion is sure to find in the ring, with its record header.
+    static constexpr std::uint64_t completion_bytes = 128;
+    /// The largest frame that travels in the ring; a larger one goes to the arena.
+    static constexpr std::uint64_t inline_bytes = 8192;
+    /// Frames waiting in private memory for room in the ring, in bytes, before submit says full.
+    static constexpr std::uint64_t backlog_bytes = 256 << 20;
+
+    struct Ends {
+        std::uint32_t self, self_generation;
+        std::uint32_t other, other_generation;
+    };
+
+    /// Prepares this side's half and attaches. no_memory when the ring gets no pages. `bell` is the other side's eventfd.
+    static std::pair<Status, std::unique_ptr<Link>> open(const Segment& segment, Arena& arena, Ends ends, Fd bell);
+    ~Link();
+    Link(const Link&) = delete;
+    Link& operator=(const Link&) = delete;
+
+    /// Sends a call, post or cancel. What finds no room waits in private memory and goes out with `pump`; `full` when too
+    /// much waits already. The draft's payloads must be in use by this peer; the link adds its own use of each.
+    [[nodiscard]] Status submit(const wire::Draft& draft);
+    /// Sends a reply or error; never waits. An answer too large for what memory is left becomes an error of status no_memory.
+    [[nodiscard]] Status answer(const wire::Draft& draft);
+    /// Shows what was sent to the other side, gives back room, and wakes the other side if it sleeps.
+    void publish();
+    /// Moves the backlog on, and ends transit uses that the other side has taken over.
+    void pump();
+
+    struct Received {
+        Status status;       // ok; empty; too_large: `bytes` of room are needed; corrupt or lost: the link is at its end
+        wire::Draft frame;   // views `room`; of its payloads one use each is the caller's to release
+        std::uint64_t bytes;
+    };
+    /// Copies the next frame to `room`, 8-byte aligned, verifies the copy and leases its payloads.
+    Received receive(std::span<std::byte> room);
+
+    /// Whether receive or pump would do something.
+    bool ready();
+    /// Before sleeping: asks to be woken when there is room again, if something waits for it.
+    void starve();
+
+    /// Whether a frame has arrived.
+    bool receivable() { return attached() && state_ == Status::ok && in_.ready(); }
+    /// A second descriptor of the other side's eventfd.
+    Fd bell() const { return bell_.copy(); }
+
+    const Ends& ends() const { return ends_; }
+    std::uint32_t in_flight() const { return in_flight_; }
+    std::uint64_t waiting() const { return backlog_.size(); }
+    bool has_transit() const { return !transit_.empty(); }
+    /// ok until the link is found broken.
+    Status state() const { return state_; }
+    void fail(Status status) {
+        if (state_ == Status::ok) state_ = status;
+    }
+    std::uint32_t most_in_flight() const;
+
+private:
+    Link(const Segment& segment, Arena& arena, Ends ends, Fd bell);
+
+    bool attached();
+    Status send(const wire::Draft& draft, std::uint64_t bytes, std::uint64_t reserve);
+    Status send_indirect(const wire::Draft& draft, std::uint64_t bytes, std::uint64_t reserve);
+    Status defer(const wire::Draft& draft, std::uint64_t bytes);
+    void in_transit(std::span<const Handle> payloads);
+    bool hold(std::span<const Handle> payloads);
+    void note_sent(std::uint64_t bytes);
+    bool settle(const wire::Draft& frame);
+    std::uint64_t reserve_bytes() const { return out_.capacity() / 2; }
+
+    struct Transit {
+        std::uint64_t until;  // the head that ends it
+        Handle block;
+    };
+    struct Waiting {
+        std::vector<std::byte> frame;
+        std::vector<Handle> payloads;
+        bool is_call;
+    };
+
+    const Segment& segment_;
+    Arena& arena_;
+    Ends ends_;
+    Fd bell_;
+    layout::Counters& counters_;
+    layout::RingPositions& out_positions_;
+    layout::RingPositions& in_positions_;
+    ring::Producer out_;
+    ring::Consumer in_;
+    Status state_ = Status::ok;
+    bool attached_ = false;
+    bool starved_ = false;
+    std::uint32_t in_flight_ = 0;
+    std::deque<Transit> transit_;
+    std::deque<Waiting> backlog_;
+    std::uint64_t backlog_size_ = 0;
+
+    // One call in sixteen is timed.
+    std::uint32_t calls_ = 0;
+    std::uint64_t timed_id_ = 0;
+    std::optional<doorbell::Clock::time_point> timed_since_;
+};
+
+/// Index in Counters::latencies: four buckets to each doubling, from 256 ns on.
+std::uint32_t latency_bucket(std::uint64_t nanoseconds);
+/// The smallest latency of a bucket, in nanoseconds.
+std::uint64_t latency_of(std::uint32_t bucket);
+
+}  // namespace isthmus

@@ -1,0 +1,252 @@
+#include "bus/wire.hpp"
+
+#include <flatbuffers/flatbuffers.h>
+
+#include <bit>
+#include <cstring>
+
+#include "frame_generated.h"
+
+namespace isthmus::wire {
+
+static_assert(std::endian::native == std::endian::little, "frames and cells are little-endian and used in place");
+static_assert(sizeof(fbs::Cell) == sizeof(Cell) && alignof(fbs::Cell) == alignof(Cell));
+static_assert(sizeof(fbs::Payload) == sizeof(Handle) && alignof(fbs::Payload) == alignof(Handle));
+
+namespace {
+
+// The head of every frame. Offsets in FlatBuffers count from where they are written; a vtable's entries count from the
+// table's start. Fields as in schemas/frame.fbs: id, deadline, target, kind, status, cells, heap, payloads, name.
+struct Head {
+    std::uint32_t root;
+    std::uint16_t vtable_bytes;
+    std::uint16_t table_bytes;
+    std::uint16_t fields[9];
+    std::uint16_t unused;
+    std::int32_t to_vtable;
+    std::uint64_t id;
+    std::uint64_t deadline;
+    std::uint32_t target;
+    std::uint8_t kind;
+    std::uint8_t status;
+    std::uint16_t unused_too;
+    std::uint32_t cells, heap, payloads, name;
+    std::uint32_t nothing;  // the vector of length 0 that absent ones point at
+};
+constexpr std::uint32_t table = offsetof(Head, to_vtable);
+constexpr std::uint16_t in_table(std::size_t offset) { return static_cast<std::uint16_t>(offset - table); }
+
+constexpr Head head_template{
+    .root = table,
+    .vtable_bytes = 4 + 2 * 9,
+    .table_bytes = in_table(offsetof(Head, nothing)),
+    .fields = {in_table(offsetof(Head, id)), in_table(offsetof(Head, deadline)), in_table(offsetof(Head, target)),
+               in_table(offsetof(Head, kind)), in_table(offsetof(Head, status)), in_table(offsetof(Head, cells)),
+               in_table(offsetof(Head, heap)), in_table(offsetof(Head, payloads)), in_table(offsetof(Head, name))},
+    .unused = 0,
+    .to_vtable = table - offsetof(Head, vtable_bytes),
+    .id = 0,
+    .deadline = 0,
+    .target = 0,
+    .kind = 0,
+    .status = 0,
+    .unused_too = 0,
+    .cells = offsetof(Head, nothing) - offsetof(Head, cells),
+    .heap = offsetof(Head, nothing) - offsetof(Head, heap),
+    .payloads = offsetof(Head, nothing) - offsetof(Head, payloads),
+    .name = offsetof(Head, nothing) - offsetof(Head, name),
+    .nothing = 0,
+};
+static_assert(offsetof(Head, id) % 8 == 0);
+constexpr std::uint64_t head_bytes = offsetof(Head, nothing) + 4;
+static_assert(head_bytes % 8 == 4, "a vector's length here puts its elements on 8");
+
+constexpr std::uint64_t up_to_8(std::uint64_t bytes) { return (bytes + 7) & ~std::uint64_t{7}; }
+
+/// Each vector: its length at 4 modulo 8, then its elements, then padding to 4 modulo 8 again.
+constexpr std::uint64_t vector_bytes(std::uint64_t elements_bytes) {
+    return elements_bytes == 0 ? 0 : 4 + up_to_8(elements_bytes) + 4;
+}
+
+/// Well-formedness of the values in a verified frame, in one pass without recursion.
+class CellCheck {
+public:
+    explicit CellCheck(const Draft& frame) : frame_(frame) {}
+
+    bool all() {
+        struct Open {
+            std::uint64_t to_come;  // values, until the container is complete
+            bool keyed;             // an object: every other value is a text
+        };
+        Open open[max_depth];
+        std::uint32_t depth = 0;
+        for (std::size_t i = 0; i < frame_.cells.size(); ++i) {
+            const Cell& cell = frame_.cells[i];
+            if (depth > 0) {
+                Open& outer = open[depth - 1];
+                if (outer.keyed && outer.to_come % 2 == 0 && cell.tag != Tag::text) return false;
+                --outer.to_come;
+            }
+            std::uint64_t inside = 0;
+            switch (cell.tag) {
+                case Tag::null:
+                case Tag::boolean:
+                case Tag::integer:
+                case Tag::real:
+                case Tag::date: break;
+                case Tag::bigint:
+                case Tag::text:
+                    if (!in_heap(cell.bits, cell.count)) return false;
+                    break;
+                case Tag::list:
+                case Tag::set: inside = cell.count; break;
+                case Tag::object:
+                case Tag::map: inside = std::uint64_t{cell.count} * 2; break;
+                case Tag::bytes:
+                case Tag::array: {
+                    const std::uint64_t extents = cell.tag == Tag::bytes ? 1 : cell.count;
+                    if (extents > frame_.cells.size() - i - 1 || !array_fits(cell, frame_.cells.subspan(i + 1, extents))) return false;
+                    i += extents;
+                    break;
+                }
+                default: return false;
+            }
+            if (inside > frame_.cells.size()) return false;
+            if (inside > 0) {
+                if (depth == max_depth) return false;
+                open[depth++] = {inside, cell.tag == Tag::object};
+            }
+            while (depth > 0 && open[depth - 1].to_come == 0) --depth;
+        }
+        return depth == 0;
+    }
+
+private:
+    bool in_heap(std::uint64_t offset, std::uint64_t bytes) const {
+        return offset <= frame_.heap.size() && bytes <= frame_.heap.size() - offset;
+    }
+
+    bool array_fits(const Cell& cell, std::span<const Cell> extents) const {
+        for (const Cell& extent : extents) {
+            if (extent.tag != Tag::extent) return false;
+        }
+        const DType dtype = cell.tag == Tag::bytes ? DType::uint8 : cell.dtype;
+        if (item_bytes(dtype) == 0) return false;
+        bool overflow = false;
+        const std::uint64_t bytes = array_bytes(dtype, extents, overflow);
+        if (overflow) return false;
+        if (cell.flags & cell_leased) return cell.bits < frame_.payloads.size() && frame_.payloads[cell.bits].bytes >= bytes;
+        return in_heap(cell.bits, bytes);
+    }
+
+    const Draft& frame_;
+};
+
+/// The verifier bounds a vector but does not align it.
+template <class To, class From>
+bool view(const flatbuffers::Vector<From>* vector, std::span<const To>& out) {
+    out = {};
+    if (vector == nullptr || vector->size() == 0) return true;
+    if (reinterpret_cast<std::uintptr_t>(vector->Data()) % alignof(To) != 0) return false;
+    out = {reinterpret_cast<const To*>(vector->Data()), vector->size()};
+    return true;
+}
+
+}  // namespace
+
+std::uint64_t size(const Draft& draft) {
+    return head_bytes + vector_bytes(draft.cells.size_bytes()) + vector_bytes(draft.heap.size()) +
+           vector_bytes(draft.payloads.size_bytes()) + vector_bytes(draft.name.size());
+}
+
+void write(const Draft& draft, std::byte* out) {
+    std::memcpy(out, &head_template, head_bytes);
+    const auto put = [out](std::size_t at, auto value) { std::memcpy(out + at, &value, sizeof value); };
+    put(offsetof(Head, id), draft.id);
+    put(offsetof(Head, deadline), draft.deadline);
+    put(offsetof(Head, target), draft.target);
+    put(offsetof(Head, kind), static_cast<std::uint8_t>(draft.kind));
+    put(offsetof(Head, status), static_cast<std::uint8_t>(draft.status));
+    std::size_t end = head_bytes;
+    const auto vector = [&](std::size_t field, const void* elements, std::size_t bytes, std::size_t count) {
+        if (count == 0) return;
+        put(field, static_cast<std::uint32_t>(end - field));
+        put(end, static_cast<std::uint32_t>(count));
+        std::memcpy(out + end + 4, elements, bytes);
+        const std::size_t padded = up_to_8(bytes) + 4;
+        std::memset(out + end + 4 + bytes, 0, padded - bytes);
+        end += 4 + padded;
+    };
+    vector(offsetof(Head, cells), draft.cells.data(), draft.cells.size_bytes(), draft.cells.size());
+    vector(offsetof(Head, heap), draft.heap.data(), draft.heap.size(), draft.heap.size());
+    vector(offsetof(Head, payloads), draft.payloads.data(), draft.payloads.size_bytes(), draft.payloads.size());
+    vector(offsetof(Head, name), draft.name.data(), draft.name.size(), draft.name.size());
+}
+
+Status read(std::span<const std::byte> bytes, Draft& out) {
+    flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+    if (!verifier.VerifyBuffer<fbs::Frame>(nullptr)) return Status::corrupt;
+    const auto* frame = flatbuffers::GetRoot<fbs::Frame>(bytes.data());
+    const auto kind = static_cast<std::uint8_t>(frame->kind());
+    if (kind < static_cast<std::uint8_t>(Kind::call) || kind > static_cast<std::uint8_t>(Kind::cancel)) return Status::corrupt;
+    out.kind = static_cast<Kind>(kind);
+    out.status = static_cast<Status>(frame->status());
+    out.target = frame->target();
+    out.id = frame->id();
+    out.deadline = frame->deadline();
+    std::span<const char> name;
+    if (!view(frame->cells(), out.cells) || !view(frame->heap(), out.heap) || !view(frame->payloads(), out.payloads) ||
+        !view(frame->name(), name)) {
+        return Status::corrupt;
+    }
+    out.name = {name.data(), name.size()};
+    return CellCheck(out).all() ? Status::ok : Status::corrupt;
+}
+
+std::uint64_t array_bytes(DType dtype, std::span<const Cell> extents, bool& overflow) {
+    std::uint64_t bytes = item_bytes(dtype);
+    bool empty = false;
+    for (const Cell& extent : extents) {
+        if (extent.bits == 0) empty = true;
+        if (extent.bits != 0 && __builtin_mul_overflow(bytes, extent.bits, &bytes)) overflow = true;
+    }
+    if (bytes > std::uint64_t{1} << 62) overflow = true;
+    return empty || overflow ? 0 : bytes;
+}
+
+std::uint64_t Values::bits_of(double value) { return std::bit_cast<std::uint64_t>(value); }
+
+void Values::text(std::string_view utf8, bool ascii) {
+    put({Tag::text, DType::none, ascii ? cell_ascii : std::uint16_t{0}, static_cast<std::uint32_t>(utf8.size()), heap_.size()});
+    const auto* bytes = reinterpret_cast<const std::byte*>(utf8.data());
+    heap_.insert(heap_.end(), bytes, bytes + utf8.size());
+}
+
+void Values::bigint(std::span<const std::byte> two_complement) {
+    put({Tag::bigint, DType::none, 0, static_cast<std::uint32_t>(two_complement.size()), heap_.size()});
+    heap_.insert(heap_.end(), two_complement.begin(), two_complement.end());
+}
+
+void Values::array(DType dtype, std::uint16_t flags, std::uint64_t where, std::span<const std::uint64_t> shape) {
+    put({Tag::array, dtype, flags, static_cast<std::uint32_t>(shape.size()), where});
+    for (const std::uint64_t length : shape) put({Tag::extent, DType::none, 0, 0, length});
+}
+
+void Values::bytes(std::uint16_t flags, std::uint64_t where, std::uint64_t count) {
+    put({Tag::bytes, DType::uint8, flags, 1, where});
+    put({Tag::extent, DType::none, 0, 0, count});
+}
+
+std::pair<std::byte*, std::uint64_t> Values::room(std::uint64_t bytes) {
+    const std::uint64_t at = up_to_8(heap_.size());
+    heap_.resize(at + bytes);
+    return {heap_.data() + at, at};
+}
+
+void Values::rewind(const Mark& mark) {
+    cells_.resize(mark.cells);
+    heap_.resize(mark.heap);
+    payloads_.resize(mark.payloads);
+}
+
+}  // namespace isthmus::wire

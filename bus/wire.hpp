@@ -1,0 +1,144 @@
+// Frames as bytes: encode, verify, view. The room that knows FlatBuffers.
+//
+// schemas/frame.fbs is the format. A value is a run of cells in preorder:
+//
+//   tag      count          bits                       followed by
+//   null     -              -
+//   boolean  -              0 or 1
+//   integer  -              two's complement
+//   real     -              IEEE 754 binary64
+//   bigint   bytes          offset in heap             two's complement, little-endian
+//   text     bytes          offset in heap             UTF-8, where lone surrogates may stand (WTF-8)
+//   bytes    -              as array                   one extent
+//   list     items          -                          that many values
+//   object   entries        -                          that many pairs: a text, a value
+//   map      entries        -                          that many pairs of values
+//   set      items          -                          that many values
+//   date     -              binary64: ms since 1970
+//   array    dimensions     offset in heap, or index   that many extents
+//                           in payloads (cell_leased)
+//   extent   -              length of one dimension
+//
+// An array's elements lie in C order, or in Fortran order with cell_fortran.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "bus/arena.hpp"
+#include "bus/status.hpp"
+
+namespace isthmus::wire {
+
+enum class Kind : std::uint8_t { call = 1, post = 2, reply = 3, error = 4, cancel = 5 };
+
+enum class Tag : std::uint8_t { null, boolean, integer, real, bigint, text, bytes, list, object, map, set, date, array, extent };
+
+enum class DType : std::uint8_t {
+    none, boolean, int8, uint8, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, complex64, complex128,
+    clamped8,  // JavaScript's Uint8ClampedArray; a uint8 everywhere else
+};
+
+/// Bytes of one element; 0 for what is no dtype.
+constexpr std::uint32_t item_bytes(DType dtype) {
+    constexpr std::uint8_t sizes[] = {0, 1, 1, 1, 2, 2, 4, 4, 8, 8, 2, 4, 8, 8, 16, 1};
+    const auto index = static_cast<std::size_t>(dtype);
+    return index < sizeof sizes ? sizes[index] : 0;
+}
+
+inline constexpr std::uint16_t cell_leased = 1;   // the elements are in the arena: bits is an index in payloads
+inline constexpr std::uint16_t cell_fortran = 2;  // the first dimension varies fastest
+inline constexpr std::uint16_t cell_ascii = 4;    // every byte of the text is below 128
+inline constexpr std::uint16_t cell_moved = 8;    // the receiver may write
+inline constexpr std::uint16_t cell_kwargs = 16;  // on the object that closes a call: its named arguments
+
+/// One node of a value; the same 16 bytes in a frame and outside it.
+struct Cell {
+    Tag tag = Tag::null;
+    DType dtype = DType::none;
+    std::uint16_t flags = 0;
+    std::uint32_t count = 0;
+    std::uint64_t bits = 0;
+};
+static_assert(sizeof(Cell) == 16 && sizeof(Handle) == 24);
+
+inline constexpr std::uint32_t name_only = 0xffffffff;  // Draft::target when the export is looked up by its name
+inline constexpr std::uint32_t max_depth = 128;          // of nested containers
+
+/// What a frame is made of, before or after it is bytes. All spans are borrowed.
+struct Draft {
+    Kind kind = Kind::call;
+    Status status = Status::ok;
+    std::uint32_t target = name_only;
+    std::uint64_t id = 0;
+    std::uint64_t deadline = 0;  // CLOCK_MONOTONIC nanoseconds; 0: none
+    std::span<const Cell> cells;
+    std::span<const std::byte> heap;
+    std::span<const Handle> payloads;
+    std::string_view name;
+};
+
+/// Exact number of bytes that write needs.
+std::uint64_t size(const Draft& draft);
+
+/// Encodes into `out`, 8-byte aligned, of size(draft) bytes. One forward pass, nothing allocated: every frame has the same
+/// table and the same vtable, so the head is a template and only numbers and vectors are filled in. What comes out is an
+/// ordinary FlatBuffers buffer for the generated code of any language.
+void write(const Draft& draft, std::byte* out);
+
+/// Verifies a private, 8-byte aligned copy of a frame and views it. corrupt when the bytes are no frame, or when its values
+/// are not well formed: a text outside the heap, a container with too few cells, an array whose extents don't fit its bytes,
+/// nesting beyond max_depth, a kind or tag that does not exist.
+Status read(std::span<const std::byte> bytes, Draft& out);
+
+/// The number of elements times their size; 0 with `overflow` set when it does not fit 63 bits.
+std::uint64_t array_bytes(DType dtype, std::span<const Cell> extents, bool& overflow);
+
+/// Collects a value's cells in private memory, for a Draft. Reused from call to call, it stops allocating.
+class Values {
+public:
+    void clear() {
+        cells_.clear();
+        heap_.clear();
+        payloads_.clear();
+    }
+    void put(const Cell& cell) { cells_.push_back(cell); }
+    void null() { put({Tag::null, DType::none, 0, 0, 0}); }
+    void boolean(bool value) { put({Tag::boolean, DType::none, 0, 0, value}); }
+    void integer(std::int64_t value) { put({Tag::integer, DType::none, 0, 0, static_cast<std::uint64_t>(value)}); }
+    void real(double value) { put({Tag::real, DType::none, 0, 0, bits_of(value)}); }
+    void date(double milliseconds) { put({Tag::date, DType::none, 0, 0, bits_of(milliseconds)}); }
+    void text(std::string_view utf8, bool ascii = false);
+    void bigint(std::span<const std::byte> two_complement);
+    void container(Tag tag, std::uint32_t count) { put({tag, DType::none, 0, count, 0}); }
+    /// An array's cell and extents. The elements are `where` in the heap (from room()) or, with cell_leased, in payloads.
+    void array(DType dtype, std::uint16_t flags, std::uint64_t where, std::span<const std::uint64_t> shape);
+    void bytes(std::uint16_t flags, std::uint64_t where, std::uint64_t count);
+    /// 8-byte aligned room in the heap, and its offset; the pointer holds until the next member is called.
+    std::pair<std::byte*, std::uint64_t> room(std::uint64_t bytes);
+    std::uint64_t payload(const Handle& handle) {
+        payloads_.push_back(handle);
+        return payloads_.size() - 1;
+    }
+
+    std::span<const Cell> cells() const { return cells_; }
+    std::span<const std::byte> heap() const { return heap_; }
+    std::span<const Handle> payloads() const { return payloads_; }
+    /// Forgets what came after a mark, so that a value that turned out not to travel leaves nothing.
+    struct Mark {
+        std::size_t cells, heap, payloads;
+    };
+    Mark mark() const { return {cells_.size(), heap_.size(), payloads_.size()}; }
+    void rewind(const Mark& mark);
+
+private:
+    static std::uint64_t bits_of(double value);
+    std::vector<Cell> cells_;
+    std::vector<std::byte> heap_;
+    std::vector<Handle> payloads_;
+};
+
+}  // namespace isthmus::wire
