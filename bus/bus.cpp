@@ -8,14 +8,11 @@
 namespace isthmus {
 
 using namespace std::chrono_literals;
+using peers::count;
 
 namespace {
 
 constexpr std::uint32_t frames_per_turn = 64;  // of one link, before the next has its turn
-
-void count(layout::Word64& counter) {
-    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-}
 
 bool hung_up(int socket) {
     pollfd one{socket, POLLRDHUP, 0};
@@ -176,7 +173,9 @@ bool Bus::ready() {
 }
 
 bool Bus::spin(doorbell::Deadline deadline) {
-    const bool found = spin_.until([this] { return ready(); }, deadline);
+    // Only the rings: who comes and goes is looked at before sleeping.
+    const auto any = [this] { return std::any_of(links_.begin(), links_.end(), [](const auto& link) { return link->ready(); }); };
+    const bool found = spin_.until(any, deadline);
     if (found) count(counters().spins);
     return found;
 }

@@ -7,14 +7,7 @@
 
 namespace isthmus {
 
-namespace {
-
-/// Of a counter that one thread writes: cheaper than a read-modify-write, and readers need no order.
-void count(layout::Word64& counter, std::uint64_t more = 1) {
-    counter.store(counter.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
-}
-
-}  // namespace
+using peers::count;
 
 std::uint32_t latency_bucket(std::uint64_t nanoseconds) {
     if (nanoseconds < 256) return 0;
@@ -60,8 +53,7 @@ Link::~Link() {
     for (const Waiting& waiting : backlog_) {
         for (const Handle& payload : waiting.payloads) (void)arena_.release(payload.block, payload.generation);
     }
-    segment_.attachments(ends_.other).from[ends_.self].store(0, std::memory_order_release);
-    segment_.punch(segment_.ring_offset(ends_.self, ends_.other), segment_.geometry().ring_bytes);
+    segment_.attachments(ends_.other).from[ends_.self].store(0, std::memory_order_release);  // pairs with "detach" in peers
 }
 
 bool Link::attached() {

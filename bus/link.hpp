@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "bus/arena.hpp"
-#include "bus/doorbell.hpp"
+#include "bus/peers.hpp"
 #include "bus/ring.hpp"
 #include "bus/segment.hpp"
 #include "bus/wire.hpp"
@@ -74,7 +74,11 @@ public:
     const Ends& ends() const { return ends_; }
     std::uint32_t in_flight() const { return in_flight_; }
     std::uint64_t waiting() const { return backlog_.size(); }
-    bool has_transit() const { return !transit_.empty(); }
+    /// Whether the other side has taken over everything that was submitted; before that, leaving loses messages.
+    bool delivered() {
+        pump();
+        return backlog_.empty() && transit_.empty() && (!attached() || (out_.look() && out_.consumed() == out_.written()));
+    }
     /// ok until the link is found broken.
     Status state() const { return state_; }
     void fail(Status status) {

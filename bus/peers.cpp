@@ -106,18 +106,26 @@ std::uint32_t admit(const Segment& segment, std::uint32_t after, PeerKind kind, 
 }
 
 void take_back(const Segment& segment, ArenaPages& pages, std::uint32_t slot) {
-    auto& peer = segment.peer(slot);
-    const std::uint32_t generation = layout::generation_of(peer.life.load(std::memory_order_acquire));
-    for (std::uint32_t to = 0; to < layout::max_peers; ++to) {
-        auto& word = segment.attachments(to).from[slot];
-        if (word.load(std::memory_order_relaxed) == 0) continue;
-        word.store(0, std::memory_order_release);
-        segment.punch(segment.ring_offset(slot, to), segment.geometry().ring_bytes);
-    }
     const ArenaMemory memory = arena_memory(segment);
     reclaim_leases(memory, slot);
     return_orphans(memory, pages);
-    peer.life.store(layout::life(generation, layout::Phase::free), std::memory_order_release);
+}
+
+bool free_slot(const Segment& segment, std::uint32_t slot) {
+    for (std::uint32_t other = 0; other < layout::max_peers; ++other) {
+        if (other == slot || segment.attachments(slot).from[other].load(std::memory_order_acquire) == 0) continue;  // "detach"
+        const auto phase = layout::phase_of(segment.peer(other).life.load(std::memory_order_acquire));
+        if (phase == layout::Phase::live) return false;
+    }
+    const std::uint64_t ring_bytes = segment.geometry().ring_bytes;
+    segment.punch(segment.ring_offset(slot, 0), ring_bytes * layout::max_peers);
+    for (std::uint32_t other = 0; other < layout::max_peers; ++other) {
+        segment.punch(segment.ring_offset(other, slot), ring_bytes);
+        segment.attachments(other).from[slot].store(0, std::memory_order_release);
+    }
+    auto& life = segment.peer(slot).life;
+    life.store(layout::life(layout::generation_of(life.load(std::memory_order_acquire)), layout::Phase::free), std::memory_order_release);
+    return true;
 }
 
 }  // namespace peers

@@ -51,8 +51,17 @@ private:
 std::uint32_t admit(const Segment& segment, std::uint32_t after, PeerKind kind, std::uint32_t pid, bool service,
                     const std::string& label);
 
-/// Broker: takes back all that a peer had, whose process is gone or who left. The slot is free afterwards.
+/// Broker: takes back the memory of a peer whose process is gone or who left.
 void take_back(const Segment& segment, ArenaPages& pages, std::uint32_t slot);
+
+/// Broker, afterwards: frees the slot and its rings, once every survivor has read what was left in them and has dropped its
+/// link. False when one has not yet.
+bool free_slot(const Segment& segment, std::uint32_t slot);
+
+/// Adds to a counter that one thread writes: cheaper than a read-modify-write, and its readers need no order.
+inline void count(layout::Word64& counter, std::uint64_t more = 1) {
+    counter.store(counter.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
+}
 
 }  // namespace peers
 

@@ -252,6 +252,7 @@ struct Broker::State {
         std::uint32_t slot = layout::max_peers;  // none yet
         std::uint32_t generation = 0;
         bool hung_up = false;
+        bool taken_back = false;
         std::optional<peers::Watch> watch;
     };
 
@@ -334,9 +335,11 @@ void Broker::State::run() {
         std::vector<pollfd> doors{{alarm->poke.get(), POLLIN, 0}, {listener.get(), POLLIN, 0}};
         for (const auto& guest : guests) {
             doors.push_back({guest->hung_up ? -1 : guest->socket.get(), POLLIN, 0});
-            doors.push_back({guest->process ? guest->process.get() : -1, POLLIN, 0});
+            doors.push_back({guest->process && !guest->taken_back ? guest->process.get() : -1, POLLIN, 0});
         }
-        ::poll(doors.data(), doors.size(), orphans ? 1000 : -1);
+        const auto leaving = [](const auto& guest) { return guest->taken_back; };
+        const bool chores = orphans || std::any_of(guests.begin(), guests.end(), leaving);
+        ::poll(doors.data(), doors.size(), chores ? 100 : -1);
         if (doors[0].revents) doorbell::silence(alarm->poke.get());
         const std::size_t known = guests.size();
         for (std::size_t i = 0; i < known; ++i) {
@@ -474,22 +477,24 @@ void Broker::State::watch(Guest& guest) {
 /// Takes back what a guest had, once nothing of it can write any more. True when the guest can be forgotten.
 bool Broker::State::gone(Guest& guest) {
     if (guest.slot >= layout::max_peers) return guest.hung_up;
-    const auto phase = layout::phase_of(peer(guest).life.load(std::memory_order_acquire));
-    const bool left = phase == layout::Phase::left;
-    bool process_ended = guest.hung_up;
-    if (guest.process) {
-        pollfd process{guest.process.get(), POLLIN, 0};
-        process_ended = ::poll(&process, 1, 0) > 0;
+    if (!guest.taken_back) {
+        const auto phase = layout::phase_of(peer(guest).life.load(std::memory_order_acquire));
+        bool process_ended = guest.hung_up;
+        if (guest.process) {
+            pollfd process{guest.process.get(), POLLIN, 0};
+            process_ended = ::poll(&process, 1, 0) > 0;
+        }
+        // A thread that died without its clean-up leaves a process behind that may still write: wait for that to end.
+        const bool left = phase == layout::Phase::left || (phase == layout::Phase::joining && guest.hung_up);
+        if (!left && !process_ended) return false;
+        peers::mark_lost(peer(guest).life, guest.generation);
+        guest.watch.reset();
+        peers::take_back(*segment, *pages, guest.slot);
+        guest.taken_back = orphans = true;
+        alarm->ring_every_bell();
+        alarm->set_bell(guest.slot, nullptr);
     }
-    // A thread that died without its clean-up leaves a process behind that may still write: wait for that to end.
-    if (!left && !process_ended && !(guest.hung_up && phase == layout::Phase::joining)) return false;
-    const bool announced = peers::mark_lost(peer(guest).life, guest.generation) || phase == layout::Phase::lost;
-    guest.watch.reset();
-    alarm->set_bell(guest.slot, nullptr);
-    if (announced) alarm->ring_every_bell();
-    peers::take_back(*segment, *pages, guest.slot);
-    orphans = true;
-    return true;
+    return peers::free_slot(*segment, guest.slot);
 }
 
 }  // namespace isthmus::rendezvous
