@@ -1,6 +1,7 @@
 #include "bus/bus.hpp"
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -80,6 +81,8 @@ Bus::~Bus() {
         peers::stop_pulse(peer.pulse);
     }
 }
+
+void Bus::forsake() noexcept { ::close(broker_->socket()->give()); }
 
 Status Bus::open(std::uint32_t other, std::uint32_t generation, Fd bell) {
     auto [status, link] = Link::open(*segment_, *arena_, {slot_, generation_, other, generation}, std::move(bell));

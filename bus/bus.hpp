@@ -27,6 +27,9 @@ public:
     ~Bus();
     Bus(const Bus&) = delete;
     Bus& operator=(const Bus&) = delete;
+    /// In a forked child, which is not the peer: closes the control socket, so that the parent's end is noticed. The object
+    /// must not be used, nor destroyed, afterwards.
+    void forsake() noexcept;
 
     std::uint32_t slot() const { return slot_; }
     const std::string& name() const { return name_; }

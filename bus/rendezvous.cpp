@@ -325,6 +325,12 @@ Broker::~Broker() {
     ::unlink((s.path.substr(0, s.path.size() - 5) + ".lock").c_str());
 }
 
+void Broker::forsake() noexcept {
+    ::close(state_->listener.give());
+    ::close(state_->lock.give());
+    for (const auto& guest : state_->guests) ::close(guest->socket.give());
+}
+
 const std::string& Broker::path() const { return state_->path; }
 
 void Broker::State::run() {

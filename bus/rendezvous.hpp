@@ -79,6 +79,10 @@ public:
     Broker(const Broker&) = delete;
     Broker& operator=(const Broker&) = delete;
 
+    /// In a forked child, where the broker's thread does not exist: closes what would keep the bus's name taken and its
+    /// guests waiting after the parent has ended. The object must not be used, nor destroyed, afterwards.
+    void forsake() noexcept;
+
     const std::string& path() const;
 
 private:
