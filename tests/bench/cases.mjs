@@ -71,6 +71,7 @@ async function inFlight(peer, { ms }) {
 export async function lanes({ add }, width, ms) {
   let calls = 0
   let done = false
+  let inTime = 0
   const begin = performance.now()
   let now = begin
 
@@ -82,14 +83,13 @@ export async function lanes({ add }, width, ms) {
       if ((calls & 255) === 0 && !done) {
         now = performance.now()
         done = now - begin >= ms
-        if (done) timed = calls
+        if (done) inTime = calls
       }
     }
   }
 
-  let timed = 0
   await Promise.all(Array.from({ length: width }, lane))
-  return { calls: timed, seconds: (now - begin) / 1000, all: calls }
+  return { calls: inTime, seconds: (now - begin) / 1000, all: calls }
 }
 
 function array(bytes) {

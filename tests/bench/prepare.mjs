@@ -6,20 +6,27 @@ import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
-/** Resolves to { python, sitePackages, numpy, dirs } or throws an error that says what is missing. */
+/** What the Python of ./dev build is: { python, version, numpy }. */
+export async function describe(python) {
+  const version = await output(python, ['-c', 'import platform; print(platform.python_version())'])
+  const numpy = await output(python, ['-c', 'import numpy; print(numpy.__version__)'])
+  return { python, version, numpy }
+}
+
+/** The peers' venv, of the same Python with the same numpy: { python, version, numpy, sitePackages }. */
 export async function prepareVenv(base, home, tell) {
   const venv = join(home, 'venv')
   const python = join(venv, 'bin', 'python')
-  const numpy = await output(base, ['-c', 'import numpy; print(numpy.__version__)'])
-  const version = await output(base, ['-c', 'import sys; print(sys.version)'])
-  await stamped(home, 'venv', [version, numpy], async log => {
+  await stamped(home, 'venv', [base], async log => {
     tell('making build/bench/venv')
-    rmSync(venv, { recursive: true, force: true })
-    await run(base, ['-m', 'venv', venv], {}, log)
-    await pip(python, [`numpy==${numpy}`], log)
+    // The peers' stamps go too: what they had in the venv is gone.
+    rmSync(home, { recursive: true, force: true })
+    mkdirSync(home, { recursive: true })
+    await run(base.python, ['-m', 'venv', venv], {}, log)
+    await pip(python, [`numpy==${base.numpy}`], log)
   })
   const sitePackages = await output(python, ['-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'])
-  return { python, sitePackages, numpy, version: version.split(' ')[0] }
+  return { ...base, python, sitePackages }
 }
 
 /** Installs what an adapter declares as { npm, overrides, build, pip, embeds }. Resolves to its folder. */
@@ -36,7 +43,14 @@ export async function preparePeer(name, install, venv, home, tell) {
       tell(`installing ${name}`)
       await run(
         'npm',
-        ['install', '--ignore-scripts', '--no-audit', '--no-fund', '--fetch-retries=1'],
+        [
+          'install',
+          '--ignore-scripts',
+          '--no-audit',
+          '--no-fund',
+          '--fetch-retries=1',
+          '--fetch-timeout=30000',
+        ],
         options,
         log,
       )
@@ -57,9 +71,10 @@ async function stamped(home, name, inputs, make) {
   const stamp = join(home, `${name}.stamp`)
   const wanted = createHash('sha256').update(JSON.stringify(inputs)).digest('hex')
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return
-  rmSync(stamp, { force: true })
+  const log = join(home, `${name}.log`)
+  for (const old of [stamp, log]) rmSync(old, { force: true })
   mkdirSync(home, { recursive: true })
-  await make(join(home, `${name}.log`))
+  await make(log)
   writeFileSync(stamp, wanted)
 }
 
@@ -77,12 +92,23 @@ function nodeHeaders() {
 }
 
 const pip = (python, packages, log) =>
-  run(python, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', ...packages], {}, log)
+  run(
+    python,
+    ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--retries=1', ...packages],
+    {},
+    log,
+  )
 
 const children = new Set()
 
 export function killInstallers() {
-  for (const child of children) process.kill(-child.pid, 'SIGKILL')
+  for (const child of children) {
+    try {
+      process.kill(-child.pid, 'SIGKILL')
+    } catch (error) {
+      if (error.code !== 'ESRCH') throw error
+    }
+  }
 }
 
 function run(command, args, options, log) {
@@ -96,7 +122,7 @@ function run(command, args, options, log) {
     }
     child.on('error', error => fail(`did not start: ${error.message}`))
     child.on('close', code => {
-      if (code !== 0) return fail(`failed: ${lastError(readFileSync(log, 'utf8'))} (all of it is in ${log})`)
+      if (code !== 0) return fail(`failed: ${firstError(readFileSync(log, 'utf8'))} (all of it is in ${log})`)
       children.delete(child)
       resolve()
     })
@@ -117,11 +143,8 @@ function output(command, args) {
   })
 }
 
-function lastError(text) {
+function firstError(text) {
   const lines = text.trim().split('\n')
-  return (
-    lines.findLast(line => /error[: ]/i.test(line) && !/npm error/i.test(line)) ??
-    lines.at(-1) ??
-    ''
-  ).trim()
+  const like = pattern => lines.find(line => pattern.test(line))
+  return (like(/\berror: /) ?? like(/error\b/i) ?? lines.at(-1)).trim()
 }

@@ -1,12 +1,14 @@
 // Starts runners, talks with them, measures their CPU time from outside, and leaves none behind.
 
 import { fork } from 'node:child_process'
+import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
 
 const running = new Set()
 
 export class Runner {
   #child
+  #alive = true
   #printed = ''
   #waiting = null
 
@@ -18,6 +20,7 @@ export class Runner {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     })
     running.add(this)
+    this.#child.on('error', error => this.#settle(error))
     const keep = text => {
       this.#printed = (this.#printed + text).slice(-4000)
     }
@@ -27,13 +30,13 @@ export class Runner {
     this.#child.on('exit', (code, signal) => {
       const said = this.#printed.trim().split('\n').at(-1)
       this.#settle(new Error(`its process ended with ${signal ?? `code ${code}`}${said && `: ${said}`}`))
-      this.#child = null
+      this.#alive = false
       running.delete(this)
     })
   }
 
   get alive() {
-    return this.#child !== null
+    return this.#alive
   }
 
   ask(message, seconds) {
@@ -57,16 +60,17 @@ export class Runner {
   }
 
   async stop() {
-    if (!this.alive) return
+    if (!this.#alive) return
+    const ended = once(this.#child, 'exit')
+    const timer = setTimeout(() => this.kill(), 4000)
     await this.ask({ action: 'stop' }, 3).catch(() => {})
-    const ended = new Promise(resolve => this.#child?.once('exit', resolve) ?? resolve())
-    const timer = setTimeout(() => this.kill(), 1000)
     await ended
     clearTimeout(timer)
   }
 
   kill() {
-    if (!this.alive) return
+    if (!this.#alive) return
+    this.#alive = false
     try {
       process.kill(-this.#child.pid, 'SIGKILL')
     } catch (error) {

@@ -8,7 +8,7 @@ export const median = values => {
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
 }
 
-/** One row for each case, peer and metric; `measured` holds { key, peer, metrics: { metric: [value, unit] } }. */
+/** One row for each case, peer and metric; `measured` has { key, peer, metrics: { metric: [value, unit] } }. */
 export function summarize(measured, absent) {
   const rows = new Map()
   for (const { key, peer, metrics } of measured) {

@@ -1,5 +1,5 @@
 // Python inside Node's process, in the libpython that pkg-config finds. Arrays as its wiki shows them: a
-// shared memoryview there, the buffer of the result copied back. All worker threads share the one interpreter.
+// shared memoryview there, the buffer of the result copied back. All worker threads share one interpreter.
 
 import { createRequire } from 'node:module'
 import { delimiter, dirname } from 'node:path'
