@@ -28,7 +28,8 @@ export class Runner {
     this.#child.stderr.on('data', keep)
     this.#child.on('message', ({ error, result }) => this.#settle(error && new Error(error), result))
     this.#child.on('exit', (code, signal) => {
-      const said = this.#printed.trim().split('\n').at(-1)
+      const lines = this.#printed.trim().split('\n')
+      const said = lines.findLast(line => /^\w*Error\b/.test(line)) ?? lines.at(-1)
       this.#settle(new Error(`its process ended with ${signal ?? `code ${code}`}${said && `: ${said}`}`))
       this.#alive = false
       running.delete(this)
