@@ -1,0 +1,206 @@
+// What is measured, given a peer's adapter. Each case resolves to { metric: [value, unit] }.
+
+import { once } from 'node:events'
+import { setTimeout } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
+
+const kB = 1024
+const MB = 1024 * kB
+
+export const cases = {
+  sync,
+  await: oneAtATime,
+  'inflight-1000': inFlight,
+  'array-1MB': array(MB),
+  'array-64MB': array(64 * MB),
+  'handoff-1kB': handOff(kB),
+  'handoff-1MB': handOff(MB),
+  'handoff-64MB': handOff(64 * MB),
+  idle: null, // measured from outside, on all peers at once
+  'workers-4': workers,
+}
+
+async function sync(peer, { ms }) {
+  callMany(peer, ms / 4)
+  const before = await counters(peer)
+  const times = callMany(peer, ms)
+  return { ...quantiles(times), ...perCall(before, await counters(peer), times.length) }
+}
+
+function callMany({ addSync }, ms) {
+  const times = []
+  const end = performance.now() + ms
+  for (let now = performance.now(); now < end; ) {
+    const sum = addSync(1, 2)
+    const after = performance.now()
+    times.push(after - now)
+    now = after
+    if (sum !== 3) throw wrongSum(sum)
+  }
+  return times
+}
+
+async function oneAtATime(peer, { ms }) {
+  await awaitMany(peer, ms / 4)
+  const before = await counters(peer)
+  const times = await awaitMany(peer, ms)
+  return { ...quantiles(times), ...perCall(before, await counters(peer), times.length) }
+}
+
+async function awaitMany({ add }, ms) {
+  const times = []
+  const end = performance.now() + ms
+  for (let now = performance.now(); now < end; ) {
+    const sum = await add(1, 2)
+    const after = performance.now()
+    times.push(after - now)
+    now = after
+    if (sum !== 3) throw wrongSum(sum)
+  }
+  return times
+}
+
+async function inFlight(peer, { ms }) {
+  await lanes(peer, 1000, ms / 4)
+  const before = await counters(peer)
+  const { calls, seconds, all } = await lanes(peer, 1000, ms)
+  return { calls_per_s: [calls / seconds, '1/s'], ...perCall(before, await counters(peer), all) }
+}
+
+/** Keeps `width` calls in flight for `ms`: so many lanes, each awaiting its own call in a loop. */
+export async function lanes({ add }, width, ms) {
+  let calls = 0
+  let done = false
+  let inTime = 0
+  const begin = performance.now()
+  let now = begin
+
+  const lane = async () => {
+    while (!done) {
+      const sum = await add(1, 2)
+      if (sum !== 3) throw wrongSum(sum)
+      calls++
+      if ((calls & 255) === 0 && !done) {
+        now = performance.now()
+        done = now - begin >= ms
+        if (done) inTime = calls
+      }
+    }
+  }
+
+  await Promise.all(Array.from({ length: width }, lane))
+  return { calls: inTime, seconds: (now - begin) / 1000, all: calls }
+}
+
+function array(bytes) {
+  return async (peer, { ms }) => {
+    const x = filled(peer, bytes)
+    const total = x.reduce((sum, value) => sum + value, 0)
+    const last = x.length - 1
+    return timed(peer, ms, async () => {
+      const [sum, plusOne] = await peer.sumPlusOne(x)
+      if (
+        sum !== total ||
+        plusOne.length !== x.length ||
+        plusOne[0] !== x[0] + 1 ||
+        plusOne[last] !== x[last] + 1
+      ) {
+        throw new Error(
+          `the array came back wrong: sum ${sum} instead of ${total}, ${plusOne.length} elements`,
+        )
+      }
+      peer.release?.(plusOne)
+    }).finally(() => peer.release?.(x))
+  }
+}
+
+function handOff(bytes) {
+  return async (peer, { ms }) => {
+    const x = filled(peer, bytes)
+    return timed(peer, ms, async () => {
+      const y = await peer.same(x)
+      if (y.length !== x.length || y[7] !== x[7])
+        throw new Error(`the array came back wrong: ${y.length} elements`)
+      peer.release(y)
+    }).finally(() => peer.release(x))
+  }
+}
+
+function filled(peer, bytes) {
+  const x = peer.array(bytes / 8)
+  for (let i = 0; i < x.length; i++) x[i] = i % 1000
+  return x
+}
+
+async function timed(peer, ms, action) {
+  const repeat = async (ms, least) => {
+    const times = []
+    const end = performance.now() + ms
+    for (let now = performance.now(); now < end || times.length < least; ) {
+      await action()
+      const after = performance.now()
+      times.push(after - now)
+      now = after
+    }
+    return times
+  }
+  await repeat(ms / 4, 1)
+  const before = await counters(peer)
+  const times = await repeat(ms, 3)
+  const { p50_us } = quantiles(times)
+  return { p50_us, ...perCall(before, await counters(peer), times.length) }
+}
+
+async function workers(peer, { ms, name, context }) {
+  const data = { name, context: { ...context, share: peer.share }, width: 250, ms }
+  const threads = Array.from(
+    { length: 4 },
+    () => new Worker(new URL('./worker.mjs', import.meta.url), { workerData: data }),
+  )
+  const exits = Promise.all(threads.map(thread => once(thread, 'exit')))
+  const each = () => Promise.all(threads.map(async thread => (await once(thread, 'message'))[0]))
+  try {
+    await each()
+    const before = await counters(peer)
+    const answers = each()
+    for (const thread of threads) thread.postMessage('go')
+    const results = await answers
+    const after = await counters(peer)
+    const sum = of => results.reduce((total, result) => total + of(result), 0)
+    for (const key in after?.self) after.self[key] += sum(({ counted }) => counted[key])
+    return {
+      calls_per_s: [sum(({ calls, seconds }) => calls / seconds), '1/s'],
+      ...perCall(
+        before,
+        after,
+        sum(({ all }) => all),
+      ),
+    }
+  } finally {
+    for (const thread of threads) thread.postMessage('stop')
+    await Promise.race([exits, setTimeout(2000, null, { ref: false })]).catch(() => {})
+  }
+}
+
+export async function counters(peer) {
+  return peer.stats?.()
+}
+
+/** The counters of both sides, as differences; only isthmus has any. */
+function perCall(before, after, calls) {
+  if (!before) return {}
+  const grown = key => after.self[key] - before.self[key] + after.host[key] - before.host[key]
+  return {
+    gil_takes_per_call: [(after.host.gil_takes - before.host.gil_takes) / calls, '1'],
+    wakes_per_call: [grown('wakes') / calls, '1'],
+    bytes_copied: [grown('bytes_copied') / calls, 'B/call'],
+  }
+}
+
+function quantiles(times) {
+  const sorted = Float64Array.from(times).sort()
+  const at = q => sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] * 1000
+  return { p50_us: [at(0.5), 'us'], p99_us: [at(0.99), 'us'] }
+}
+
+const wrongSum = sum => new Error(`add(1, 2) answered ${sum}`)

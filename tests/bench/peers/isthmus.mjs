@@ -1,0 +1,22 @@
+// The package as its README shows it: one host, and every worker thread joins its bus.
+
+const app = new URL('./isthmus_app.py', import.meta.url).pathname
+
+export const cannot = []
+
+export async function start({ python, share }) {
+  const { connect, release, spawn } = await import('isthmus')
+  const bus = share ?? `bench-${process.pid}`
+  const py = share ? await connect(bus) : await spawn(app, { bus, python })
+  return {
+    share: bus,
+    add: (a, b) => py.call('add', [a, b]),
+    addSync: (a, b) => py.callSync('add', [a, b]),
+    array: length => py.alloc(Float64Array, length),
+    sumPlusOne: x => py.call('total_plus_one', [x]),
+    same: x => py.call('same', [x]),
+    release,
+    stats: () => py.stats(),
+    stop: () => py.close(),
+  }
+}

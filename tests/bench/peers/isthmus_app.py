@@ -1,0 +1,18 @@
+import numpy as np
+
+import isthmus
+
+
+@isthmus.export
+def add(a, b):
+    return a + b
+
+
+@isthmus.export
+def total_plus_one(x):
+    return x.sum(), np.add(x, 1, out=isthmus.empty(x.shape, x.dtype))
+
+
+@isthmus.export
+def same(x):
+    return x

@@ -1,0 +1,108 @@
+// A Unix socket by hand: every turn's calls are one frame, a 32-bit length and a msgpack array of
+// [id, name, args]. One Python process serves all connections.
+
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createRequire } from 'node:module'
+import { connect } from 'node:net'
+
+const app = new URL('./msgpackr_app.py', import.meta.url).pathname
+
+export const install = { npm: { msgpackr: '2.1.3' }, pip: ['msgpack==1.2.4'] }
+
+export const cannot = ['sync', 'handoff']
+
+export async function start({ python, dir, scratch, share }) {
+  const { Packr } = createRequire(`${dir}/package.json`)('msgpackr')
+  const path = share ?? `${scratch}/${process.pid}.sock`
+  const child = share ? null : await serve(python, path)
+  const socket = connect(path)
+  await once(socket, 'connect')
+
+  const packr = new Packr({ useRecords: false })
+  const pending = new Map()
+  let batch = []
+  let nextId = 0
+
+  const flush = () => {
+    const body = packr.pack(batch)
+    batch = []
+    const header = Buffer.allocUnsafe(4)
+    header.writeUInt32LE(body.length)
+    socket.cork()
+    socket.write(header)
+    // msgpackr uses its buffer again for the next batch.
+    socket.write(Buffer.from(body))
+    socket.uncork()
+  }
+
+  const call = (name, args) =>
+    new Promise((resolve, reject) => {
+      const id = nextId++
+      pending.set(id, { resolve, reject })
+      if (batch.push([id, name, args]) === 1) queueMicrotask(flush)
+    })
+
+  socket.on(
+    'data',
+    frames(body => {
+      for (const [id, error, result] of packr.unpack(body)) {
+        const { resolve, reject } = pending.get(id)
+        pending.delete(id)
+        if (error === null) resolve(result)
+        else reject(new Error(error))
+      }
+    }),
+  )
+  socket.on('close', () => {
+    for (const { reject } of pending.values()) reject(new Error('the Python side closed the socket'))
+  })
+
+  return {
+    share: path,
+    add: (a, b) => call('add', [a, b]),
+    array: length => new Float64Array(length),
+    sumPlusOne: async x => {
+      const [sum, bytes] = await call('total_plus_one', [Buffer.from(x.buffer)])
+      const aligned = bytes.byteOffset % 8 === 0 ? bytes : new Uint8Array(bytes)
+      return [sum, new Float64Array(aligned.buffer, aligned.byteOffset, aligned.length / 8)]
+    },
+    stop: () => {
+      socket.destroy()
+      child?.stdin.end()
+    },
+  }
+}
+
+async function serve(python, path) {
+  const child = spawn(python, [app, path], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const ended = once(child, 'exit').then(([code]) => {
+    throw new Error(`the Python side ended with code ${code} before it listened`)
+  })
+  ended.catch(() => {})
+  await Promise.race([once(child.stdout, 'data'), ended])
+  return child
+}
+
+function frames(onFrame) {
+  const header = Buffer.allocUnsafe(4)
+  let body = null
+  let filled = 0
+  return chunk => {
+    for (let at = 0; at < chunk.length; ) {
+      const target = body ?? header
+      const n = chunk.copy(target, filled, at)
+      at += n
+      filled += n
+      if (filled < target.length) return
+      filled = 0
+      if (body === null) {
+        body = Buffer.allocUnsafe(header.readUInt32LE())
+      } else {
+        const whole = body
+        body = null
+        onFrame(whole)
+      }
+    }
+  }
+}
