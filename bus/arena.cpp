@@ -18,7 +18,8 @@ void count(layout::Word64& counter, std::uint64_t more = 1) { counter.fetch_add(
 std::uint32_t blocks_in(const layout::Chunk& chunk) {
     const std::uint32_t block_bytes = chunk.block_bytes.load(std::memory_order_relaxed);
     if (block_bytes == 0) return 1;
-    return static_cast<std::uint32_t>(layout::chunk_bytes / std::max<std::uint64_t>(block_bytes, layout::min_block_bytes));
+    return static_cast<std::uint32_t>(layout::chunk_bytes /
+                                      std::max<std::uint64_t>(block_bytes, layout::min_block_bytes));
 }
 
 }  // namespace
@@ -37,7 +38,8 @@ ArenaMemory::Extent ArenaMemory::extent(std::uint32_t block) const {
     return {chunk * layout::chunk_bytes + index * block_bytes, block_bytes};
 }
 
-Arena::Arena(ArenaMemory memory, ArenaPages& pages, std::uint32_t slot, std::uint32_t generation, layout::Counters& counters)
+Arena::Arena(ArenaMemory memory, ArenaPages& pages, std::uint32_t slot, std::uint32_t generation,
+             layout::Counters& counters)
     : memory_(memory),
       pages_(pages),
       bit_(std::uint64_t{1} << slot),
@@ -184,7 +186,8 @@ std::uint64_t Arena::take_chunks(std::uint64_t wanted) {
                 return first;
             }
             const bool lost_a_race = taken < wanted;
-            for (std::uint64_t back = 0; back < taken; ++back) memory_.chunks[first + back].owner.store(0, std::memory_order_release);
+            for (std::uint64_t back = 0; back < taken; ++back)
+                memory_.chunks[first + back].owner.store(0, std::memory_order_release);
             if (!lost_a_race) return no_chunk;
             run = 0;
         }
@@ -268,7 +271,8 @@ Handle Arena::find(const void* address, std::uint64_t bytes) {
     }
     const auto held = holds_.find(index);
     const auto extent = memory_.extent(index);
-    if (held == holds_.end() || offset < extent.offset || bytes > extent.bytes || offset - extent.offset > extent.bytes - bytes) {
+    if (held == holds_.end() || offset < extent.offset || bytes > extent.bytes ||
+        offset - extent.offset > extent.bytes - bytes) {
         return {};
     }
     return {offset, bytes, index, held->second.generation};

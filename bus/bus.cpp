@@ -33,13 +33,15 @@ std::unique_ptr<Bus> Bus::join(rendezvous::Invitation invitation) {
     const Segment& segment = *bus->segment_;
     auto& peer = segment.peer(bus->slot_);
     bus->pages_ = std::make_unique<SegmentPages>(segment);
-    bus->arena_ = std::make_unique<Arena>(arena_memory(segment), *bus->pages_, bus->slot_, bus->generation_, peer.counters);
+    bus->arena_ =
+        std::make_unique<Arena>(arena_memory(segment), *bus->pages_, bus->slot_, bus->generation_, peer.counters);
 
     if (peers::start_pulse(peer.pulse, doorbell::Clock::now() + 1s) != Status::ok) {
         throw Error(Status::timed_out, "the place on the bus is still being cleared: try again");
     }
     std::uint64_t joining = layout::life(bus->generation_, layout::Phase::joining);
-    if (!peer.life.compare_exchange_strong(joining, layout::life(bus->generation_, layout::Phase::live), std::memory_order_acq_rel)) {
+    if (!peer.life.compare_exchange_strong(joining, layout::life(bus->generation_, layout::Phase::live),
+                                           std::memory_order_acq_rel)) {
         peers::stop_pulse(peer.pulse);
         throw Error(Status::closed, "the bus '" + bus->name_ + "' ended while this peer was joining");
     }
@@ -71,7 +73,8 @@ Bus::~Bus() {
     arena_->leave();
     auto& peer = segment_->peer(slot_);
     std::uint64_t live = layout::life(generation_, layout::Phase::live);
-    if (peer.life.compare_exchange_strong(live, layout::life(generation_, layout::Phase::left), std::memory_order_acq_rel)) {
+    if (peer.life.compare_exchange_strong(live, layout::life(generation_, layout::Phase::left),
+                                          std::memory_order_acq_rel)) {
         for (const auto& [other, door] : doors) {
             segment_->peer(other).asleep.store(0, std::memory_order_relaxed);
             doorbell::ring(door.get());
@@ -156,7 +159,9 @@ void Bus::attend(const std::function<void(Link&, Status)>& lost) {
             return link->ends().other == other && link->ends().other_generation == from_generation;
         };
         if (std::any_of(links_.begin(), links_.end(), same)) continue;
-        if (segment_->peer(other).life.load(std::memory_order_acquire) != layout::life(from_generation, layout::Phase::live)) continue;
+        if (segment_->peer(other).life.load(std::memory_order_acquire) !=
+            layout::life(from_generation, layout::Phase::live))
+            continue;
         Fd bell = broker_->door(other, from_generation);
         // Without its bell or without memory for the ring the other side waits; try again at the next attend.
         if (!bell || open(other, from_generation, std::move(bell)) != Status::ok) seen_[other] = 0;
@@ -177,7 +182,9 @@ bool Bus::ready() {
 
 bool Bus::spin(doorbell::Deadline deadline) {
     // Only the rings: who comes and goes is looked at before sleeping.
-    const auto any = [this] { return std::any_of(links_.begin(), links_.end(), [](const auto& link) { return link->ready(); }); };
+    const auto any = [this] {
+        return std::any_of(links_.begin(), links_.end(), [](const auto& link) { return link->ready(); });
+    };
     const bool found = spin_.until(any, deadline);
     if (found) count(counters().spins);
     return found;

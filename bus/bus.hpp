@@ -43,7 +43,7 @@ public:
     std::span<const std::unique_ptr<Link>> links() const { return links_; }
 
     struct Received {
-        Status status;      // ok; empty; too_large: give `bytes` of room and ask again
+        Status status;  // ok; empty; too_large: give `bytes` of room and ask again
         Link* link;
         wire::Draft frame;  // views the room; one use of each payload is the caller's to release
         std::uint64_t bytes;

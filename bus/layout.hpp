@@ -84,37 +84,37 @@ constexpr Phase phase_of(std::uint64_t life) { return static_cast<Phase>(life & 
 
 // Written by the peer alone, read by anyone at any time, without help from the peer.
 struct Counters {
-    Word64 calls;              // submitted
+    Word64 calls;  // submitted
     Word64 posts;
-    Word64 replies;            // given
-    Word64 errors;             // given
+    Word64 replies;  // given
+    Word64 errors;   // given
     Word64 frames_sent;
     Word64 frames_received;
-    Word64 bytes_sent;         // of frames
+    Word64 bytes_sent;  // of frames
     Word64 bytes_received;
-    Word64 bytes_copied;       // of payloads, where one had to be copied into or out of the bus
-    Word64 full;               // submissions that found no room
-    Word64 wakes;              // eventfd writes made
+    Word64 bytes_copied;  // of payloads, where one had to be copied into or out of the bus
+    Word64 full;          // submissions that found no room
+    Word64 wakes;         // eventfd writes made
     Word64 sleeps;
-    Word64 spins;              // waits that ended before sleeping
-    Word64 batches;            // sweeps that brought frames
+    Word64 spins;    // waits that ended before sleeping
+    Word64 batches;  // sweeps that brought frames
     Word64 gil_takes;
     Word64 leases_taken;
     Word64 leases_released;
-    Word64 leases_refused;     // stale, double or foreign
+    Word64 leases_refused;  // stale, double or foreign
     Word64 chunks_taken;
     Word64 chunks_returned;
     Word64 links_opened;
     Word64 links_lost;
     Word64 links_corrupt;
-    Word64 batch_sizes[16];    // [i]: batches of 2^i to 2^(i+1)-1 frames
-    Word64 latencies[64];      // [i]: calls, by log-linear bucket of nanoseconds (bus/link.hpp)
+    Word64 batch_sizes[16];  // [i]: batches of 2^i to 2^(i+1)-1 frames
+    Word64 latencies[64];    // [i]: calls, by log-linear bucket of nanoseconds (bus/link.hpp)
 };
 
 struct alignas(far_apart) Peer {
     Word64 life;
-    std::uint32_t pid;   // written by the broker while joining, like all of this line
-    std::uint32_t kind;  // PeerKind
+    std::uint32_t pid;      // written by the broker while joining, like all of this line
+    std::uint32_t kind;     // PeerKind
     std::uint32_t service;  // 1: it answers calls
     char label[44];
     alignas(far_apart) Pulse pulse;
@@ -205,13 +205,13 @@ constexpr Geometry geometry(std::uint64_t ring_bytes, std::uint64_t arena_bytes)
 /// FNV-1a over every size and offset above: two builds that disagree about one of them refuse each other.
 constexpr std::uint64_t hash() {
     std::uint64_t h = 0xcbf29ce484222325;
-    for (std::uint64_t fact : {std::uint64_t{version}, std::uint64_t{max_peers}, page_bytes, chunk_bytes, min_block_bytes,
-                               std::uint64_t{sizeof(Header)}, std::uint64_t{sizeof(Peer)}, std::uint64_t{offsetof(Peer, pulse)},
-                               std::uint64_t{offsetof(Peer, asleep)}, std::uint64_t{offsetof(Peer, counters)},
-                               std::uint64_t{sizeof(Counters)}, std::uint64_t{sizeof(AttachRow)},
-                               std::uint64_t{sizeof(RingPositions)}, std::uint64_t{offsetof(RingPositions, head)},
-                               std::uint64_t{sizeof(RecordHeader)}, std::uint64_t{sizeof(Chunk)}, std::uint64_t{sizeof(Block)},
-                               std::uint64_t{sizeof(pthread_mutex_t)}}) {
+    for (std::uint64_t fact :
+         {std::uint64_t{version}, std::uint64_t{max_peers}, page_bytes, chunk_bytes, min_block_bytes,
+          std::uint64_t{sizeof(Header)}, std::uint64_t{sizeof(Peer)}, std::uint64_t{offsetof(Peer, pulse)},
+          std::uint64_t{offsetof(Peer, asleep)}, std::uint64_t{offsetof(Peer, counters)},
+          std::uint64_t{sizeof(Counters)}, std::uint64_t{sizeof(AttachRow)}, std::uint64_t{sizeof(RingPositions)},
+          std::uint64_t{offsetof(RingPositions, head)}, std::uint64_t{sizeof(RecordHeader)},
+          std::uint64_t{sizeof(Chunk)}, std::uint64_t{sizeof(Block)}, std::uint64_t{sizeof(pthread_mutex_t)}}) {
         for (int byte = 0; byte < 8; ++byte) h = (h ^ (fact >> (8 * byte) & 0xff)) * 0x100000001b3;
     }
     return h;

@@ -38,8 +38,10 @@ std::pair<Status, std::unique_ptr<Link>> Link::open(const Segment& segment, Aren
     link->out_positions_.tail.store(0, std::memory_order_relaxed);
     link->out_positions_.starved.store(0, std::memory_order_relaxed);
     link->in_positions_.head.store(0, std::memory_order_relaxed);
-    segment.attachments(ends.other).from[ends.self].store(layout::attach_word(ends.self_generation, ends.other_generation),
-                                                          std::memory_order_release);  // pairs with "attach" in attached
+    segment.attachments(ends.other)
+        .from[ends.self]
+        .store(layout::attach_word(ends.self_generation, ends.other_generation),
+               std::memory_order_release);  // pairs with "attach" in attached
     count(link->counters_.links_opened);
     if (doorbell::must_ring(segment.peer(ends.other).asleep)) {
         doorbell::ring(link->bell_.get());
@@ -53,12 +55,16 @@ Link::~Link() {
     for (const Waiting& waiting : backlog_) {
         for (const Handle& payload : waiting.payloads) (void)arena_.release(payload.block, payload.generation);
     }
-    segment_.attachments(ends_.other).from[ends_.self].store(0, std::memory_order_release);  // pairs with "detach" in peers
+    segment_.attachments(ends_.other)
+        .from[ends_.self]
+        .store(0, std::memory_order_release);  // pairs with "detach" in peers
 }
 
 bool Link::attached() {
     if (!attached_) {
-        attached_ = segment_.attachments(ends_.self).from[ends_.other].load(std::memory_order_acquire) ==  // pairs with "attach"
+        attached_ = segment_.attachments(ends_.self)
+                        .from[ends_.other]
+                        .load(std::memory_order_acquire) ==  // pairs with "attach"
                     layout::attach_word(ends_.other_generation, ends_.self_generation);
     }
     return attached_;
@@ -72,7 +78,8 @@ std::uint32_t Link::most_in_flight() const {
 bool Link::hold(std::span<const Handle> payloads) {
     for (std::size_t i = 0; i < payloads.size(); ++i) {
         if (arena_.retain(payloads[i].block, payloads[i].generation) == Status::ok) continue;
-        for (std::size_t back = 0; back < i; ++back) (void)arena_.release(payloads[back].block, payloads[back].generation);
+        for (std::size_t back = 0; back < i; ++back)
+            (void)arena_.release(payloads[back].block, payloads[back].generation);
         return false;
     }
     return true;
@@ -122,7 +129,8 @@ Status Link::defer(const wire::Draft& draft, std::uint64_t bytes) {
         count(counters_.full);
         return Status::full;
     }
-    Waiting waiting{std::vector<std::byte>(bytes), {draft.payloads.begin(), draft.payloads.end()}, draft.kind == wire::Kind::call};
+    Waiting waiting{
+        std::vector<std::byte>(bytes), {draft.payloads.begin(), draft.payloads.end()}, draft.kind == wire::Kind::call};
     wire::write(draft, waiting.frame.data());
     backlog_size_ += bytes;
     backlog_.push_back(std::move(waiting));
@@ -267,7 +275,8 @@ Link::Received Link::receive(std::span<std::byte> room) {
     const auto& payloads = received.frame.payloads;
     for (std::size_t i = 0; i < payloads.size(); ++i) {
         if (arena_.lease(payloads[i]) == Status::ok) continue;
-        for (std::size_t back = 0; back < i; ++back) (void)arena_.release(payloads[back].block, payloads[back].generation);
+        for (std::size_t back = 0; back < i; ++back)
+            (void)arena_.release(payloads[back].block, payloads[back].generation);
         return broken();
     }
     in_.release();

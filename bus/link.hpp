@@ -54,8 +54,8 @@ public:
     void pump();
 
     struct Received {
-        Status status;       // ok; empty; too_large: `bytes` of room are needed; corrupt or lost: the link is at its end
-        wire::Draft frame;   // views `room`; of its payloads one use each is the caller's to release
+        Status status;      // ok; empty; too_large: `bytes` of room are needed; corrupt or lost: the link is at its end
+        wire::Draft frame;  // views `room`; of its payloads one use each is the caller's to release
         std::uint64_t bytes;
     };
     /// Copies the next frame to `room`, 8-byte aligned, verifies the copy and leases its payloads.
@@ -77,7 +77,8 @@ public:
     /// Whether the other side has taken over everything that was submitted; before that, leaving loses messages.
     bool delivered() {
         pump();
-        return backlog_.empty() && transit_.empty() && (!attached() || (out_.look() && out_.consumed() == out_.written()));
+        return backlog_.empty() && transit_.empty() &&
+               (!attached() || (out_.look() && out_.consumed() == out_.written()));
     }
     /// ok until the link is found broken.
     Status state() const { return state_; }

@@ -99,7 +99,8 @@ std::uint32_t admit(const Segment& segment, std::uint32_t after, PeerKind kind, 
         label.copy(peer.label, sizeof peer.label - 1);
         peer.asleep.store(0, std::memory_order_relaxed);
         new (&peer.counters) layout::Counters{};
-        peer.life.store(layout::life(layout::generation_of(life) + 1, layout::Phase::joining), std::memory_order_release);
+        peer.life.store(layout::life(layout::generation_of(life) + 1, layout::Phase::joining),
+                        std::memory_order_release);
         return slot;
     }
     return layout::max_peers;
@@ -113,7 +114,8 @@ void take_back(const Segment& segment, ArenaPages& pages, std::uint32_t slot) {
 
 bool free_slot(const Segment& segment, std::uint32_t slot) {
     for (std::uint32_t other = 0; other < layout::max_peers; ++other) {
-        if (other == slot || segment.attachments(slot).from[other].load(std::memory_order_acquire) == 0) continue;  // "detach"
+        if (other == slot || segment.attachments(slot).from[other].load(std::memory_order_acquire) == 0)
+            continue;  // "detach"
         const auto phase = layout::phase_of(segment.peer(other).life.load(std::memory_order_acquire));
         if (phase == layout::Phase::live) return false;
     }
@@ -124,7 +126,8 @@ bool free_slot(const Segment& segment, std::uint32_t slot) {
         segment.attachments(other).from[slot].store(0, std::memory_order_release);
     }
     auto& life = segment.peer(slot).life;
-    life.store(layout::life(layout::generation_of(life.load(std::memory_order_acquire)), layout::Phase::free), std::memory_order_release);
+    life.store(layout::life(layout::generation_of(life.load(std::memory_order_acquire)), layout::Phase::free),
+               std::memory_order_release);
     return true;
 }
 

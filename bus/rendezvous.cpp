@@ -53,7 +53,9 @@ struct Request {
 
 constexpr std::size_t most_fds = 2 + layout::max_peers;
 
-[[noreturn]] void fail(Status status, const std::string& what) { throw Error(status, what + ": " + std::strerror(errno)); }
+[[noreturn]] void fail(Status status, const std::string& what) {
+    throw Error(status, what + ": " + std::strerror(errno));
+}
 
 bool send_packet(int socket, const void* bytes, std::size_t size, const std::vector<int>& fds) {
     iovec part{const_cast<void*>(bytes), size};
@@ -124,10 +126,13 @@ std::filesystem::path directory() {
                                            ? std::filesystem::path(runtime) / "isthmus"
                                            : std::filesystem::path("/tmp/isthmus-" + std::to_string(::geteuid()));
     if (::mkdir(path.c_str(), 0700) < 0 && errno != EEXIST) fail(Status::unsafe, "cannot make " + path.string());
-    struct stat info {};
+    struct stat info{};
     if (::lstat(path.c_str(), &info) < 0) fail(Status::unsafe, "cannot look at " + path.string());
     if (!S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 077) != 0) {
-        throw Error(Status::unsafe, path.string() + " is not a directory that belongs to this user alone (mode 0700): remove it, or set XDG_RUNTIME_DIR");
+        throw Error(
+            Status::unsafe,
+            path.string() +
+                " is not a directory that belongs to this user alone (mode 0700): remove it, or set XDG_RUNTIME_DIR");
     }
     return path;
 }
@@ -146,9 +151,13 @@ sockaddr_un address_of(const std::string& path) {
 }  // namespace
 
 std::string socket_path(const std::string& bus) {
-    const auto good = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-'; };
+    const auto good = [](char c) {
+        return std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';
+    };
     if (bus.empty() || bus.front() == '.' || !std::all_of(bus.begin(), bus.end(), good)) {
-        throw Error(Status::no_bus, "'" + bus + "' can't be the name of a bus: use letters, digits, '.', '_' and '-', and no '.' in front");
+        throw Error(
+            Status::no_bus,
+            "'" + bus + "' can't be the name of a bus: use letters, digits, '.', '_' and '-', and no '.' in front");
     }
     return directory() / (bus + ".sock");
 }
@@ -197,17 +206,22 @@ Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadli
     ssize_t got = 0;
     if (send_packet(socket.get(), &hello, sizeof hello, {})) {
         if (!poll_until(socket.get(), POLLIN, deadline)) {
-            throw Error(Status::timed_out, "the bus '" + bus + "' did not answer in time: its host is not ready yet, or stopped");
+            throw Error(Status::timed_out,
+                        "the bus '" + bus + "' did not answer in time: its host is not ready yet, or stopped");
         }
         got = receive_packet(socket.get(), &welcome, sizeof welcome, fds);
     }
     if (got == 0) throw Error(Status::no_bus, "the bus '" + bus + "' ended while this peer was joining");
     if (got != sizeof welcome) throw Error(Status::mismatch);
     if (static_cast<Status>(welcome.status) != Status::ok) throw Error(static_cast<Status>(welcome.status));
-    if (welcome.self.slot >= layout::max_peers || welcome.services > layout::max_peers || fds.size() != 2 + welcome.services) {
-        throw Error(Status::mismatch, "the broker of '" + bus + "' handed over fewer file descriptors than it should: raise the limit (ulimit -n)");
+    if (welcome.self.slot >= layout::max_peers || welcome.services > layout::max_peers ||
+        fds.size() != 2 + welcome.services) {
+        throw Error(Status::mismatch,
+                    "the broker of '" + bus +
+                        "' handed over fewer file descriptors than it should: raise the limit (ulimit -n)");
     }
-    Invitation invitation{bus, std::move(socket), std::move(fds[0]), std::move(fds[1]), welcome.self.slot, welcome.self.generation, {}};
+    Invitation invitation{
+        bus, std::move(socket), std::move(fds[0]), std::move(fds[1]), welcome.self.slot, welcome.self.generation, {}};
     for (std::uint32_t i = 0; i < welcome.services; ++i) {
         invitation.services.push_back({welcome.service[i].slot, welcome.service[i].generation, std::move(fds[2 + i])});
     }
@@ -286,8 +300,9 @@ void Broker::State::take_lock(const std::string& lock_path) {
         lock = Fd(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
         if (!lock) fail(Status::unsafe, "cannot open " + lock_path);
         if (::flock(lock.get(), LOCK_EX | LOCK_NB) < 0) throw Error(Status::busy);
-        struct stat held {}, named {};
-        if (::fstat(lock.get(), &held) == 0 && ::stat(lock_path.c_str(), &named) == 0 && held.st_ino == named.st_ino) return;
+        struct stat held{}, named{};
+        if (::fstat(lock.get(), &held) == 0 && ::stat(lock_path.c_str(), &named) == 0 && held.st_ino == named.st_ino)
+            return;
     }
 }
 
@@ -374,7 +389,8 @@ void Broker::State::admit_all() {
         auto guest = std::make_unique<Guest>();
         ucred credentials{};
         if (!same_user(socket.get(), credentials)) {
-            const Welcome no{.status = static_cast<std::uint32_t>(Status::refused), .self = {}, .services = 0, .service = {}};
+            const Welcome no{
+                .status = static_cast<std::uint32_t>(Status::refused), .self = {}, .services = 0, .service = {}};
             send_packet(socket.get(), &no, sizeof no, {});
             continue;
         }
@@ -408,7 +424,8 @@ void Broker::State::greet(Guest& guest) {
     if (!hello.service && !has_service()) return;
 
     const std::string label(hello.label, ::strnlen(hello.label, sizeof hello.label));
-    const std::uint32_t slot = peers::admit(*segment, next_slot, static_cast<PeerKind>(hello.kind), guest.pid, hello.service != 0, label);
+    const std::uint32_t slot =
+        peers::admit(*segment, next_slot, static_cast<PeerKind>(hello.kind), guest.pid, hello.service != 0, label);
     if (slot == layout::max_peers) return refuse(Status::crowded);
     next_slot = slot + 1;
     guest.slot = slot;
@@ -454,8 +471,8 @@ void Broker::State::serve(Guest& guest) {
                 Place place = request.place;
                 std::vector<int> fds;
                 const auto bell = place.slot < layout::max_peers ? alarm->bell(place.slot) : nullptr;
-                if (bell &&
-                    segment->peer(place.slot).life.load(std::memory_order_acquire) == layout::life(place.generation, layout::Phase::live)) {
+                if (bell && segment->peer(place.slot).life.load(std::memory_order_acquire) ==
+                                layout::life(place.generation, layout::Phase::live)) {
                     fds.push_back(bell->get());
                 }
                 if (!send_packet(guest.socket.get(), &place, sizeof place, fds)) guest.hung_up = true;

@@ -63,13 +63,15 @@ public:
     bool publish() {
         if (published_ == written_) return false;
         published_ = written_;
-        positions_->tail.store(written_, std::memory_order_release);  // pairs with "tail" in Consumer: records before position
+        positions_->tail.store(written_,
+                               std::memory_order_release);  // pairs with "tail" in Consumer: records before position
         return true;
     }
 
     /// Reads how far the consumer is. False when it claims to be where it can't be.
     bool look() {
-        const std::uint64_t head = positions_->head.load(std::memory_order_acquire);  // pairs with "head": copied before reuse
+        const std::uint64_t head =
+            positions_->head.load(std::memory_order_acquire);  // pairs with "head": copied before reuse
         if (head - head_ > published_ - head_) return false;
         head_ = head;
         return true;
@@ -128,7 +130,8 @@ public:
                 read_ += whole;
                 continue;
             }
-            if (kind != layout::RecordKind::frame && kind != layout::RecordKind::indirect) return {Status::corrupt, {}, {}};
+            if (kind != layout::RecordKind::frame && kind != layout::RecordKind::indirect)
+                return {Status::corrupt, {}, {}};
             next_ = read_ + whole;
             return {Status::ok, kind, {data_ + at + header_bytes, header.bytes}};
         }

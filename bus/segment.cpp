@@ -62,13 +62,15 @@ Segment::Segment(Fd memfd, std::uint64_t bytes) : memfd_(std::move(memfd)) {
 
 Segment Segment::create(std::string_view name, std::uint64_t ring_bytes, std::uint64_t arena_bytes) {
     const auto ring = std::bit_ceil(std::clamp(ring_bytes, layout::least_ring_bytes, layout::most_ring_bytes));
-    const auto arena = std::max<std::uint64_t>(1, (arena_bytes + layout::chunk_bytes - 1) / layout::chunk_bytes) * layout::chunk_bytes;
+    const auto arena =
+        std::max<std::uint64_t>(1, (arena_bytes + layout::chunk_bytes - 1) / layout::chunk_bytes) * layout::chunk_bytes;
     const auto geometry = layout::geometry(ring, arena);
 
     Fd memfd(::memfd_create("isthmus", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!memfd) fail(Status::no_memory, "cannot create shared memory");
     if (::ftruncate(memfd.get(), static_cast<off_t>(geometry.segment_bytes)) < 0) {
-        fail(Status::no_memory, "cannot size shared memory to " + std::to_string(geometry.segment_bytes >> 20) + " MiB");
+        fail(Status::no_memory,
+             "cannot size shared memory to " + std::to_string(geometry.segment_bytes >> 20) + " MiB");
     }
     if (::fchmod(memfd.get(), 0600) < 0) fail(Status::unsafe, "cannot make shared memory private");
     if (::fcntl(memfd.get(), F_ADD_SEALS, seals) < 0) fail(Status::unsafe, "cannot seal shared memory");
@@ -91,7 +93,7 @@ Segment Segment::create(std::string_view name, std::uint64_t ring_bytes, std::ui
 }
 
 Segment Segment::open(Fd memfd) {
-    struct stat file {};
+    struct stat file{};
     if (::fstat(memfd.get(), &file) < 0) fail(Status::mismatch, "cannot look at the bus's memory");
     if ((::fcntl(memfd.get(), F_GET_SEALS) & seals) != seals) {
         throw Error(Status::unsafe, "the bus's memory is not sealed, so it could shrink under its users");
@@ -102,12 +104,13 @@ Segment Segment::open(Fd memfd) {
         throw Error(Status::mismatch, "what the broker handed over is not the memory of a bus");
     }
     const bool sane = std::has_single_bit(header.ring_bytes) && header.ring_bytes >= layout::least_ring_bytes &&
-                      header.ring_bytes <= layout::most_ring_bytes &&
-                      header.arena_bytes > 0 && header.arena_bytes % layout::chunk_bytes == 0 &&
-                      header.arena_bytes <= std::uint64_t{1} << 40;
-    if (header.version != layout::version || header.layout_hash != layout::hash() || !sane) throw Error(Status::mismatch);
+                      header.ring_bytes <= layout::most_ring_bytes && header.arena_bytes > 0 &&
+                      header.arena_bytes % layout::chunk_bytes == 0 && header.arena_bytes <= std::uint64_t{1} << 40;
+    if (header.version != layout::version || header.layout_hash != layout::hash() || !sane)
+        throw Error(Status::mismatch);
     const auto geometry = layout::geometry(header.ring_bytes, header.arena_bytes);
-    if (header.segment_bytes != geometry.segment_bytes || static_cast<std::uint64_t>(file.st_size) != geometry.segment_bytes) {
+    if (header.segment_bytes != geometry.segment_bytes ||
+        static_cast<std::uint64_t>(file.st_size) != geometry.segment_bytes) {
         throw Error(Status::mismatch, "the bus's memory has not the size that its header names");
     }
     Segment segment(std::move(memfd), geometry.segment_bytes);
@@ -124,7 +127,8 @@ Status Segment::reserve(std::uint64_t offset, std::uint64_t bytes) const noexcep
 }
 
 void Segment::punch(std::uint64_t offset, std::uint64_t bytes) const noexcept {
-    ::fallocate(memfd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+    ::fallocate(memfd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                static_cast<off_t>(bytes));
 }
 
 }  // namespace isthmus

@@ -44,7 +44,8 @@ constexpr std::string_view sentence(Status status) {
         case Status::no_bus: return "no bus of this name is being served";
         case Status::refused: return "the bus belongs to another user";
         case Status::crowded: return "the bus has its 64 peers already";
-        case Status::mismatch: return "the other side speaks another version of the protocol: use the same release on both sides";
+        case Status::mismatch:
+            return "the other side speaks another version of the protocol: use the same release on both sides";
         case Status::closed: return "the bus is closed";
         case Status::busy: return "a bus of this name is being served already";
         case Status::unsafe: return "the socket's directory is not private to this user";

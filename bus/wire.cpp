@@ -105,7 +105,9 @@ public:
                 case Tag::bytes:
                 case Tag::array: {
                     const std::uint64_t extents = cell.tag == Tag::bytes ? 1 : cell.count;
-                    if (extents > frame_.cells.size() - i - 1 || !array_fits(cell, frame_.cells.subspan(i + 1, extents))) return false;
+                    if (extents > frame_.cells.size() - i - 1 ||
+                        !array_fits(cell, frame_.cells.subspan(i + 1, extents)))
+                        return false;
                     i += extents;
                     break;
                 }
@@ -135,7 +137,8 @@ private:
         bool overflow = false;
         const std::uint64_t bytes = array_bytes(dtype, extents, overflow);
         if (overflow) return false;
-        if (cell.flags & cell_leased) return cell.bits < frame_.payloads.size() && frame_.payloads[cell.bits].bytes >= bytes;
+        if (cell.flags & cell_leased)
+            return cell.bits < frame_.payloads.size() && frame_.payloads[cell.bits].bytes >= bytes;
         return in_heap(cell.bits, bytes);
     }
 
@@ -188,7 +191,8 @@ Status read(std::span<const std::byte> bytes, Draft& out) {
     if (!verifier.VerifyBuffer<fbs::Frame>(nullptr)) return Status::corrupt;
     const auto* frame = flatbuffers::GetRoot<fbs::Frame>(bytes.data());
     const auto kind = static_cast<std::uint8_t>(frame->kind());
-    if (kind < static_cast<std::uint8_t>(Kind::call) || kind > static_cast<std::uint8_t>(Kind::cancel)) return Status::corrupt;
+    if (kind < static_cast<std::uint8_t>(Kind::call) || kind > static_cast<std::uint8_t>(Kind::cancel))
+        return Status::corrupt;
     out.kind = static_cast<Kind>(kind);
     out.status = static_cast<Status>(frame->status());
     out.target = frame->target();
@@ -217,7 +221,8 @@ std::uint64_t array_bytes(DType dtype, std::span<const Cell> extents, bool& over
 std::uint64_t Values::bits_of(double value) { return std::bit_cast<std::uint64_t>(value); }
 
 void Values::text(std::string_view utf8, bool ascii) {
-    put({Tag::text, DType::none, ascii ? cell_ascii : std::uint16_t{0}, static_cast<std::uint32_t>(utf8.size()), heap_.size()});
+    put({Tag::text, DType::none, ascii ? cell_ascii : std::uint16_t{0}, static_cast<std::uint32_t>(utf8.size()),
+         heap_.size()});
     const auto* bytes = reinterpret_cast<const std::byte*>(utf8.data());
     heap_.insert(heap_.end(), bytes, bytes + utf8.size());
 }

@@ -35,10 +35,39 @@ namespace isthmus::wire {
 
 enum class Kind : std::uint8_t { call = 1, post = 2, reply = 3, error = 4, cancel = 5 };
 
-enum class Tag : std::uint8_t { null, boolean, integer, real, bigint, text, bytes, list, object, map, set, date, array, extent };
+enum class Tag : std::uint8_t {
+    null,
+    boolean,
+    integer,
+    real,
+    bigint,
+    text,
+    bytes,
+    list,
+    object,
+    map,
+    set,
+    date,
+    array,
+    extent
+};
 
 enum class DType : std::uint8_t {
-    none, boolean, int8, uint8, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, complex64, complex128,
+    none,
+    boolean,
+    int8,
+    uint8,
+    int16,
+    uint16,
+    int32,
+    uint32,
+    int64,
+    uint64,
+    float16,
+    float32,
+    float64,
+    complex64,
+    complex128,
     clamped8,  // JavaScript's Uint8ClampedArray; a uint8 everywhere else
 };
 
@@ -66,7 +95,7 @@ struct Cell {
 static_assert(sizeof(Cell) == 16 && sizeof(Handle) == 24);
 
 inline constexpr std::uint32_t name_only = 0xffffffff;  // Draft::target when the export is looked up by its name
-inline constexpr std::uint32_t max_depth = 128;          // of nested containers
+inline constexpr std::uint32_t max_depth = 128;         // of nested containers
 
 /// What a frame is made of, before or after it is bytes. All spans are borrowed.
 struct Draft {
