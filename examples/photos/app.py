@@ -38,8 +38,8 @@ def photographs():
 
 
 @isthmus.export
-def versions():
-    return {package: version(package) for package in ("scikit-image", "scipy", "numpy")}
+def library():
+    return f"scikit-image {version('scikit-image')}"
 
 
 @isthmus.export
