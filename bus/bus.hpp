@@ -86,6 +86,8 @@ public:
     const layout::Counters* counters_of(std::uint32_t slot) const;
     const layout::Peer& peer(std::uint32_t slot) const { return segment_->peer(slot); }
 
+    /// Keeps the segment mapped, also after the peer has left. Its blocks belong to others then.
+    std::shared_ptr<const void> mapping() const { return segment_; }
     /// A descriptor of the segment and where the arena lies in it, for mapping it once more (a SharedArrayBuffer).
     int memory_fd() const { return segment_->fd(); }
     std::uint64_t arena_offset() const { return segment_->geometry().arena; }
