@@ -35,15 +35,17 @@ namespace lease {
 template <class Leases, class Generation>
 bool claim(Leases& leases, Generation& generation, std::uint64_t bit) {
     if (leases.load(std::memory_order_acquire) != 0) return false;  // pairs with "last use" in drop
-    generation.fetch_add(1, std::memory_order_relaxed);            // relaxed: the CAS behind it releases it
+    generation.fetch_add(1, std::memory_order_relaxed);             // relaxed: the CAS behind it releases it
     std::uint64_t nobody = 0;
-    return leases.compare_exchange_strong(nobody, bit, std::memory_order_acq_rel);  // pairs with "generation before claim"
+    return leases.compare_exchange_strong(nobody, bit,
+                                          std::memory_order_acq_rel);  // pairs with "generation before claim"
 }
 
 /// Taker: sets its bit if the block is still of `expected` generation and somebody vouches for it.
 template <class Leases, class Generation>
 bool take(Leases& leases, Generation& generation, std::uint64_t bit, std::uint32_t expected) {
-    const std::uint64_t before = leases.fetch_or(bit, std::memory_order_acq_rel);  // pairs with "generation before claim"
+    const std::uint64_t before =
+        leases.fetch_or(bit, std::memory_order_acq_rel);  // pairs with "generation before claim"
     if (before != 0 && generation.load(std::memory_order_relaxed) == expected) return true;
     if ((before & bit) == 0) leases.fetch_and(~bit, std::memory_order_release);
     return false;
@@ -85,7 +87,8 @@ public:
 /// of the peer (finalizers run where they like); one mutex, private to the peer, guards them.
 class Arena {
 public:
-    Arena(ArenaMemory memory, ArenaPages& pages, std::uint32_t slot, std::uint32_t generation, layout::Counters& counters);
+    Arena(ArenaMemory memory, ArenaPages& pages, std::uint32_t slot, std::uint32_t generation,
+          layout::Counters& counters);
 
     struct Allocation {
         Status status;  // ok, no_memory, too_large
@@ -148,6 +151,7 @@ private:
     SizeClass& class_of(const OwnChunk& chunk);
     void own(std::uint64_t chunk, std::uint32_t block_bytes, std::uint32_t span);
     void disown(std::uint32_t chunk);
+    bool disown_idle(std::chrono::steady_clock::time_point idle_since);
     std::uint64_t take_chunks(std::uint64_t count);
     void return_chunks(std::uint64_t first, std::uint64_t count);
     layout::Block& block(std::uint32_t index) const { return memory_.blocks[index]; }
