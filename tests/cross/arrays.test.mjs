@@ -26,8 +26,17 @@ const withoutCopy = async work => {
 }
 
 const kinds = [
-  Int8Array, Uint8Array, Uint8ClampedArray, Int16Array, Uint16Array, Int32Array, Uint32Array, Float32Array, Float64Array,
-  BigInt64Array, BigUint64Array,
+  Int8Array,
+  Uint8Array,
+  Uint8ClampedArray,
+  Int16Array,
+  Uint16Array,
+  Int32Array,
+  Uint32Array,
+  Float32Array,
+  Float64Array,
+  BigInt64Array,
+  BigUint64Array,
 ]
 
 test('an allocated array of each kind goes to Python without a copy', async () => {
@@ -164,7 +173,10 @@ test('without numpy, arrays are memoryviews of their format, and go back', async
   ]) {
     const seen = await plain.call('describe', [x])
     assert.match(seen.format, format instanceof RegExp ? format : new RegExp(`^${format}$`))
-    assert.deepEqual([seen.type, seen.length, seen.readonly, seen.numpy], ['memoryview', x.length, true, false])
+    assert.deepEqual(
+      [seen.type, seen.length, seen.readonly, seen.numpy],
+      ['memoryview', x.length, true, false],
+    )
     const back = await plain.call('same', [x])
     assert.ok(back instanceof x.constructor)
     assert.deepEqual([...back], [...x])
@@ -173,6 +185,12 @@ test('without numpy, arrays are memoryviews of their format, and go back', async
   const seen = await plain.call('describe', [image])
   assert.deepEqual(seen.shape, [2, 3])
   const back = await plain.call('same', [image])
-  assert.deepEqual([[...back.shape], [...back.data]], [[2, 3], [1, 2, 3, 4, 5, 6]])
+  assert.deepEqual(
+    [[...back.shape], [...back.data]],
+    [
+      [2, 3],
+      [1, 2, 3, 4, 5, 6],
+    ],
+  )
   await plain.close()
 })

@@ -4,7 +4,14 @@ import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import {
-  EncodeError, HostLostError, IsthmusError, kwargs, NotExportedError, PythonError, spawn, TimeoutError,
+  EncodeError,
+  HostLostError,
+  IsthmusError,
+  kwargs,
+  NotExportedError,
+  PythonError,
+  spawn,
+  TimeoutError,
 } from 'isthmus'
 import { privateDirectory } from './lib.mjs'
 
@@ -89,13 +96,16 @@ test('an exception of a getter is the exception of the call', async () => {
 })
 
 test('128 levels travel', async () => {
-  assert.deepEqual(await py.call('anything', [nested(128, v => [v])]), nested(128, v => [v]))
+  assert.deepEqual(
+    await py.call('anything', [nested(128, v => [v])]),
+    nested(128, v => [v]),
+  )
 })
 
 const unreturnable = {
   object: /result/,
   'object deep inside': /result.*rows.*\[2\].*handle/,
-  'cycle': /cycle|circular/i,
+  cycle: /cycle|circular/i,
   'too deep': /128/,
 }
 for (const [name, message] of Object.entries(unreturnable)) {
@@ -110,7 +120,17 @@ for (const [name, message] of Object.entries(unreturnable)) {
 }
 
 test('values that Python would confuse are refused, not changed', async () => {
-  for (const confused of [new Set([1, true]), new Map([[1, 'a'], [true, 'b']]), new Map([[0, 'a'], [false, 'b']])]) {
+  for (const confused of [
+    new Set([1, true]),
+    new Map([
+      [1, 'a'],
+      [true, 'b'],
+    ]),
+    new Map([
+      [0, 'a'],
+      [false, 'b'],
+    ]),
+  ]) {
     await assert.rejects(py.call('anything', [confused]), IsthmusError)
   }
 })
@@ -122,7 +142,11 @@ test('values that Python cannot hash are refused as keys and members', async () 
 })
 
 test('a Python exception arrives with its type, message, traceback, arguments and cause', async () => {
-  for (const call of [() => py.call('fail', [7]), async () => py.callSync('fail', [7]), () => py.callMany('fail', [[7]])]) {
+  for (const call of [
+    () => py.call('fail', [7]),
+    async () => py.callSync('fail', [7]),
+    () => py.callMany('fail', [[7]]),
+  ]) {
     await assert.rejects(call, error => {
       assert.ok(error instanceof PythonError && error instanceof IsthmusError && error instanceof Error)
       assert.equal(error.type, 'ValueError')
@@ -141,10 +165,10 @@ const raised = {
   'str of it fails': 'Unprintable',
   'arguments that cannot travel': 'ValueError',
   'a BaseException': 'Halt',
-  'KeyboardInterrupt': 'KeyboardInterrupt',
-  'StopIteration': 'StopIteration',
-  'MemoryError': 'MemoryError',
-  'RecursionError': 'RecursionError',
+  KeyboardInterrupt: 'KeyboardInterrupt',
+  StopIteration: 'StopIteration',
+  MemoryError: 'MemoryError',
+  RecursionError: 'RecursionError',
   'an ExceptionGroup or its like': 'Several',
   'a cycle of causes': 'ValueError',
   'a lone surrogate in the message': 'ValueError',
@@ -162,13 +186,20 @@ for (const [name, type] of Object.entries(raised)) {
 }
 
 test('an unknown export is an error that names what is close', async () => {
-  for (const call of [() => py.call('ad', [1, 2]), async () => py.callSync('ad', [1, 2]), () => py.exports.ad(1, 2)]) {
+  for (const call of [
+    () => py.call('ad', [1, 2]),
+    async () => py.callSync('ad', [1, 2]),
+    () => py.exports.ad(1, 2),
+  ]) {
     await assert.rejects(call, error => error instanceof NotExportedError && /\badd\b/.test(error.message))
   }
 })
 
 test('wrong arguments are a TypeError of Python', async () => {
-  await assert.rejects(py.call('add', [1]), error => error instanceof PythonError && error.type === 'TypeError')
+  await assert.rejects(
+    py.call('add', [1]),
+    error => error instanceof PythonError && error.type === 'TypeError',
+  )
   await assert.rejects(
     py.call('add', [1], { kwargs: { c: 3 } }),
     error => error instanceof PythonError && error.type === 'TypeError',
@@ -176,7 +207,9 @@ test('wrong arguments are a TypeError of Python', async () => {
 })
 
 test('one failing call spares the others of its batch', async () => {
-  const calls = Array.from({ length: 300 }, (_, i) => (i % 3 === 0 ? py.call('fail', [i]) : py.call('add', [i, 1])))
+  const calls = Array.from({ length: 300 }, (_, i) =>
+    i % 3 === 0 ? py.call('fail', [i]) : py.call('add', [i, 1]),
+  )
   const ended = await Promise.allSettled(calls)
   for (const [i, { status, value, reason }] of ended.entries()) {
     if (i % 3 === 0) assert.ok(status === 'rejected' && reason.args[1] === i)
@@ -186,8 +219,19 @@ test('one failing call spares the others of its batch', async () => {
 
 test('callMany keeps its order, and gives errors their places when settled', async () => {
   const sets = Array.from({ length: 3000 }, (_, i) => [i, 1])
-  assert.deepEqual(await py.callMany('add', sets), sets.map(([i]) => i + 1))
-  const settled = await py.callMany('add', [[1, 2], [1, 'x'], [3, 4]], { settled: true })
+  assert.deepEqual(
+    await py.callMany('add', sets),
+    sets.map(([i]) => i + 1),
+  )
+  const settled = await py.callMany(
+    'add',
+    [
+      [1, 2],
+      [1, 'x'],
+      [3, 4],
+    ],
+    { settled: true },
+  )
   assert.deepEqual([settled[0], settled[2]], [3, 7])
   assert.ok(settled[1] instanceof PythonError && settled[1].type === 'TypeError')
   assert.deepEqual(await py.callMany('add', []), [])
@@ -215,7 +259,10 @@ test('an abort rejects with its reason', async () => {
   const call = py.call('sleep', [0.3], { signal: controller.signal })
   controller.abort(reason)
   await assert.rejects(call, error => error === reason)
-  await assert.rejects(py.call('add', [1, 2], { signal: AbortSignal.abort(reason) }), error => error === reason)
+  await assert.rejects(
+    py.call('add', [1, 2], { signal: AbortSignal.abort(reason) }),
+    error => error === reason,
+  )
   assert.equal(await py.call('add', [1, 2]), 3)
 })
 

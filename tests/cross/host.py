@@ -16,6 +16,8 @@ import numpy as np
 
 import isthmus
 
+used_by_rows = (math, OrderedDict, date, time, timedelta, Decimal, Path, UUID, np)
+
 
 class Color(Enum):
     RED = "red"

@@ -60,7 +60,8 @@ export function start(program, args, options = {}) {
   })
   process.ended = new Promise(resolve => {
     child.on('close', (code, signal) => {
-      for (const each of waiting.splice(0)) each.reject(new Error(`ended with ${code ?? signal}: ${process.err}`))
+      for (const each of waiting.splice(0))
+        each.reject(new Error(`ended with ${code ?? signal}: ${process.err}`))
       resolve({ code, signal })
     })
   })
@@ -82,9 +83,11 @@ export async function runNode(program, args = [], { node = process.execPath, ms 
   return { ...end, out: run.out, err: run.err }
 }
 
-/** A host that is nobody's child in spirit: started from outside, joined by name. */
+/** A host to be joined by name. */
 export async function serve(app, bus, { env, program = python } = {}) {
-  const host = start(program, ['-m', 'isthmus', 'serve', app, '--bus', bus], { env: { ...process.env, ...env } })
+  const host = start(program, ['-m', 'isthmus', 'serve', app, '--bus', bus], {
+    env: { ...process.env, ...env },
+  })
   let ended = false
   host.ended.then(() => {
     ended = true
@@ -113,7 +116,8 @@ export const isAlive = pid => {
   }
 }
 
-const field = (pid, name) => Number(readFileSync(`/proc/${pid}/status`, 'utf8').match(`${name}:\\s+(\\d+)`)[1])
+const field = (pid, name) =>
+  Number(readFileSync(`/proc/${pid}/status`, 'utf8').match(`${name}:\\s+(\\d+)`)[1])
 /** Private memory: without the pages of the bus, which both sides see. */
 export const privateBytes = pid => field(pid, 'RssAnon') * 1024
 export const threads = pid => field(pid, 'Threads')
@@ -122,7 +126,9 @@ export const descriptors = pid => readdirSync(`/proc/${pid}/fd`).length
 /** Processor time of all threads that live, in milliseconds. */
 export function busyMs(pid) {
   const tasks = `/proc/${pid}/task`
-  const ns = readdirSync(tasks).map(task => Number(readFileSync(join(tasks, task, 'schedstat'), 'utf8').split(' ')[0]))
+  const ns = readdirSync(tasks).map(task =>
+    Number(readFileSync(join(tasks, task, 'schedstat'), 'utf8').split(' ')[0]),
+  )
   return ns.reduce((sum, each) => sum + each, 0) / 1e6
 }
 

@@ -13,7 +13,10 @@ const valueModes = {
   call: async (py, { js, python }) => [await py.call('check', [js, python]), await py.call('echo', [js])],
   callSync: async (py, { js, python }) => [py.callSync('check', [js, python]), py.callSync('echo', [js])],
   callMany: async (py, { js, python }) => {
-    const seen = await py.callMany('check', [[js, python], [js, python]])
+    const seen = await py.callMany('check', [
+      [js, python],
+      [js, python],
+    ])
     const back = await py.callMany('echo', [[js], [js]])
     return [seen.every(each => each === true) || seen.join(), back[0], back[1]]
   },

@@ -33,20 +33,22 @@ scalars = (
     | st.floats(allow_nan=False).filter(lambda x: not x.is_integer())
     | any_text
     | st.binary(max_size=5000)
-    | st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59), timezones=st.just(timezone.utc)).map(
-        lambda at: at.replace(microsecond=at.microsecond // 1000 * 1000)
-    )
+    | st.datetimes(
+        datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59), timezones=st.just(timezone.utc)
+    ).map(lambda at: at.replace(microsecond=at.microsecond // 1000 * 1000))
 )
 arrays = hnp.arrays(
-    hnp.integer_dtypes(endianness="=") | hnp.unsigned_integer_dtypes(endianness="=") | hnp.floating_dtypes(
-        sizes=(32, 64), endianness="="
-    ),
+    hnp.integer_dtypes(endianness="=")
+    | hnp.unsigned_integer_dtypes(endianness="=")
+    | hnp.floating_dtypes(sizes=(32, 64), endianness="="),
     hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=8),
 )
 keys = any_text | st.integers()
 values = st.recursive(
     scalars | arrays,
-    lambda inner: st.lists(inner) | st.dictionaries(any_text, inner) | st.dictionaries(keys, inner) | st.sets(keys),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(any_text, inner) | st.dictionaries(keys, inner) | st.sets(keys)
+    ),
     max_leaves=12,
 )
 made = []
@@ -82,7 +84,12 @@ def joined(text):
 def same(a, b):
     """b is what came back of a."""
     if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        return (
+            isinstance(b, np.ndarray)
+            and a.dtype == b.dtype
+            and a.shape == b.shape
+            and a.tobytes() == b.tobytes()
+        )
     if isinstance(a, bytes):
         return np.asarray(b).tobytes() == a
     if isinstance(a, str):

@@ -23,9 +23,11 @@ export function difference(actual, expected, path = 'value') {
   const kind = kindOf(expected)
   if (kindOf(actual) !== kind) return `${path} is a ${kindOf(actual)} instead of a ${kind}`
   const inside = (a, e, step) => difference(a, e, path + step)
-  if (kind === 'NDArray') return inside(actual.shape, expected.shape, '.shape') ?? inside(actual.data, expected.data, '.data')
+  if (kind === 'NDArray')
+    return inside(actual.shape, expected.shape, '.shape') ?? inside(actual.data, expected.data, '.data')
   if (kind === 'Array' || ArrayBuffer.isView(expected)) {
-    if (actual.length !== expected.length) return `${path}.length is ${actual.length} instead of ${expected.length}`
+    if (actual.length !== expected.length)
+      return `${path}.length is ${actual.length} instead of ${expected.length}`
     for (let i = 0; i < expected.length; i++) {
       if (Object.is(actual[i], expected[i])) continue
       const found = inside(actual[i], expected[i], `[${i}]`)
@@ -34,7 +36,10 @@ export function difference(actual, expected, path = 'value') {
     return null
   }
   if (kind === 'Map') {
-    return inside([...actual.keys()], [...expected.keys()], '.keys') ?? inside([...actual.values()], [...expected.values()], '.values')
+    return (
+      inside([...actual.keys()], [...expected.keys()], '.keys') ??
+      inside([...actual.values()], [...expected.values()], '.values')
+    )
   }
   if (kind === 'Set') return sameMembers(actual, expected, path)
   if (kind === 'Date') return inside(actual.getTime(), expected.getTime(), '.getTime()')

@@ -7,7 +7,8 @@ import { nodes, otherPythons, privateDirectory, python, runNode, serve } from '.
 
 privateDirectory()
 const here = name => fileURLToPath(new URL(name, import.meta.url))
-const nodeName = node => `Node ${execFileSync(node, ['-p', 'process.versions.node'], { encoding: 'utf8' }).trim()}`
+const nodeName = node =>
+  `Node ${execFileSync(node, ['-p', 'process.versions.node'], { encoding: 'utf8' }).trim()}`
 const pythonName = program => basename(dirname(dirname(program))).replace('.venv', 'the main Python')
 
 const pairs = [
@@ -20,7 +21,10 @@ for (const [i, [node, place, program]] of pairs.entries()) {
     const host = await serve(here('host.py'), `table-${i}`, { program })
     t.after(host.stop)
     const run = await runNode(here('play.mjs'), [`table-${i}`, place], { node, ms: 60_000 })
-    const played = run.out.trim().split('\n').map(line => JSON.parse(line))
+    const played = run.out
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line))
     const { rows } = played.pop()
     for (const { name, failures } of played) await t.test(name, () => assert.deepEqual(failures, []))
     assert.deepEqual({ code: run.code, signal: run.signal, err: run.err }, { code: 0, signal: null, err: '' })
