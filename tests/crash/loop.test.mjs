@@ -3,8 +3,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { spawn, TimeoutError } from 'isthmus'
-import { busyMs, privateDirectory, sleep, start } from '../cross/lib.mjs'
+import { connect, IsthmusError, spawn, TimeoutError } from 'isthmus'
+import { busyMs, privateDirectory, serve, sleep, start } from '../cross/lib.mjs'
 
 privateDirectory()
 const app = fileURLToPath(new URL('host.py', import.meta.url))
@@ -131,6 +131,36 @@ test('a host that is stopped for two seconds is not dead', async t => {
   process.kill(pid, 'SIGCONT')
   assert.deepEqual(await Promise.all(calls), [0.1, 0.1, ...Array.from({ length: 100 }, (_, i) => i + 1)])
   await py.close()
+})
+
+test('joining a bus whose host is stopped holds nothing up, and succeeds when it goes on', async () => {
+  const host = await serve(app, 'stopped')
+  const first = await connect('stopped')
+  process.kill(host.pid, 'SIGSTOP')
+  const joining = connect('stopped')
+  const delay = await longestTurn(sleep(500))
+  assert.ok(delay < 100, `the longest turn took ${delay} ms`)
+  const closing = first.close()
+  assert.ok((await longestTurn(sleep(500))) < 100)
+  process.kill(host.pid, 'SIGCONT')
+  await closing
+  const py = await joining
+  assert.equal(await py.call('add', [1, 2]), 3)
+  await py.close()
+  await host.stop()
+})
+
+test('closing while the host computes with the GIL held does not hold the loop up', async t => {
+  await atMost(20, 3, t, async () => {
+    const py = await spawn(app)
+    const call = assert.rejects(py.call('compute', [3]), IsthmusError)
+    await sleep(100)
+    const started = performance.now()
+    const delay = await longestTurn(py.close())
+    await call
+    assert.ok(performance.now() - started < 5000)
+    return delay
+  })
 })
 
 test('an idle bus takes no processor time', async t => {

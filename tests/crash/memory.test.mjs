@@ -1,10 +1,11 @@
 // What many calls leave behind.
 
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { release, spawn } from 'isthmus'
-import { collect, descriptors, privateBytes, privateDirectory, segmentBytes } from '../cross/lib.mjs'
+import { collect, descriptors, privateBytes, privateDirectory, segmentBytes, threads } from '../cross/lib.mjs'
 
 privateDirectory()
 const app = fileURLToPath(new URL('host.py', import.meta.url))
@@ -85,3 +86,22 @@ for (const [what, calls, batch] of [
     await py.close()
   })
 }
+
+test('twenty hosts, started and stopped, leave no descriptors, threads or children', async () => {
+  const cycle = async () => {
+    const py = await spawn(app)
+    assert.equal(await py.call('add', [1, 2]), 3)
+    await py.close()
+  }
+  const figures = async () => {
+    await collect()
+    const children = readFileSync(`/proc/self/task/${process.pid}/children`, 'utf8')
+      .split(' ')
+      .filter(Boolean).length
+    return { descriptors: descriptors(process.pid), threads: threads(process.pid), children }
+  }
+  await cycle()
+  const before = await figures()
+  for (let i = 0; i < 20; i++) await cycle()
+  assert.deepEqual(await figures(), before)
+})

@@ -91,7 +91,7 @@ def same(a, b):
             and a.tobytes() == b.tobytes()
         )
     if isinstance(a, bytes):
-        return np.asarray(b).tobytes() == a
+        return bytes(b) == a
     if isinstance(a, str):
         return isinstance(b, str) and joined(a) == b
     if isinstance(a, dict):
