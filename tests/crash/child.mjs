@@ -21,20 +21,20 @@ const ended = call =>
 const modes = {
   async 'host-first'() {
     const { py, pid } = await child()
-    const calls = [py.call('doze', [30]), py.call('doze', [20])].map(ended)
+    const calls = [py.call('sleep', [0.05]), py.call('sleep', [0.05])].map(ended)
     process.kill(pid, 'SIGTERM')
     await Promise.all(calls)
     await py.close()
   },
   async 'process-first'() {
     const { py } = await child()
-    for (let i = 0; i < 5; i++) ended(py.call('doze', [30]))
-    await py.call('add', [1, 2])
+    for (let i = 0; i < 5; i++) ended(py.call('sleep', [30]))
+    await sleep(20)
     process.exit(0)
   },
   async 'both-at-once'() {
     const { py, pid } = await child()
-    ended(py.call('doze', [30]))
+    ended(py.call('sleep', [0.1]))
     process.kill(pid, 'SIGTERM')
     await py.close()
   },

@@ -1,6 +1,5 @@
 """A callee that computes, holds, keeps and dies on demand."""
 
-import asyncio
 import ctypes
 import os
 import signal
@@ -58,12 +57,6 @@ def fill(count):
 @isthmus.export
 def sleep(seconds):
     time.sleep(seconds)
-    return seconds
-
-
-@isthmus.export
-async def doze(seconds):
-    await asyncio.sleep(seconds)
     return seconds
 
 

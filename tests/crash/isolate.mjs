@@ -19,7 +19,7 @@ async function lane(call) {
 }
 
 const lanes = [
-  lane(() => py.call('doze', [1])),
+  lane(() => py.call('next', [py.alloc(Float64Array, 1000)])),
   ...Array.from({ length: 4 }, (_, i) => lane(() => py.call('add', [i, 1]))),
 ]
 parentPort.on('message', () => py.close())

@@ -123,7 +123,7 @@ test('starting and stopping a host does not hold the loop up', async t => {
 test('a host that is stopped for two seconds is not dead', async t => {
   const py = await spawn(app)
   const pid = await py.call('pid')
-  const calls = [py.call('sleep', [0.1]), py.call('doze', [0.1])]
+  const calls = [py.call('sleep', [0.1]), py.call('sleep', [0.1])]
   process.kill(pid, 'SIGSTOP')
   for (let i = 0; i < 100; i++) calls.push(py.call('add', [i, 1]))
   let settled = 0

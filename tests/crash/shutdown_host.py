@@ -12,8 +12,8 @@ def add(a, b):
 
 
 @isthmus.export
-async def doze(seconds):
-    await asyncio.sleep(seconds)
+def next(x):
+    return x + 1
 
 
 async def host(bus, stop):

@@ -23,8 +23,13 @@ export function difference(actual, expected, path = 'value') {
   const kind = kindOf(expected)
   if (kindOf(actual) !== kind) return `${path} is a ${kindOf(actual)} instead of a ${kind}`
   const inside = (a, e, step) => difference(a, e, path + step)
-  if (kind === 'NDArray')
-    return inside(actual.shape, expected.shape, '.shape') ?? inside(actual.data, expected.data, '.data')
+  if (kind === 'NDArray') {
+    return (
+      inside(actual.dtype, expected.dtype, '.dtype') ??
+      inside(actual.shape, expected.shape, '.shape') ??
+      inside(inOrder(actual), inOrder(expected), '.data')
+    )
+  }
   if (kind === 'Array' || ArrayBuffer.isView(expected)) {
     if (actual.length !== expected.length)
       return `${path}.length is ${actual.length} instead of ${expected.length}`
@@ -56,6 +61,18 @@ export function difference(actual, expected, path = 'value') {
 }
 
 const own = (object, key) => Object.getOwnPropertyDescriptor(object, key).value
+
+/** The elements as a C array has them. */
+function inOrder({ data, shape, order }) {
+  if (order === 'C') return data
+  const strides = shape.map((_, i) => shape.slice(0, i).reduce((product, n) => product * n, 1))
+  return data.map((_, i) => {
+    let at = 0
+    for (let k = shape.length - 1, rest = i; k >= 0; rest = Math.floor(rest / shape[k--]))
+      at += (rest % shape[k]) * strides[k]
+    return data[at]
+  })
+}
 
 // Python's sets have no order
 function sameMembers(actual, expected, path) {

@@ -278,7 +278,7 @@ const count = (Kind, length) => {
   return Kind.from({ length }, (_, i) => one(i % 101))
 }
 const counted = (dtype, length) =>
-  `type(v) is np.ndarray and v.dtype == '${dtype}' and v.shape == (${length},) and not v.flags.writeable and (v == np.arange(${length}) % 101).all()`
+  `type(v) is np.ndarray and v.dtype == '${dtype}' and v.shape == (${length},) and not (v.size and v.flags.writeable) and (v == np.arange(${length}) % 101).all()`
 for (const [Kind, dtype] of kinds) {
   const Back = Kind === Uint8ClampedArray ? Uint8Array : Kind
   const item = Kind.BYTES_PER_ELEMENT
@@ -321,7 +321,7 @@ value(
   'all(x.tolist() == [i] for i, x in enumerate(v))',
 )
 
-const nd = (data, shape) => new NDArray(data, shape)
+const nd = (...parts) => new NDArray(...parts)
 const is = (dtype, shape) =>
   `type(v) is np.ndarray and v.dtype == '${dtype}' and v.shape == ${shape} and v.flags.c_contiguous`
 value(
@@ -351,6 +351,27 @@ value(
   nd(count(Int16Array, 100).subarray(3, 9), [3, 2]),
   `${is('int16', '(3, 2)')} and v[0, 0] == 3 and v[2, 1] == 8`,
   nd(Int16Array.of(3, 4, 5, 6, 7, 8), [3, 2]),
+)
+
+value(
+  'an NDArray in the order of Fortran',
+  nd(count(Float64Array, 6), [2, 3], 'float64', 'F'),
+  'v.shape == (2, 3) and v.flags.f_contiguous and v.tolist() == [[0, 2, 4], [1, 3, 5]]',
+)
+value(
+  'an NDArray of bool',
+  nd(Uint8Array.of(1, 0, 1), [3], 'bool'),
+  "v.dtype == 'bool' and v.tolist() == [True, False, True]",
+)
+value(
+  'an NDArray of complex64',
+  nd(Float32Array.of(1, 2, 3, -4), [2], 'complex64'),
+  "v.dtype == 'complex64' and v.tolist() == [1 + 2j, 3 - 4j]",
+)
+value(
+  'an NDArray of complex128',
+  nd(Float64Array.of(1, 2), [1, 1], 'complex128'),
+  "v.dtype == 'complex128' and v.tolist() == [[1 + 2j]]",
 )
 
 // --- what only Python has ----------------------------------------------------------------------------------
