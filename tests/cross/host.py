@@ -77,7 +77,7 @@ def compiled(expression):
 
 @isthmus.export
 def check(v, expression):
-    if eval(compiled(expression), names, {"v": v}) is True:
+    if bool(eval(compiled(expression), names, {"v": v})):
         return True
     return f"Python saw {type(v).__name__} {v!r:.200}"
 
