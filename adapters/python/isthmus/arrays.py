@@ -1,0 +1,51 @@
+"""Arrays in the memory of a bus."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+from ._isthmus import allocate, dtypes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["empty"]
+
+
+def empty(
+    shape: SupportsIndex | Iterable[SupportsIndex], dtype: npt.DTypeLike = "float64"
+) -> np.ndarray[Any, Any]:
+    """A new array in the memory of the bus, with arbitrary contents, in C order.
+
+    ``shape`` is a length or a sequence of lengths, ``dtype`` one of bool, int8 to int64, uint8 to uint64, float16 to float64,
+    complex64 and complex128, as a name or a numpy dtype. Returned from an export, or sent as an argument, the array is not
+    copied, whatever its size. Where there is no numpy, it is a writable memoryview.
+
+    With several buses, the one joined last gives the memory. Raises isthmus.PeerLost when this process is on no bus,
+    isthmus.BusFull when the bus has no memory left, ValueError for another dtype. Any thread.
+    """
+    try:
+        lengths = (operator.index(shape),)  # type: ignore[arg-type]
+    except TypeError:
+        lengths = tuple(operator.index(length) for length in shape)  # type: ignore[union-attr]
+    return allocate(_code(dtype), lengths)
+
+
+def _code(dtype: npt.DTypeLike) -> int:
+    name = dtype if isinstance(dtype, str) else None
+    if name not in dtypes:
+        try:
+            import numpy as np
+        except ImportError:
+            pass
+        else:
+            wanted = np.dtype(dtype)
+            name = wanted.name if wanted.isnative else None
+    if name is None or name not in dtypes:
+        raise ValueError(
+            f"an array in bus memory can't have the dtype {dtype!r}: use one of {', '.join(dtypes)}"
+        )
+    return dtypes[name]

@@ -1,0 +1,178 @@
+"""Serving exports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+from . import _isthmus
+from .errors import Error
+from .exports import registry
+from .peer import Peer, default_name
+
+__all__ = ["Host", "parse_memory", "serve"]
+
+log = logging.getLogger("isthmus")
+
+_units = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_memory(memory: int | str) -> int:
+    """Bytes from a number, or from a text such as ``"512MiB"`` or ``"2G"``. Units are powers of 1024."""
+    if isinstance(memory, str):
+        found = re.fullmatch(r"\s*(\d+)\s*([KMGT]?)(?:i?B)?\s*", memory, re.IGNORECASE)
+        if found is None:
+            raise ValueError(f"'{memory}' is no amount of memory: write it like 512MiB or 2GiB")
+        memory = int(found[1]) * _units[found[2].upper()]
+    if not 0 < memory < 1 << 46:
+        raise ValueError(f"a bus can't have {memory} bytes of memory")
+    return memory
+
+
+class Host:
+    """Serves what was exported, from a thread of its own, until it is stopped.
+
+    ``name`` is the bus that callers connect to, by default the program's file name without its ending. ``memory`` is how much
+    the arrays on the bus may take, as bytes or a text like ``"512MiB"``; pages are taken from the system as they are used.
+
+    ``with isthmus.Host("vision"):`` serves for as long as the block runs, ``async with`` the same inside a running asyncio
+    loop, which it never blocks. ``start`` and ``stop`` do it by hand. Exports may be added while it serves. A Host serves
+    once; make another to serve again. Any thread may call any method.
+
+    Raises isthmus.ConnectError when the bus can't be served, as when another process serves one of that name.
+    """
+
+    def __init__(self, name: str | None = None, *, memory: int | str = "2GiB") -> None:
+        self.name = name if name is not None else default_name()
+        self._memory = parse_memory(memory)
+        self._broker: _isthmus.Broker | None = None
+        self._peer: Peer | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Creates the bus and begins to serve. Returns once callers can connect."""
+        with self._lock:
+            if self._peer is not None:
+                raise Error(f"the host of '{self.name}' was started already")
+            self._broker = _isthmus.Broker(self.name, self._memory, 0)
+            self._peer = Peer(self.name, registry)
+            try:
+                self._peer.start()
+            except BaseException:
+                self._broker.close()
+                raise
+        log.info("serving '%s' with %d exports", self.name, len(registry.names()))
+
+    def stop(self) -> None:
+        """Ends the bus: the call that runs is finished, what has not begun is refused. Harmless when called again."""
+        peer = self._peer
+        if peer is None:
+            return
+        peer.stop()
+        if threading.current_thread() is not peer._thread:
+            self._end()
+
+    def wait(self) -> None:
+        """Blocks until the host is stopped, by ``stop`` or otherwise. Signal handlers run meanwhile."""
+        if self._peer is not None:
+            self._peer.wait()
+            self._end()
+
+    def stats(self) -> dict[str, Any]:
+        """This host's counters, as ``{"self": {...}, "host": {...}}``; both are the same here."""
+        if self._peer is None:
+            raise Error(f"the host of '{self.name}' was not started")
+        return self._peer.stats()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it serves."""
+        return self._peer is not None and self._peer.is_open
+
+    def _end(self) -> None:
+        with self._lock:
+            broker, self._broker = self._broker, None
+        if broker is not None:
+            broker.close()
+            log.info("stopped serving '%s'", self.name)
+
+    def _request_stop(self) -> None:
+        if self._peer is not None:
+            self._peer.request_stop()
+
+    def _abandon(self) -> None:
+        """What a second Ctrl-C does: nothing is waited for, and nothing stays behind."""
+        if self._broker is not None:
+            self._broker.close()
+
+    def __enter__(self) -> Host:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Host:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+
+@contextmanager
+def _stopped_by_signals(host: Host) -> Iterator[None]:
+    """In the main thread: SIGINT and SIGTERM stop the host in good order, and a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            host._abandon()
+            os._exit(128 + number)
+        asked = True
+        host._request_stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_loading = False  # while the command line imports the app
+
+
+def serve(name: str | None = None, *, memory: int | str = "2GiB") -> None:
+    """Serves what was exported and blocks until the host is stopped, by Ctrl-C or SIGTERM in the main thread.
+
+    Both let the call that runs finish and leave nothing behind; a second one ends the process at once. Arguments and errors
+    are those of ``Host``.
+    """
+    if _loading:
+        raise Error(
+            "the app calls isthmus.serve() itself: run it with `python app.py`, or put the call under `if __name__ == '__main__':`"
+        )
+    host = Host(name, memory=memory)
+    with _stopped_by_signals(host):
+        host.start()
+        try:
+            host.wait()
+        finally:
+            host.stop()

@@ -1,0 +1,103 @@
+"""What a host and a caller have in common: one peer on a bus, with a dispatcher thread."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import _isthmus
+
+__all__ = ["Peer", "default_name", "program"]
+
+_open: weakref.WeakSet[Peer] = weakref.WeakSet()
+
+
+def program() -> str:
+    """What this program is called, for people who look at the bus."""
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None) or (sys.argv[0] if sys.argv else "")
+    return Path(file).name or "python"
+
+
+def default_name() -> str:
+    """The name of a bus that was given none: the program's file without its ending."""
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in Path(program()).stem)
+    return stem.lstrip(".") or "isthmus"
+
+
+class Peer:
+    """A native Bus and the thread that it lives on."""
+
+    def __init__(self, name: str, exports: _isthmus.Exports | None) -> None:
+        self._bus = _isthmus.Bus(name, exports, program())
+        self._joined = threading.Event()
+        self._failure: BaseException | None = None
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name=f"isthmus-{name}", daemon=False)
+
+    def start(self) -> None:
+        """Joins the bus. Raises what went wrong."""
+        self._thread.start()
+        self._joined.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+        _open.add(self)
+
+    def stop(self) -> None:
+        """Leaves, once what runs has finished. Waits for that unless it is called by an export of this very peer."""
+        if self._pid != os.getpid():
+            return
+        self._bus.stop()
+        if threading.current_thread() is not self._thread and self._thread.ident is not None:
+            self._thread.join()
+
+    def request_stop(self) -> None:
+        """Like stop, without waiting; a signal handler may call it."""
+        self._bus.stop()
+
+    def wait(self) -> None:
+        """Returns once the peer has left. Signal handlers run meanwhile."""
+        while self._thread.is_alive():
+            self._thread.join(0.5)
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def is_open(self) -> bool:
+        return self._bus.is_open
+
+    @property
+    def was_lost(self) -> bool:
+        return self._bus.was_lost
+
+    @property
+    def native(self) -> _isthmus.Bus:
+        return self._bus
+
+    def stats(self) -> dict[str, Any]:
+        return self._bus.stats()
+
+    def _run(self) -> None:
+        try:
+            self._bus.run(self._joined.set)
+        except BaseException as failure:
+            self._failure = failure
+        finally:
+            self._joined.set()
+
+
+def _stop_all() -> None:
+    for peer in list(_open):
+        peer.stop()
+
+
+# Before the interpreter waits for its threads, which atexit is too late for.
+_register: Callable[[Callable[[], None]], None] | None = getattr(threading, "_register_atexit", None)
+if _register is not None:
+    _register(_stop_all)

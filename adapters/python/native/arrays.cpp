@@ -1,0 +1,288 @@
+#include "arrays.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <string_view>
+
+#include "errors.hpp"
+
+namespace isthmus::python {
+
+namespace {
+
+constexpr const char* dtype_names[] = {nullptr,   "bool",      "int8",       "uint8",  "int16",   "uint16",
+                                       "int32",   "uint32",    "int64",      "uint64", "float16", "float32",
+                                       "float64", "complex64", "complex128", "uint8"};
+
+bool load(Numpy& numpy) {
+    Ref module(PyImport_ImportModule("numpy"));
+    if (!module) return false;
+    const auto fetch = [&](PyObject*& to, const char* name) {
+        to = PyObject_GetAttrString(module.get(), name);
+        return to != nullptr;
+    };
+    if (!fetch(numpy.ndarray, "ndarray") || !fetch(numpy.generic, "generic") ||
+        !fetch(numpy.frombuffer, "frombuffer") || !fetch(numpy.empty, "empty")) {
+        return false;
+    }
+    Ref ma(PyImport_ImportModule("numpy.ma"));
+    if (!ma || !(numpy.masked = PyObject_GetAttrString(ma.get(), "MaskedArray"))) return false;
+    Ref dtype(PyObject_GetAttrString(module.get(), "dtype"));
+    for (std::size_t i = 1; dtype && i < std::size(dtype_names); ++i) {
+        numpy.dtypes[i] = PyObject_CallFunction(dtype.get(), "s", dtype_names[i]);
+        if (numpy.dtypes[i] == nullptr) return false;
+    }
+    return static_cast<bool>(dtype);
+}
+
+PyObject* shape_tuple(std::span<const Py_ssize_t> shape) {
+    PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(shape.size()));
+    for (std::size_t i = 0; tuple != nullptr && i < shape.size(); ++i) {
+        PyObject* length = PyLong_FromSsize_t(shape[i]);
+        if (length == nullptr) {
+            Py_DECREF(tuple);
+            return nullptr;
+        }
+        PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(i), length);
+    }
+    return tuple;
+}
+
+/// What a format of PEP 3118 means on this machine; none when it has no counterpart.
+wire::DType dtype_of(const char* format, Py_ssize_t item_bytes, bool& swap) {
+    using wire::DType;
+    std::string_view letters = format == nullptr ? "B" : format;
+    swap = false;
+    if (!letters.empty() && std::string_view("@=<>!").find(letters.front()) != std::string_view::npos) {
+        swap = letters.front() == '>' || letters.front() == '!';
+        letters.remove_prefix(1);
+    }
+    DType dtype = DType::none;
+    const auto integer = [item_bytes](DType one, DType two, DType four, DType eight) {
+        switch (item_bytes) {
+            case 1: return one;
+            case 2: return two;
+            case 4: return four;
+            case 8: return eight;
+            default: return DType::none;
+        }
+    };
+    if (letters == "Zf") dtype = DType::complex64;
+    if (letters == "Zd") dtype = DType::complex128;
+    if (letters.size() == 1) {
+        switch (letters.front()) {
+            case '?': dtype = DType::boolean; break;
+            case 'c': dtype = DType::uint8; break;
+            case 'b':
+            case 'h':
+            case 'i':
+            case 'l':
+            case 'q':
+            case 'n': dtype = integer(DType::int8, DType::int16, DType::int32, DType::int64); break;
+            case 'B':
+            case 'H':
+            case 'I':
+            case 'L':
+            case 'Q':
+            case 'N': dtype = integer(DType::uint8, DType::uint16, DType::uint32, DType::uint64); break;
+            case 'e': dtype = DType::float16; break;
+            case 'f': dtype = DType::float32; break;
+            case 'd': dtype = DType::float64; break;
+            default: break;
+        }
+    }
+    if (dtype != DType::none && wire::item_bytes(dtype) != static_cast<std::uint64_t>(item_bytes)) return DType::none;
+    if (item_bytes == 1) swap = false;
+    return dtype;
+}
+
+/// What an object that has no usable buffer calls its elements.
+std::string dtype_name(PyObject* value, const char* format) {
+    Ref dtype(PyObject_GetAttrString(value, "dtype"));
+    Ref text(dtype ? PyObject_Str(dtype.get()) : nullptr);
+    const char* name = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+    std::string result = name != nullptr ? name : format != nullptr ? format : "unknown";
+    PyErr_Clear();
+    return result;
+}
+
+std::string unsupported(PyObject* value, const char* format) {
+    return "is an array of dtype " + dtype_name(value, format) +
+           ", which can't travel: convert it to bool, int8 to uint64, float16 to float64 or complex";
+}
+
+template <class Word>
+Word reversed(Word word) {
+    if constexpr (sizeof(Word) == 2)
+        return __builtin_bswap16(word);
+    else if constexpr (sizeof(Word) == 4)
+        return __builtin_bswap32(word);
+    else
+        return __builtin_bswap64(word);
+}
+
+template <class Word>
+void swap_words(std::byte* bytes, std::uint64_t size) {
+    for (std::uint64_t at = 0; at < size; at += sizeof(Word)) {
+        Word word;
+        std::memcpy(&word, bytes + at, sizeof word);
+        word = reversed(word);
+        std::memcpy(bytes + at, &word, sizeof word);
+    }
+}
+
+/// Copies one dimension and those inside it, item by item of a size known to the compiler.
+template <std::size_t item>
+std::byte* gather(const Py_buffer& view, int dimension, const std::byte* from, std::byte* to) {
+    const Py_ssize_t length = view.shape[dimension];
+    const Py_ssize_t stride = view.strides[dimension];
+    if (dimension + 1 == view.ndim) {
+        for (Py_ssize_t i = 0; i < length; ++i, from += stride, to += item) std::memcpy(to, from, item);
+        return to;
+    }
+    for (Py_ssize_t i = 0; i < length; ++i, from += stride) to = gather<item>(view, dimension + 1, from, to);
+    return to;
+}
+
+bool is_fortran(const Py_buffer& view) {
+    return view.ndim > 1 && !PyBuffer_IsContiguous(&view, 'C') && PyBuffer_IsContiguous(&view, 'F');
+}
+
+}  // namespace
+
+const Numpy& numpy(State& state) {
+    if (state.numpy.is == Numpy::Is::unknown) {
+        const bool here = load(state.numpy);
+        if (!here) PyErr_Clear();
+        state.numpy.is = here ? Numpy::Is::here : Numpy::Is::absent;
+    }
+    return state.numpy;
+}
+
+const Numpy* numpy_if_imported(State& state) {
+    if (state.numpy.is == Numpy::Is::unknown) {
+        PyObject* modules = PyImport_GetModuleDict();
+        PyObject* module = modules != nullptr ? PyDict_GetItemString(modules, "numpy") : nullptr;
+        if (module == nullptr) return nullptr;
+    }
+    const Numpy& found = numpy(state);
+    return found.is == Numpy::Is::here ? &found : nullptr;
+}
+
+PyObject* new_array(State& state, PyObject* backing, const Layout& layout) {
+    Ref bytes(backing);
+    if (!bytes) return nullptr;
+    const Numpy& np = numpy(state);
+    if (np.is != Numpy::Is::here) return PyMemoryView_FromObject(bytes.get());
+    PyObject* dtype = np.dtypes[static_cast<std::size_t>(layout.dtype)];
+    const bool empty = std::find(layout.shape.begin(), layout.shape.end(), 0) != layout.shape.end();
+    if (empty) {
+        Ref shape(shape_tuple(layout.shape));
+        PyObject* arguments[] = {nullptr, shape.get(), dtype};
+        return shape ? PyObject_Vectorcall(np.empty, arguments + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr)
+                     : nullptr;
+    }
+    PyObject* arguments[] = {nullptr, bytes.get(), dtype};
+    Ref flat(PyObject_Vectorcall(np.frombuffer, arguments + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+    if (!flat || layout.shape.size() == 1) return flat.give();
+    Ref shape(shape_tuple(layout.shape));
+    Ref reshape(PyObject_GetAttrString(flat.get(), "reshape"));
+    if (!shape || !reshape) return nullptr;
+    if (!layout.fortran) return PyObject_CallOneArg(reshape.get(), shape.get());
+    Ref positional(PyTuple_Pack(1, shape.get()));
+    Ref named(Py_BuildValue("{s:s}", "order", "F"));
+    return positional && named ? PyObject_Call(reshape.get(), positional.get(), named.get()) : nullptr;
+}
+
+void copy_elements(const Py_buffer& view, bool swap, std::byte* to) {
+    const auto size = static_cast<std::uint64_t>(view.len);
+    const auto* from = static_cast<const std::byte*>(view.buf);
+    if (PyBuffer_IsContiguous(&view, 'A')) {
+        if (size > 0) std::memcpy(to, from, size);
+    } else {
+        switch (view.itemsize) {
+            case 1: gather<1>(view, 0, from, to); break;
+            case 2: gather<2>(view, 0, from, to); break;
+            case 4: gather<4>(view, 0, from, to); break;
+            case 8: gather<8>(view, 0, from, to); break;
+            default: gather<16>(view, 0, from, to); break;
+        }
+    }
+    if (!swap) return;
+    const bool complex = view.format != nullptr && std::strchr(view.format, 'Z') != nullptr;
+    switch (complex ? view.itemsize / 2 : view.itemsize) {
+        case 2: swap_words<std::uint16_t>(to, size); break;
+        case 4: swap_words<std::uint32_t>(to, size); break;
+        default: swap_words<std::uint64_t>(to, size); break;
+    }
+}
+
+std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing& out, PyObject* value, bool as_bytes,
+                                         bool own) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(value, &view, PyBUF_RECORDS_RO) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception)) return "";
+        PyErr_Clear();
+        return unsupported(value, nullptr);
+    }
+    struct Release {
+        Py_buffer* view;
+        ~Release() { PyBuffer_Release(view); }
+    } release{&view};
+    bool swap = false;
+    const wire::DType dtype = dtype_of(view.format, view.itemsize, swap);
+    if (dtype == wire::DType::none) return unsupported(value, view.format);
+
+    const auto size = static_cast<std::uint64_t>(view.len);
+    const std::uint16_t fortran = is_fortran(view) ? wire::cell_fortran : std::uint16_t{0};
+    std::uint64_t shape[PyBUF_MAX_NDIM];
+    for (int i = 0; i < view.ndim; ++i) shape[i] = static_cast<std::uint64_t>(view.shape[i]);
+    const auto put = [&](std::uint16_t flags, std::uint64_t where) {
+        if (as_bytes && view.ndim == 1 && dtype == wire::DType::uint8) {
+            out.values.bytes(flags, where, size);
+        } else {
+            out.values.array(dtype, flags | fortran, where, {shape, static_cast<std::size_t>(view.ndim)});
+        }
+    };
+    const std::uint16_t moved = own ? wire::cell_moved : std::uint16_t{0};
+    const auto send = [&](const Handle& handle, std::uint16_t flags) {
+        put(flags | wire::cell_leased, out.payloads.size());
+        out.payloads.push_back(handle);
+    };
+    if (!swap && size > 0 && PyBuffer_IsContiguous(&view, 'A')) {
+        const Handle found = memory.retain_found(view.buf, size);
+        if (found.bytes != 0) {
+            send(found, 0);
+            return std::nullopt;
+        }
+    }
+    if (size < inline_array_bytes) {
+        const auto [room, where] = out.values.room(size);
+        copy_elements(view, swap, room);
+        put(moved, where);
+        return std::nullopt;
+    }
+    if (size >= late_copy_bytes) {
+        auto kept = std::make_unique<Py_buffer>();
+        if (PyObject_GetBuffer(value, kept.get(), PyBUF_RECORDS_RO) < 0) return "";
+        if (kept->len != view.len) {
+            PyBuffer_Release(kept.get());
+            return "changed while it was being sent";
+        }
+        out.copies.push_back({std::move(kept), out.payloads.size(), swap});
+        send({0, size, no_block, 0}, moved);
+        return std::nullopt;
+    }
+    const auto made = memory.allocate(size);
+    if (made.status != Status::ok) {
+        raise(state, made.status);
+        return "";
+    }
+    copy_elements(view, swap, memory.at(made.handle));
+    memory.count_copied(size);
+    send({made.handle.offset, size, made.handle.block, made.handle.generation}, moved);
+    return std::nullopt;
+}
+
+}  // namespace isthmus::python

@@ -1,0 +1,31 @@
+// Elements in memory: the buffer protocol and numpy. numpy is optional and reached by calls alone, never by its C API.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "lease.hpp"
+#include "values.hpp"
+
+namespace isthmus::python {
+
+inline constexpr std::uint64_t inline_array_bytes = 2048;   // from here on, elements travel in the arena
+inline constexpr std::uint64_t late_copy_bytes = 64 << 10;  // from here on, they are copied without the GIL
+
+/// numpy if it can be imported, tried once. GIL held.
+const Numpy& numpy(State& state);
+/// numpy if the program has imported it. GIL held.
+const Numpy* numpy_if_imported(State& state);
+
+/// An ndarray, or a memoryview where there is no numpy. `backing` shows the bytes. Steals `backing`. GIL held.
+PyObject* new_array(State& state, PyObject* backing, const Layout& layout);
+
+/// Appends what an object shows through the buffer protocol. nullopt: done; else what is wrong with it, without its path,
+/// and "" when an exception is set already. GIL held.
+std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing& out, PyObject* value, bool as_bytes,
+                                         bool own);
+
+/// Copies elements in C order, or as they lie if they are contiguous. No GIL needed: the view keeps the memory.
+void copy_elements(const Py_buffer& view, bool swap, std::byte* to);
+
+}  // namespace isthmus::python

@@ -1,0 +1,149 @@
+#include <bit>
+#include <cmath>
+
+#include "arrays.hpp"
+#include "errors.hpp"
+#include "values.hpp"
+
+namespace isthmus::python {
+
+void release_payloads(Memory& memory, const wire::Draft& frame) {
+    for (const Handle& payload : frame.payloads) memory.release(payload);
+}
+
+Decoder::~Decoder() {
+    for (std::size_t i = 0; i < frame_.payloads.size(); ++i) {
+        if (i >= 64 || (taken_ >> i & 1) == 0) memory_->release(frame_.payloads[i]);
+    }
+}
+
+/// One use of a payload for an object to keep: the frame's own the first time, one more after that.
+Handle Decoder::take(std::uint64_t payload) {
+    const Handle& handle = frame_.payloads[payload];
+    const std::uint64_t bit = payload < 64 ? std::uint64_t{1} << payload : 0;
+    if (bit != 0 && (taken_ & bit) == 0) {
+        taken_ |= bit;
+    } else {
+        (void)memory_->retain(handle);
+    }
+    return handle;
+}
+
+PyObject* Decoder::next() {
+    const wire::Cell& cell = frame_.cells[at_++];
+    switch (cell.tag) {
+        case wire::Tag::null: return Py_NewRef(Py_None);
+        case wire::Tag::boolean: return PyBool_FromLong(cell.bits != 0);
+        case wire::Tag::integer: return PyLong_FromLongLong(static_cast<std::int64_t>(cell.bits));
+        case wire::Tag::real: return PyFloat_FromDouble(std::bit_cast<double>(cell.bits));
+        case wire::Tag::text: return text(cell);
+        case wire::Tag::list: return list(cell);
+        case wire::Tag::object:
+        case wire::Tag::map: return dict(cell);
+        case wire::Tag::set: return set(cell);
+        case wire::Tag::date: return date(std::bit_cast<double>(cell.bits));
+        case wire::Tag::bytes:
+        case wire::Tag::array: return array(cell);
+        case wire::Tag::bigint: {
+            const char* bytes = reinterpret_cast<const char*>(frame_.heap.data()) + cell.bits;
+            Ref arguments(Py_BuildValue("(y#s)", bytes, static_cast<Py_ssize_t>(cell.count), "little"));
+            Ref named(Py_BuildValue("{s:O}", "signed", Py_True));
+            Ref method(PyObject_GetAttrString(reinterpret_cast<PyObject*>(&PyLong_Type), "from_bytes"));
+            return arguments && named && method ? PyObject_Call(method.get(), arguments.get(), named.get()) : nullptr;
+        }
+        case wire::Tag::extent: break;
+    }
+    PyErr_SetString(state_.error, "the message holds a value of an unknown kind");
+    return nullptr;
+}
+
+PyObject* Decoder::next_text() { return text(frame_.cells[at_++]); }
+
+PyObject* Decoder::text(const wire::Cell& cell) {
+    const char* utf8 = reinterpret_cast<const char*>(frame_.heap.data()) + cell.bits;
+    return PyUnicode_DecodeUTF8(cell.count == 0 ? "" : utf8, cell.count, "surrogatepass");
+}
+
+PyObject* Decoder::list(const wire::Cell& cell) {
+    Ref result(PyList_New(cell.count));
+    for (std::uint32_t i = 0; result && i < cell.count; ++i) {
+        PyObject* item = next();
+        if (item == nullptr) return nullptr;
+        PyList_SET_ITEM(result.get(), i, item);
+    }
+    return result.give();
+}
+
+PyObject* Decoder::dict(const wire::Cell& cell) {
+    Ref result(PyDict_New());
+    for (std::uint32_t i = 0; result && i < cell.count; ++i) {
+        Ref key(next());
+        Ref value(key ? next() : nullptr);
+        if (!value || PyDict_SetItem(result.get(), key.get(), value.get()) < 0) return nullptr;
+    }
+    return result.give();
+}
+
+PyObject* Decoder::set(const wire::Cell& cell) {
+    Ref result(PySet_New(nullptr));
+    for (std::uint32_t i = 0; result && i < cell.count; ++i) {
+        Ref item(next());
+        if (!item || PySet_Add(result.get(), item.get()) < 0) return nullptr;
+    }
+    return result.give();
+}
+
+PyObject* Decoder::date(double milliseconds) {
+    if (std::isnan(milliseconds)) {
+        PyErr_SetString(PyExc_ValueError, "an invalid Date has no counterpart in Python");
+        return nullptr;
+    }
+    Ref since(PyObject_CallFunction(state_.timedelta, "iidd", 0, 0, 0.0, milliseconds));
+    Ref date(since ? PyNumber_Add(state_.epoch, since.get()) : nullptr);
+    if (!date && PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        PyErr_Format(PyExc_OverflowError,
+                     "a Date of %lld ms since 1970 is outside of the years 1 to 9999, which datetime can hold",
+                     static_cast<long long>(milliseconds));
+    }
+    return date.give();
+}
+
+PyObject* Decoder::array(const wire::Cell& cell) {
+    const bool as_bytes = cell.tag == wire::Tag::bytes;
+    const std::uint32_t dimensions = as_bytes ? 1 : cell.count;
+    const auto extents = frame_.cells.subspan(at_, dimensions);
+    at_ += dimensions;
+    if (dimensions > PyBUF_MAX_NDIM) {
+        PyErr_Format(PyExc_ValueError, "an array of %u dimensions has more than Python's limit of %d", dimensions,
+                     PyBUF_MAX_NDIM);
+        return nullptr;
+    }
+    Py_ssize_t shape[PyBUF_MAX_NDIM];
+    for (std::uint32_t i = 0; i < dimensions; ++i) shape[i] = static_cast<Py_ssize_t>(extents[i].bits);
+    const Layout layout{as_bytes || cell.dtype == wire::DType::clamped8 ? wire::DType::uint8 : cell.dtype,
+                        {shape, dimensions},
+                        (cell.flags & wire::cell_fortran) != 0};
+    bool overflow = false;
+    const std::uint64_t size = wire::array_bytes(layout.dtype, extents, overflow);
+    const bool writable = (cell.flags & wire::cell_moved) != 0;
+    // numpy is given the flat bytes and makes the shape itself.
+    const bool flat = as_bytes || numpy(state_).is == Numpy::Is::here;
+    const auto flat_size = static_cast<Py_ssize_t>(size);
+    const Layout shown = flat ? Layout{wire::DType::uint8, {&flat_size, 1}, false} : layout;
+    PyObject* backing;
+    if (cell.flags & wire::cell_leased) {
+        Handle handle = take(cell.bits);
+        backing = new_lease(state_, memory_, handle, shown, writable);
+    } else if (flat && !writable) {
+        backing = PyBytes_FromStringAndSize(reinterpret_cast<const char*>(frame_.heap.data()) + (size ? cell.bits : 0),
+                                            flat_size);
+    } else {
+        backing = new_copy(state_, size ? frame_.heap.subspan(cell.bits, size) : std::span<const std::byte>(), shown,
+                           writable);
+    }
+    if (!as_bytes) return new_array(state_, backing, layout);
+    Ref bytes(backing);
+    return bytes ? PyMemoryView_FromObject(bytes.get()) : nullptr;
+}
+
+}  // namespace isthmus::python

@@ -1,0 +1,412 @@
+#include <array>
+#include <cstring>
+
+#include "arrays.hpp"
+#include "errors.hpp"
+#include "kinds.hpp"
+#include "values.hpp"
+
+namespace isthmus::python {
+
+void Outgoing::rewind(const Mark& mark, Memory& memory) {
+    values.rewind(mark.values);
+    while (copies.size() > mark.copies) {
+        PyBuffer_Release(copies.back().view.get());
+        copies.pop_back();
+    }
+    while (payloads.size() > mark.payloads) {
+        if (payloads.back().block != no_block) memory.release(payloads.back());
+        payloads.pop_back();
+    }
+}
+
+Status Outgoing::settle(Memory& memory) {
+    for (const Copy& copy : copies) {
+        Handle& payload = payloads[copy.payload];
+        const auto made = memory.allocate(payload.bytes);
+        if (made.status != Status::ok) return made.status;
+        payload = {made.handle.offset, payload.bytes, made.handle.block, made.handle.generation};
+        copy_elements(*copy.view, copy.swap, memory.at(payload));
+        memory.count_copied(payload.bytes);
+    }
+    return Status::ok;
+}
+
+void Outgoing::release_payloads(Memory& memory) {
+    for (const Handle& payload : payloads) {
+        if (payload.block != no_block) memory.release(payload);
+    }
+    payloads.clear();
+    values.clear();
+}
+
+void Outgoing::drop_copies() {
+    for (Copy& copy : copies) PyBuffer_Release(copy.view.get());
+    copies.clear();
+}
+
+namespace {
+
+constexpr std::uint64_t most_bytes = std::uint64_t{1} << 30;  // of one message, its arrays aside
+
+/// One value and what is in it. GIL held.
+class Encoder {
+public:
+    Encoder(State& state, Memory& memory, Outgoing& out, const Root& root, bool own)
+        : state_(state), memory_(memory), out_(out), values_(out.values), root_(root), own_(own) {}
+
+    bool value(PyObject* object) {
+        if (PyLong_CheckExact(object)) return integer(object);
+        if (PyFloat_CheckExact(object)) {
+            values_.real(PyFloat_AS_DOUBLE(object));
+            return true;
+        }
+        if (PyUnicode_CheckExact(object)) return text(object);
+        if (object == Py_None) {
+            values_.null();
+            return true;
+        }
+        if (PyBool_Check(object)) {
+            values_.boolean(object == Py_True);
+            return true;
+        }
+        if (PyList_CheckExact(object)) return list(object);
+        if (PyDict_CheckExact(object)) return dict(object);
+        if (PyTuple_CheckExact(object)) return tuple(object);
+        return uncommon(object);
+    }
+
+private:
+    // What leads from an open container to the value that is being encoded.
+    struct Level {
+        PyObject* container;
+        PyObject* key;  // null: `index` counts
+        Py_ssize_t index;
+    };
+
+    bool uncommon(PyObject* object) {
+        switch (kind_of(state_, Py_TYPE(object))) {
+            case Kind::none: values_.null(); return true;
+            case Kind::boolean: values_.boolean(object == Py_True); return true;
+            case Kind::integer: return integer(object);
+            case Kind::real: values_.real(PyFloat_AS_DOUBLE(object)); return true;
+            case Kind::text: return text(object);
+            case Kind::list: return list(object);
+            case Kind::tuple: return tuple(object);
+            case Kind::dict: return dict(object);
+            case Kind::set: return set(object);
+            case Kind::complex: return complex(PyComplex_AsCComplex(object));
+            case Kind::buffer: return buffer(object, false);
+            case Kind::bytes: return buffer(object, true);
+            case Kind::enumeration: return step("value", Ref(PyObject_GetAttrString(object, "value")), object);
+            case Kind::dataclass: return dataclass(object);
+            case Kind::named_tuple: return named_tuple(object);
+            case Kind::instant: return instant(object);
+            case Kind::day_or_time:
+            case Kind::as_text: {
+                Ref string(PyObject_Str(object));
+                return string && text(string.get());
+            }
+            case Kind::duration: {
+                Ref seconds(PyObject_CallMethod(object, "total_seconds", nullptr));
+                return seconds && value(seconds.get());
+            }
+            case Kind::numpy_scalar: return numpy_scalar(object);
+            case Kind::naive_masked:
+                return fail("is a masked array, and the mask can't travel: fill it first (filled())");
+            case Kind::foreign: break;
+        }
+        return foreign(object);
+    }
+
+    bool foreign(PyObject* object) {
+        std::string what = std::string("is of type ") + Py_TYPE(object)->tp_name + ", which can't travel";
+        if (PyIter_Check(object)) what += ": make a list of it";
+        return fail(what);
+    }
+
+    bool integer(PyObject* object) {
+        int overflow = 0;
+        const long long number = PyLong_AsLongLongAndOverflow(object, &overflow);
+        if (overflow == 0) {
+            values_.integer(number);
+            return true;
+        }
+        Ref bits(PyObject_CallMethod(object, "bit_length", nullptr));
+        if (!bits) return false;
+        Ref arguments(Py_BuildValue("(ls)", PyLong_AsLong(bits.get()) / 8 + 1, "little"));
+        Ref named(Py_BuildValue("{s:O}", "signed", Py_True));
+        Ref method(PyObject_GetAttrString(object, "to_bytes"));
+        Ref bytes(arguments && named && method ? PyObject_Call(method.get(), arguments.get(), named.get()) : nullptr);
+        if (!bytes) return false;
+        const auto* data = reinterpret_cast<const unsigned char*>(PyBytes_AS_STRING(bytes.get()));
+        auto size = static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get()));
+        while (size > 1 && data[size - 1] == (data[size - 2] & 0x80 ? 0xff : 0x00)) --size;
+        values_.bigint({reinterpret_cast<const std::byte*>(data), size});
+        return true;
+    }
+
+    bool text(PyObject* object) {
+        Py_ssize_t size = 0;
+        if (const char* utf8 = PyUnicode_AsUTF8AndSize(object, &size)) {
+            if (!fits(static_cast<std::uint64_t>(size))) return false;
+            values_.text({utf8, static_cast<std::size_t>(size)}, PyUnicode_IS_ASCII(object));
+            return true;
+        }
+        if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) return false;
+        PyErr_Clear();
+        Ref bytes(PyUnicode_AsEncodedString(object, "utf-8", "surrogatepass"));
+        if (!bytes || !fits(static_cast<std::uint64_t>(PyBytes_GET_SIZE(bytes.get())))) return false;
+        values_.text({PyBytes_AS_STRING(bytes.get()), static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get()))});
+        return true;
+    }
+
+    bool list(PyObject* object) {
+        const Py_ssize_t count = PyList_GET_SIZE(object);
+        if (!open(object, wire::Tag::list, count)) return false;
+        for (Py_ssize_t i = 0; i < count; ++i) {
+            if (i >= PyList_GET_SIZE(object)) return changed();
+            at(i);
+            Ref item = Ref::to(PyList_GET_ITEM(object, i));
+            if (!value(item.get())) return false;
+        }
+        return close();
+    }
+
+    bool tuple(PyObject* object) {
+        const Py_ssize_t count = PyTuple_GET_SIZE(object);
+        if (!open(object, wire::Tag::list, count)) return false;
+        for (Py_ssize_t i = 0; i < count; ++i) {
+            at(i);
+            if (!value(PyTuple_GET_ITEM(object, i))) return false;
+        }
+        return close();
+    }
+
+    bool dict(PyObject* object) {
+        Py_ssize_t position = 0;
+        PyObject *key, *item;
+        bool keyed_by_text = true;
+        while (keyed_by_text && PyDict_Next(object, &position, &key, &item)) keyed_by_text = PyUnicode_Check(key);
+        const Py_ssize_t count = PyDict_GET_SIZE(object);
+        if (!open(object, keyed_by_text ? wire::Tag::object : wire::Tag::map, count)) return false;
+        Py_ssize_t seen = 0;
+        position = 0;
+        while (PyDict_Next(object, &position, &key, &item)) {
+            if (seen++ == count) return changed();
+            Ref held_key = Ref::to(key);
+            Ref held_item = Ref::to(item);
+            at(key);
+            if (keyed_by_text ? !PyUnicode_Check(key) || !text(key) : !value(key))
+                return PyErr_Occurred() ? false : changed();
+            if (!value(item)) return false;
+        }
+        return seen == count ? close() : changed();
+    }
+
+    bool set(PyObject* object) {
+        const Py_ssize_t count = PySet_GET_SIZE(object);
+        if (!open(object, wire::Tag::set, count)) return false;
+        Ref iterator(PyObject_GetIter(object));
+        if (!iterator) return false;
+        Py_ssize_t seen = 0;
+        while (PyObject* item = PyIter_Next(iterator.get())) {
+            Ref held(item);
+            if (seen == count) return changed();
+            at(seen++);
+            if (!value(item)) return false;
+        }
+        if (PyErr_Occurred()) return false;
+        return seen == count ? close() : changed();
+    }
+
+    bool complex(Py_complex number) {
+        values_.container(wire::Tag::object, 2);
+        values_.text("re", true);
+        values_.real(number.real);
+        values_.text("im", true);
+        values_.real(number.imag);
+        return true;
+    }
+
+    bool buffer(PyObject* object, bool as_bytes) {
+        const auto wrong = encode_buffer(state_, memory_, out_, object, as_bytes, own_);
+        if (!wrong) return true;
+        return wrong->empty() ? false : fail(*wrong);
+    }
+
+    bool dataclass(PyObject* object) {
+        Ref module(PyImport_ImportModule("dataclasses"));
+        Ref fields(module ? PyObject_CallMethod(module.get(), "fields", "O", object) : nullptr);
+        if (!fields || !open(object, wire::Tag::object, PyTuple_GET_SIZE(fields.get()))) return false;
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(fields.get()); ++i) {
+            Ref name(PyObject_GetAttrString(PyTuple_GET_ITEM(fields.get(), i), "name"));
+            Ref item(name ? PyObject_GetAttr(object, name.get()) : nullptr);
+            if (!item) return false;
+            at(name.get());
+            if (!text(name.get()) || !value(item.get())) return false;
+        }
+        return close();
+    }
+
+    bool named_tuple(PyObject* object) {
+        Ref fields(PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(object)), "_fields"));
+        if (!fields) return false;
+        const Py_ssize_t count = PyTuple_GET_SIZE(object);
+        if (!PyTuple_Check(fields.get()) || PyTuple_GET_SIZE(fields.get()) != count) return tuple(object);
+        if (!open(object, wire::Tag::object, count)) return false;
+        for (Py_ssize_t i = 0; i < count; ++i) {
+            PyObject* name = PyTuple_GET_ITEM(fields.get(), i);
+            if (!PyUnicode_Check(name)) return fail("is a tuple whose _fields are not names");
+            at(name);
+            if (!text(name) || !value(PyTuple_GET_ITEM(object, i))) return false;
+        }
+        return close();
+    }
+
+    bool instant(PyObject* object) {
+        Ref offset(PyObject_CallMethod(object, "utcoffset", nullptr));
+        if (!offset) return false;
+        if (offset.get() == Py_None) {
+            return fail(
+                "is a datetime without a time zone, so which instant it means is not known: give it a tzinfo, such as "
+                "datetime.timezone.utc");
+        }
+        Ref since(PyNumber_Subtract(object, state_.epoch));
+        if (!since) return false;
+        double milliseconds = 0;
+        for (const auto& [name, factor] :
+             {std::pair{"days", 86'400'000.0}, {"seconds", 1000.0}, {"microseconds", 0.001}}) {
+            Ref part(PyObject_GetAttrString(since.get(), name));
+            if (!part) return false;
+            milliseconds += PyFloat_AsDouble(part.get()) * factor;
+        }
+        if (PyErr_Occurred()) return false;
+        values_.date(milliseconds);
+        return true;
+    }
+
+    bool numpy_scalar(PyObject* object) {
+        Ref item(PyObject_CallMethod(object, "item", nullptr));
+        if (!item) return false;
+        const bool plain = PyBool_Check(item.get()) || PyLong_CheckExact(item.get()) ||
+                           PyFloat_CheckExact(item.get()) || PyComplex_CheckExact(item.get());
+        Ref dtype(PyObject_GetAttrString(object, "dtype"));
+        Ref kind(dtype ? PyObject_GetAttrString(dtype.get(), "kind") : nullptr);
+        if (!kind) return false;
+        // The items of timedelta64 and datetime64 may be integers that have lost their unit.
+        const char* letter = PyUnicode_AsUTF8(kind.get());
+        if (letter == nullptr) return false;
+        return plain && std::strchr("biufc", *letter) != nullptr ? value(item.get()) : foreign(object);
+    }
+
+    /// The value that an attribute leads to; its name is in the path only when it can't travel.
+    bool step(const char* name, const Ref& inner, PyObject* outer) {
+        if (!inner) return false;
+        if (inner.get() == outer) return foreign(outer);
+        Ref key(PyUnicode_FromString(name));
+        if (!key || !push(outer)) return false;
+        at(key.get());
+        return value(inner.get()) && close();
+    }
+
+    void at(Py_ssize_t index) { levels_[depth_ - 1].key = nullptr, levels_[depth_ - 1].index = index; }
+    void at(PyObject* key) { levels_[depth_ - 1].key = key; }
+
+    bool push(PyObject* container) {
+        if (depth_ + root_.depth == wire::max_depth) return too_deep(container);
+        levels_[depth_++] = {container, nullptr, 0};
+        return true;
+    }
+
+    bool open(PyObject* container, wire::Tag tag, Py_ssize_t count) {
+        if (!push(container) || !fits(static_cast<std::uint64_t>(count) * sizeof(wire::Cell))) return false;
+        values_.container(tag, static_cast<std::uint32_t>(count));
+        return true;
+    }
+
+    bool close() {
+        --depth_;
+        return true;
+    }
+
+    bool fits(std::uint64_t more) {
+        if (more + values_.heap().size() + values_.cells().size_bytes() <= most_bytes) return true;
+        return fail("makes the message larger than 1 GiB: send large data as arrays");
+    }
+
+    bool changed() { return fail("changed while it was being sent"); }
+
+    bool too_deep(PyObject* container) {
+        for (std::size_t later = 1; later <= depth_; ++later) {
+            PyObject* inner = later == depth_ ? container : levels_[later].container;
+            for (std::size_t earlier = 0; earlier < later; ++earlier) {
+                if (levels_[earlier].container != inner) continue;
+                const std::string outer = path(earlier);
+                depth_ = later;
+                return fail("contains itself: it is " + outer + " again");
+            }
+        }
+        return fail("is nested more than 128 levels deep");
+    }
+
+    std::string path(std::size_t depth) const {
+        std::string path = root_.name;
+        const auto append = [&path](PyObject* key, Py_ssize_t index) {
+            if (key == nullptr) {
+                path += '[' + std::to_string(index) + ']';
+                return;
+            }
+            const bool is_name = PyUnicode_Check(key) && PyUnicode_IsIdentifier(key) == 1;
+            Ref text(is_name ? Py_NewRef(key) : PyObject_Repr(key));
+            const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+            if (utf8 == nullptr) PyErr_Clear();
+            const std::string shown = utf8 == nullptr ? "?" : utf8;
+            path += is_name ? '.' + shown : '[' + shown + ']';
+        };
+        if (root_.key != nullptr || root_.index >= 0) append(root_.key, root_.index);
+        for (std::size_t i = 0; i < depth; ++i) append(levels_[i].key, levels_[i].index);
+        return path;
+    }
+
+    bool fail(const std::string& what) {
+        raise_encode_error(state_, path(depth_), what);
+        return false;
+    }
+
+    State& state_;
+    Memory& memory_;
+    Outgoing& out_;
+    wire::Values& values_;
+    const Root& root_;
+    const bool own_;
+    std::size_t depth_ = 0;
+    std::array<Level, wire::max_depth> levels_;
+};
+
+}  // namespace
+
+bool encode(State& state, Memory& memory, Outgoing& out, PyObject* value, const Root& root, bool own) {
+    // The commonest results need neither a path nor a way back.
+    if (PyLong_CheckExact(value)) {
+        int overflow = 0;
+        const long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+        if (overflow == 0) {
+            out.values.integer(number);
+            return true;
+        }
+    }
+    if (PyFloat_CheckExact(value)) {
+        out.values.real(PyFloat_AS_DOUBLE(value));
+        return true;
+    }
+    const auto mark = out.mark();
+    if (Encoder(state, memory, out, root, own).value(value)) return true;
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    out.rewind(mark, memory);
+    PyErr_Restore(type, error, traceback);
+    return false;
+}
+
+}  // namespace isthmus::python

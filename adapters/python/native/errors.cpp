@@ -1,0 +1,166 @@
+#include "errors.hpp"
+
+#include <cstring>
+
+namespace isthmus::python {
+
+namespace {
+
+constexpr int most_causes = 16;
+
+PyObject* class_of(State& state, Status status) {
+    switch (status) {
+        case Status::full:
+        case Status::no_memory: return state.bus_full;
+        case Status::lost:
+        case Status::closed:
+        case Status::corrupt: return state.peer_lost;
+        case Status::timed_out: return state.timeout_error;
+        case Status::not_exported: return state.not_exported;
+        case Status::no_bus:
+        case Status::refused:
+        case Status::crowded:
+        case Status::mismatch:
+        case Status::busy:
+        case Status::unsafe: return state.connect_error;
+        default: return state.error;
+    }
+}
+
+/// UTF-8 of what a call returned, whatever it did.
+std::string text_of(PyObject* string, const std::string& otherwise) {
+    Ref held(string);
+    std::string text = otherwise;
+    if (held && PyUnicode_Check(held.get())) {
+        Ref bytes(PyUnicode_AsEncodedString(held.get(), "utf-8", "surrogatepass"));
+        if (bytes) text.assign(PyBytes_AS_STRING(bytes.get()), static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get())));
+    }
+    PyErr_Clear();
+    return text;
+}
+
+std::string attribute_text(PyObject* object, const char* name) {
+    return text_of(PyObject_GetAttrString(object, name), "");
+}
+
+std::string traceback_text(State& state, PyObject* exception) {
+    Ref lines(PyObject_CallOneArg(state.format_exception, exception));
+    Ref nothing(PyUnicode_FromString(""));
+    return text_of(lines && nothing ? PyUnicode_Join(nothing.get(), lines.get()) : nullptr, "");
+}
+
+void put_text(Outgoing& out, const char* key, const std::string& text) {
+    out.values.text(key, true);
+    out.values.text(text);
+}
+
+void put_arguments(State& state, Memory& memory, Outgoing& out, PyObject* exception, std::size_t depth) {
+    Ref arguments(PyObject_GetAttrString(exception, "args"));
+    PyErr_Clear();
+    const Py_ssize_t count = arguments && PyTuple_Check(arguments.get()) ? PyTuple_GET_SIZE(arguments.get()) : 0;
+    out.values.text("args", true);
+    out.values.container(wire::Tag::list, static_cast<std::uint32_t>(count));
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        PyObject* argument = PyTuple_GET_ITEM(arguments.get(), i);
+        if (encode(state, memory, out, argument, {"args", i, nullptr, depth + 2}, true)) continue;
+        PyErr_Clear();
+        out.values.text(text_of(PyObject_Repr(argument), "?"));
+    }
+}
+
+Ref cause_of(PyObject* exception) {
+    Ref cause(PyException_GetCause(exception));
+    if (cause) return cause;
+    if (reinterpret_cast<PyBaseExceptionObject*>(exception)->suppress_context) return {};
+    return Ref(PyException_GetContext(exception));
+}
+
+void put_one(State& state, Memory& memory, Outgoing& out, PyObject* exception, int depth) {
+    auto* type = reinterpret_cast<PyObject*>(Py_TYPE(exception));
+    out.values.container(wire::Tag::object, 6);
+    put_text(out, "type", attribute_text(type, "__qualname__"));
+    put_text(out, "module", attribute_text(type, "__module__"));
+    put_text(out, "message", text_of(PyObject_Str(exception), "(its __str__ failed)"));
+    // The text of the outermost one tells of its causes as well.
+    put_text(out, "traceback", depth == 0 ? traceback_text(state, exception) : "");
+    put_arguments(state, memory, out, exception, static_cast<std::size_t>(depth));
+    out.values.text("cause", true);
+    Ref cause = cause_of(exception);
+    if (cause && depth < most_causes) {
+        put_one(state, memory, out, cause.get(), depth + 1);
+    } else {
+        out.values.null();
+    }
+}
+
+}  // namespace
+
+void raise(State& state, Status status, const std::string& what) {
+    PyErr_SetString(class_of(state, status), (what.empty() ? std::string(sentence(status)) : what).c_str());
+}
+
+void raise_connect_error(State& state, const Error& error, const std::string& bus) {
+    std::string what = error.what();
+    if (error.status() == Status::no_bus) what += ": start one with `python -m isthmus serve app.py --bus " + bus + "`";
+    if (error.status() == Status::busy)
+        what = "a bus named '" + bus + "' is being served already: choose another name, or stop the other host";
+    PyErr_SetString(state.connect_error, what.c_str());
+}
+
+void raise_encode_error(State& state, const std::string& path, const std::string& what) {
+    const std::string message = path + ' ' + what;
+    Ref error(PyObject_CallFunction(state.encode_error, "ss", message.c_str(), path.c_str()));
+    if (error) PyErr_SetObject(state.encode_error, error.get());
+}
+
+Ref take_exception() {
+#if PY_VERSION_HEX >= 0x030c0000
+    return Ref(PyErr_GetRaisedException());
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (value != nullptr && traceback != nullptr) PyException_SetTraceback(value, traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return Ref(value);
+#endif
+}
+
+void put_exception(State& state, Memory& memory, Outgoing& out, PyObject* exception) {
+    put_one(state, memory, out, exception, 0);
+    PyErr_Clear();
+}
+
+void log_exception(State& state, const std::string& message, PyObject* exception) {
+    Ref method(PyObject_GetAttrString(state.logger, "error"));
+    Ref arguments(Py_BuildValue("(ss)", "%s", message.c_str()));
+    Ref named(exception != nullptr ? Py_BuildValue("{s:O}", "exc_info", exception) : PyDict_New());
+    Ref done(method && arguments && named ? PyObject_Call(method.get(), arguments.get(), named.get()) : nullptr);
+    if (!done) PyErr_Clear();
+}
+
+void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wire::Draft& frame,
+                  const std::string& name) {
+    Decoder decoder(state, memory, frame);
+    Ref about(decoder.at_end() ? Py_NewRef(Py_None) : decoder.next());
+    if (!about) return;
+    if (frame.status == Status::not_exported) {
+        PyObject* close = PyDict_Check(about.get()) ? PyDict_GetItemString(about.get(), "close") : nullptr;
+        Ref error(PyObject_CallFunction(state.not_exported, "sO", name.c_str(), close != nullptr ? close : Py_None));
+        if (error) PyErr_SetObject(state.not_exported, error.get());
+        return;
+    }
+    if (frame.status == Status::timed_out)
+        return raise(state, frame.status, "the call of '" + name + "' began too late: its time had run out");
+    if (frame.status == Status::closed)
+        return raise(state, frame.status, "the host stopped before it began the call of '" + name + "'");
+    if (frame.status != Status::ok || !PyDict_Check(about.get())) return raise(state, frame.status);
+    PyObject* module = PyDict_GetItemString(about.get(), "module");
+    const bool is_python = module != nullptr && PyUnicode_Check(module) && PyUnicode_GET_LENGTH(module) > 0;
+    PyObject* type = is_python ? state.python_error : state.js_error;
+    Ref error(PyObject_CallOneArg(type, about.get()));
+    if (error) PyErr_SetObject(type, error.get());
+}
+
+}  // namespace isthmus::python

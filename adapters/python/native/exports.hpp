@@ -1,0 +1,60 @@
+// The functions that a host offers, by index and by name.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "bus/bus.hpp"
+#include "python.hpp"
+
+namespace isthmus::python {
+
+struct Export {
+    std::string name;
+    PyObject* callable;                 // owned; guarded by the GIL, or by the table's mutex where there is none
+    std::atomic<std::int32_t> wary{8};  // calls yet to come before which earlier answers are published: it may be slow
+};
+
+/// Only grows, so that an index and a pointer stay good. Indices are read without the GIL.
+class ExportTable {
+public:
+    /// Makes or replaces an export. GIL held.
+    void set(const std::string& name, PyObject* callable);
+    /// The callable, as a new reference. GIL held.
+    Ref callable(const Export& entry);
+    std::vector<std::string> names();
+    /// The names that resemble one, the closest first, at most three.
+    std::vector<std::string> close_to(std::string_view name);
+
+    /// Reading, with the mutex held for as long as this exists. No GIL needed.
+    class Reader {
+    public:
+        explicit Reader(ExportTable& table) : table_(table), lock_(table.mutex_) {}
+        /// By index, else by name; null when there is none.
+        Export* find(std::uint32_t index, std::string_view name, std::uint32_t& found);
+
+    private:
+        ExportTable& table_;
+        std::lock_guard<std::mutex> lock_;
+    };
+
+    int traverse(visitproc visit, void* arg);
+    void clear();
+
+private:
+    std::mutex mutex_;
+    std::deque<Export> entries_;
+    std::unordered_map<std::string, std::uint32_t> by_name_;
+};
+
+/// Of an isthmus._isthmus.Exports.
+ExportTable& export_table(PyObject* exports);
+
+extern PyType_Spec exports_spec;
+
+}  // namespace isthmus::python

@@ -1,0 +1,79 @@
+#include "kinds.hpp"
+
+#include "arrays.hpp"
+
+namespace isthmus::python {
+
+namespace {
+
+constexpr Py_ssize_t most_types = 4096;  // remembered; a program that makes types without end does not make this grow
+
+/// Whether `type` derives from module.name; false, and nothing imported, while nobody has imported the module.
+bool derives(PyTypeObject* type, const char* module_name, const char* name) {
+    PyObject* modules = PyImport_GetModuleDict();
+    PyObject* module = PyDict_GetItemString(modules, module_name);
+    if (module == nullptr) return false;
+    Ref base(PyObject_GetAttrString(module, name));
+    if (!base || !PyType_Check(base.get())) {
+        PyErr_Clear();
+        return false;
+    }
+    return PyType_IsSubtype(type, reinterpret_cast<PyTypeObject*>(base.get())) != 0;
+}
+
+bool has(PyTypeObject* type, const char* name) {
+    Ref attribute(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), name));
+    PyErr_Clear();
+    return static_cast<bool>(attribute);
+}
+
+bool is_a(PyTypeObject* type, PyObject* base) {
+    return PyType_IsSubtype(type, reinterpret_cast<PyTypeObject*>(base)) != 0;
+}
+
+Kind work_out(State& state, PyTypeObject* type) {
+    if (derives(type, "enum", "Enum")) return Kind::enumeration;
+    if (has(type, "__dataclass_fields__")) return Kind::dataclass;
+    if (type == &PyBool_Type) return Kind::boolean;
+    if (type == Py_TYPE(Py_None)) return Kind::none;
+    if (PyType_FastSubclass(type, Py_TPFLAGS_LONG_SUBCLASS)) return Kind::integer;
+    if (PyType_FastSubclass(type, Py_TPFLAGS_UNICODE_SUBCLASS)) return Kind::text;
+    if (PyType_FastSubclass(type, Py_TPFLAGS_LIST_SUBCLASS)) return Kind::list;
+    if (PyType_FastSubclass(type, Py_TPFLAGS_DICT_SUBCLASS)) return Kind::dict;
+    if (PyType_FastSubclass(type, Py_TPFLAGS_TUPLE_SUBCLASS))
+        return has(type, "_fields") ? Kind::named_tuple : Kind::tuple;
+    if (PyType_IsSubtype(type, &PyFloat_Type)) return Kind::real;
+    if (const Numpy* numpy = numpy_if_imported(state)) {
+        if (is_a(type, numpy->masked)) return Kind::naive_masked;
+        if (is_a(type, numpy->generic)) return Kind::numpy_scalar;
+    }
+    if (PyType_IsSubtype(type, &PySet_Type) || PyType_IsSubtype(type, &PyFrozenSet_Type)) return Kind::set;
+    if (PyType_IsSubtype(type, &PyComplex_Type)) return Kind::complex;
+    if (PyType_FastSubclass(type, Py_TPFLAGS_BYTES_SUBCLASS) || PyType_IsSubtype(type, &PyByteArray_Type) ||
+        type == &PyMemoryView_Type) {
+        return Kind::bytes;
+    }
+    if (is_a(type, state.datetime)) return Kind::instant;
+    if (is_a(type, state.date) || is_a(type, state.time)) return Kind::day_or_time;
+    if (is_a(type, state.timedelta)) return Kind::duration;
+    if (derives(type, "decimal", "Decimal") || derives(type, "uuid", "UUID") || derives(type, "pathlib", "PurePath")) {
+        return Kind::as_text;
+    }
+    if (type->tp_as_buffer != nullptr && type->tp_as_buffer->bf_getbuffer != nullptr) return Kind::buffer;
+    return Kind::foreign;
+}
+
+}  // namespace
+
+Kind kind_of(State& state, PyTypeObject* type) {
+    auto* key = reinterpret_cast<PyObject*>(type);
+    if (PyObject* known = PyDict_GetItemWithError(state.kinds, key)) return static_cast<Kind>(PyLong_AsLong(known));
+    PyErr_Clear();
+    const Kind kind = work_out(state, type);
+    if (PyDict_GET_SIZE(state.kinds) >= most_types) PyDict_Clear(state.kinds);
+    Ref number(PyLong_FromLong(static_cast<int>(kind)));
+    if (!number || PyDict_SetItem(state.kinds, key, number.get()) < 0) PyErr_Clear();
+    return kind;
+}
+
+}  // namespace isthmus::python

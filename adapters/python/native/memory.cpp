@@ -1,0 +1,99 @@
+#include "memory.hpp"
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstring>
+
+namespace isthmus::python {
+
+namespace {
+
+std::atomic<std::uint64_t> forks{0};
+[[maybe_unused]] const int at_fork =
+    ::pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+
+}  // namespace
+
+std::uint64_t fork_count() { return forks.load(std::memory_order_relaxed); }
+
+Memory::Memory(Bus& bus)
+    : mapping_(bus.mapping()),
+      base_(bus.arena().memory().base),
+      bytes_(bus.arena().memory().bytes),
+      forks_(fork_count()),
+      arena_(&bus.arena()),
+      counters_(&bus.counters()) {
+    held_.before = held_.after = &held_;
+}
+
+void Memory::hold(Hold& hold) {
+    std::lock_guard lock(mutex_);
+    hold.before = &held_;
+    hold.after = held_.after;
+    hold.after->before = hold.before->after = &hold;
+}
+
+void Memory::drop(Hold& hold) {
+    if (!is_ours()) return;  // the mutex may have been held by a thread that this process does not have
+    std::lock_guard lock(mutex_);
+    hold.before->after = hold.after;
+    hold.after->before = hold.before;
+    if (arena_ != nullptr) (void)arena_->release(hold.handle.block, hold.handle.generation);
+}
+
+Arena::Allocation Memory::allocate(std::uint64_t bytes) {
+    if (!is_ours()) return {Status::closed, {}};
+    std::lock_guard lock(mutex_);
+    if (arena_ == nullptr) return {Status::closed, {}};
+    return arena_->allocate(bytes);
+}
+
+Status Memory::retain(const Handle& handle) {
+    if (!is_ours()) return Status::closed;
+    std::lock_guard lock(mutex_);
+    return arena_ == nullptr ? Status::closed : arena_->retain(handle.block, handle.generation);
+}
+
+void Memory::release(const Handle& handle) {
+    if (!is_ours()) return;
+    std::lock_guard lock(mutex_);
+    if (arena_ != nullptr) (void)arena_->release(handle.block, handle.generation);
+}
+
+Handle Memory::retain_found(const void* address, std::uint64_t bytes) {
+    const auto* first = static_cast<const std::byte*>(address);
+    if (first < base_ || first >= base_ + bytes_ || !is_ours()) return {};
+    std::lock_guard lock(mutex_);
+    if (arena_ == nullptr) return {};
+    const Handle found = arena_->find(address, bytes);
+    if (found.bytes == 0 || arena_->retain(found.block, found.generation) != Status::ok) return {};
+    return found;
+}
+
+void Memory::count_copied(std::uint64_t bytes) {
+    if (!is_ours()) return;
+    std::lock_guard lock(mutex_);
+    if (counters_ != nullptr) counters_->bytes_copied.fetch_add(bytes, std::memory_order_relaxed);
+}
+
+void Memory::leave() {
+    std::lock_guard lock(mutex_);
+    for (const Hold* hold = held_.after; hold != &held_; hold = hold->after) keep_bytes(hold->handle);
+    arena_ = nullptr;
+    counters_ = nullptr;
+}
+
+/// Puts a private copy of the pages in their place in one step, so that a reader never finds them gone.
+void Memory::keep_bytes(const Handle& handle) {
+    constexpr std::uint64_t page = layout::page_bytes;
+    const std::uint64_t first = handle.offset / page * page;
+    const std::uint64_t size = layout::up_to_page(handle.offset + handle.bytes) - first;
+    void* copy = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy == MAP_FAILED) return;
+    std::memcpy(copy, base_ + first, size);
+    if (::mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, base_ + first) == MAP_FAILED) ::munmap(copy, size);
+}
+
+}  // namespace isthmus::python

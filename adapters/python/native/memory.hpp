@@ -1,0 +1,59 @@
+// What this process's Python objects hold of a bus: blocks of its arena, and its mapping.
+#pragma once
+
+#include <memory>
+#include <mutex>
+
+#include "bus/bus.hpp"
+
+namespace isthmus::python {
+
+/// Counts the forks that led to this process. What was joined before a fork belongs to the parent alone.
+std::uint64_t fork_count();
+
+/// Outlives the Bus: what Python keeps stays readable after the bus was left. Any thread, with or without the GIL.
+class Memory {
+public:
+    explicit Memory(Bus& bus);
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+
+    /// A block that an object of this process points into, in a list that the Memory walks when the bus is left.
+    struct Hold {
+        Handle handle;
+        Hold* before = nullptr;
+        Hold* after = nullptr;
+    };
+    /// Takes over one use of the block.
+    void hold(Hold& hold);
+    /// Ends it, and the use.
+    void drop(Hold& hold);
+
+    Arena::Allocation allocate(std::uint64_t bytes);
+    Status retain(const Handle& handle);
+    void release(const Handle& handle);
+    /// A use of the block in which these bytes lie; bytes 0 when they do not lie in this bus.
+    Handle retain_found(const void* address, std::uint64_t bytes);
+    std::byte* at(const Handle& handle) const { return base_ + handle.offset; }
+    void count_copied(std::uint64_t bytes);
+
+    /// Before the Bus goes: gives what is still held pages of its own, so that it keeps its bytes. The peer's thread.
+    void leave();
+
+    /// Whether this is the process that joined.
+    bool is_ours() const { return forks_ == fork_count(); }
+
+private:
+    void keep_bytes(const Handle& handle);
+
+    std::shared_ptr<const void> mapping_;
+    std::byte* base_;
+    std::uint64_t bytes_;
+    std::uint64_t forks_;
+    std::mutex mutex_;
+    Arena* arena_;                // guarded by mutex_; null once the bus was left
+    layout::Counters* counters_;  // likewise
+    Hold held_;                   // likewise; the head of the list
+};
+
+}  // namespace isthmus::python

@@ -1,0 +1,29 @@
+// A worker thread that keeps calls in flight until its host or itself ends. Says `busy` once they are, and how they ended.
+
+import { parentPort, workerData } from 'node:worker_threads'
+import { connect, IsthmusError } from 'isthmus'
+
+const py = await connect(workerData.bus)
+let answered = 0
+const wrong = []
+
+async function lane(call) {
+  try {
+    for (;;) {
+      await call()
+      if (++answered === 20) parentPort.postMessage('busy')
+    }
+  } catch (error) {
+    if (!(error instanceof IsthmusError)) wrong.push(`${error?.stack ?? error}`)
+  }
+}
+
+const lanes = [
+  lane(() => py.call('next', [py.alloc(Float64Array, 1000)])),
+  ...Array.from({ length: 4 }, (_, i) => lane(() => py.call('add', [i, 1]))),
+]
+parentPort.on('message', () => py.close())
+await Promise.all(lanes)
+await py.close()
+parentPort.postMessage({ wrong })
+parentPort.close()

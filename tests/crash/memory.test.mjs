@@ -1,0 +1,107 @@
+// What many calls leave behind.
+
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { release, spawn } from 'isthmus'
+import { collect, descriptors, privateBytes, privateDirectory, segmentBytes, threads } from '../cross/lib.mjs'
+
+privateDirectory()
+const app = fileURLToPath(new URL('host.py', import.meta.url))
+const mib = bytes => (bytes / 2 ** 20).toFixed(1)
+
+async function figures(pid) {
+  await collect()
+  return {
+    node: privateBytes(process.pid),
+    host: privateBytes(pid),
+    segment: segmentBytes(pid),
+    fds: descriptors(process.pid),
+  }
+}
+
+async function leavesNothing(t, py, calls, batch) {
+  const pid = await py.call('pid')
+  for (let i = 0; i < calls / 4; i += 1000) await batch()
+  const before = await figures(pid)
+  for (let i = 0; i < calls; i += 1000) await batch()
+  const after = await figures(pid)
+  t.diagnostic(
+    `Node ${mib(before.node)} -> ${mib(after.node)} MiB, Python ${mib(before.host)} -> ${mib(after.host)} MiB`,
+  )
+  // 8 bytes that stay of each of a million calls would be as much
+  assert.ok(after.node - before.node < 8 * 2 ** 20, `Node grew by ${mib(after.node - before.node)} MiB`)
+  assert.ok(after.host - before.host < 8 * 2 ** 20, `Python grew by ${mib(after.host - before.host)} MiB`)
+  assert.ok(
+    after.segment - before.segment < 2 ** 20,
+    `the bus grew by ${mib(after.segment - before.segment)} MiB`,
+  )
+  assert.ok(after.fds <= before.fds)
+}
+
+const text = 'x'.repeat(1000)
+const thousand = call => () => Promise.all(Array.from({ length: 1000 }, (_, i) => call(i)))
+
+for (const [what, calls, batch] of [
+  ['a million calls with a string of 1 kB', 1_000_000, py => thousand(() => py.call('echo', [text]))],
+  [
+    '200,000 calls of callMany with a string of 1 kB',
+    200_000,
+    py => () => py.callMany('echo', Array(1000).fill([text])),
+  ],
+  [
+    '200,000 calls of callSync with a string of 1 kB',
+    200_000,
+    py => async () => {
+      for (let i = 0; i < 1000; i++) py.callSync('echo', [text])
+    },
+  ],
+  ['100,000 calls that fail', 100_000, py => thousand(() => py.call('add', [1, 'x']).catch(() => {}))],
+  [
+    '100,000 calls of an unknown name',
+    100_000,
+    py => thousand(() => py.call('nothing', [1]).catch(() => {})),
+  ],
+  [
+    '100,000 calls that cannot be encoded',
+    100_000,
+    py => thousand(i => py.call('echo', [[i, text, () => 1]]).catch(() => {})),
+  ],
+  [
+    '100,000 calls with arrays, released',
+    100_000,
+    py =>
+      thousand(async () => {
+        const x = py.alloc(Float64Array, 500)
+        const y = await py.call('next', [x])
+        release(x)
+        release(y)
+      }),
+  ],
+]) {
+  test(`${what} leave the memory of both processes as it was`, async t => {
+    const py = await spawn(app)
+    await leavesNothing(t, py, calls, batch(py))
+    await py.close()
+  })
+}
+
+test('twenty hosts, started and stopped, leave no descriptors, threads or children', async () => {
+  const cycle = async () => {
+    const py = await spawn(app)
+    assert.equal(await py.call('add', [1, 2]), 3)
+    await py.close()
+  }
+  const figures = async () => {
+    await collect()
+    const children = readFileSync(`/proc/self/task/${process.pid}/children`, 'utf8')
+      .split(' ')
+      .filter(Boolean).length
+    return { descriptors: descriptors(process.pid), threads: threads(process.pid), children }
+  }
+  await cycle()
+  const before = await figures()
+  for (let i = 0; i < 20; i++) await cycle()
+  assert.deepEqual(await figures(), before)
+})

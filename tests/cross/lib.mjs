@@ -1,0 +1,155 @@
+// Processes, places and figures that the tests of several processes share.
+
+import { spawn as startProcess } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { connect } from 'isthmus'
+
+export { sleep }
+
+export const root = new URL('../..', import.meta.url).pathname
+export const python = process.env.ISTHMUS_PYTHON ?? join(root, '.venv/bin/python')
+process.env.ISTHMUS_PYTHON = python
+
+const list = variable => (process.env[variable] ?? '').split(':').filter(Boolean)
+/** The Nodes under test, and the Pythons beside the main one. */
+export const nodes = list('ISTHMUS_TEST_NODES').length > 0 ? list('ISTHMUS_TEST_NODES') : [process.execPath]
+export const otherPythons = list('ISTHMUS_TEST_PYTHONS')
+
+/** Buses of this process and its children live in a directory of their own, which goes with the process. */
+export function privateDirectory() {
+  const directory = mkdtempSync(join(tmpdir(), 'isthmus-test-'))
+  process.env.XDG_RUNTIME_DIR = directory
+  process.on('exit', () => rmSync(directory, { recursive: true, force: true }))
+  const buses = join(directory, 'isthmus')
+  mkdirSync(buses, { mode: 0o700 })
+  return buses
+}
+
+/** Resolves to the first truthy answer; throws when there is none in time. */
+export async function until(what, ms, ask) {
+  const deadline = performance.now() + ms
+  for (;;) {
+    const answer = await ask()
+    if (answer) return answer
+    if (performance.now() > deadline) throw new Error(`not within ${ms} ms: ${what}`)
+    await sleep(5)
+  }
+}
+
+/** A child whose output is kept: lines as they come, and how it ended. */
+export function start(program, args, options = {}) {
+  const child = startProcess(program, args, { stdio: ['pipe', 'pipe', 'pipe'], ...options })
+  const process = { pid: child.pid, child, out: '', err: '', lines: [] }
+  const waiting = []
+  const offer = () => {
+    while (waiting.length > 0 && process.lines.length > 0) waiting.shift().resolve(process.lines.shift())
+  }
+  let rest = ''
+  child.stdout?.setEncoding('utf8').on('data', text => {
+    process.out += text
+    const lines = (rest + text).split('\n')
+    rest = lines.pop()
+    process.lines.push(...lines)
+    offer()
+  })
+  child.stderr?.setEncoding('utf8').on('data', text => {
+    process.err += text
+  })
+  process.ended = new Promise(resolve => {
+    child.on('close', (code, signal) => {
+      for (const each of waiting.splice(0))
+        each.reject(new Error(`ended with ${code ?? signal}: ${process.err}`))
+      resolve({ code, signal })
+    })
+  })
+  process.line = () =>
+    new Promise((resolve, reject) => {
+      waiting.push({ resolve, reject })
+      offer()
+    })
+  process.say = text => child.stdin.write(`${text}\n`)
+  return process
+}
+
+/** A Node program to its end, which must come in time. */
+export async function runNode(program, args = [], { node = process.execPath, ms = 30_000, ...options } = {}) {
+  const run = start(node, ['--expose-gc', program, ...args], options)
+  const timer = setTimeout(() => run.child.kill('SIGKILL'), ms)
+  const end = await run.ended
+  clearTimeout(timer)
+  return { ...end, out: run.out, err: run.err }
+}
+
+/** A host to be joined by name. */
+export async function serve(app, bus, { env, program = python } = {}) {
+  const host = start(program, ['-m', 'isthmus', 'serve', app, '--bus', bus], {
+    env: { ...process.env, ...env },
+  })
+  let ended = false
+  host.ended.then(() => {
+    ended = true
+  })
+  await until(`the bus ${bus} is served`, 20_000, async () => {
+    if (ended) throw new Error(`the host ended: ${host.err}`)
+    try {
+      await (await connect(bus)).close()
+      return true
+    } catch {
+      return false
+    }
+  })
+  host.stop = async () => {
+    host.child.kill('SIGTERM')
+    return host.ended
+  }
+  return host
+}
+
+export const isAlive = pid => {
+  try {
+    return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1][0] !== 'Z'
+  } catch {
+    return false
+  }
+}
+
+const field = (pid, name) =>
+  Number(readFileSync(`/proc/${pid}/status`, 'utf8').match(`${name}:\\s+(\\d+)`)[1])
+/** Private memory: without the pages of the bus, which both sides see. */
+export const privateBytes = pid => field(pid, 'RssAnon') * 1024
+export const threads = pid => field(pid, 'Threads')
+export const descriptors = pid => readdirSync(`/proc/${pid}/fd`).length
+
+/** Processor time of all threads that live, in milliseconds. */
+export function busyMs(pid) {
+  const tasks = `/proc/${pid}/task`
+  const ns = readdirSync(tasks).map(task =>
+    Number(readFileSync(join(tasks, task, 'schedstat'), 'utf8').split(' ')[0]),
+  )
+  return ns.reduce((sum, each) => sum + each, 0) / 1e6
+}
+
+/** Pages that the segments which a process has open take up, in bytes. */
+export function segmentBytes(pid) {
+  const found = new Map()
+  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+    const path = `/proc/${pid}/fd/${fd}`
+    try {
+      if (!readlinkSync(path).startsWith('/memfd:isthmus')) continue
+      const { ino, blocks } = statSync(path)
+      found.set(ino, blocks * 512)
+    } catch {}
+  }
+  return [...found.values()].reduce((sum, each) => sum + each, 0)
+}
+
+/** Frees what can be freed, also what only finalizers free. */
+export async function collect() {
+  for (let i = 0; i < 4; i++) {
+    global.gc()
+    await sleep(5)
+  }
+}
