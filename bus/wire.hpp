@@ -119,8 +119,8 @@ std::uint64_t size(const Draft& draft);
 void write(const Draft& draft, std::byte* out);
 
 /// Verifies a private, 8-byte aligned copy of a frame and views it. corrupt when the bytes are no frame, or when its values
-/// are not well formed: a text outside the heap, a container with too few cells, an array whose extents don't fit its bytes,
-/// nesting beyond max_depth, a kind or tag that does not exist.
+/// are not well formed: a text outside the heap, or marked as ascii and not so, a container with too few cells, an array
+/// whose extents don't fit its bytes, nesting beyond max_depth, a kind, status or tag that does not exist.
 Status read(std::span<const std::byte> bytes, Draft& out);
 
 /// The number of elements times their size; 0 with `overflow` set when it does not fit 63 bits.
