@@ -217,19 +217,15 @@ void Link::pump() {
 
 void Link::starve() {
     if (backlog_.empty() || std::exchange(starved_, true)) return;
-    out_positions_.starved.store(1, std::memory_order_relaxed);  // the fence in doorbell::arm orders it: "flag or room"
+    doorbell::starve(out_positions_.starved);
 }
 
 void Link::publish() {
     const bool shown = out_.publish();
     in_.retire();
     auto& other = segment_.peer(ends_.other);
-    bool ring = shown;
-    if (!ring && attached()) {
-        doorbell::full_fence(other.asleep);  // pairs with "flag or room"
-        ring = in_positions_.starved.load(std::memory_order_relaxed) != 0;
-    }
-    if (ring && doorbell::must_ring(other.asleep)) {
+    if (shown ? doorbell::must_ring(other.asleep)
+              : attached() && doorbell::must_ring_for_room(other.asleep, in_positions_.starved)) {
         doorbell::ring(bell_.get());
         count(counters_.wakes);
     }
