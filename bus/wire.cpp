@@ -199,6 +199,7 @@ void write(const Draft& draft, std::byte* out) {
 }
 
 Status read(std::span<const std::byte> bytes, Draft& out) {
+    if (bytes.size() > max_bytes) return Status::corrupt;
     flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
     if (!verifier.VerifyBuffer<fbs::Frame>(nullptr)) return Status::corrupt;
     const auto* frame = flatbuffers::GetRoot<fbs::Frame>(bytes.data());

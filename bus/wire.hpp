@@ -94,8 +94,9 @@ struct Cell {
 };
 static_assert(sizeof(Cell) == 16 && sizeof(Handle) == 24);
 
-inline constexpr std::uint32_t name_only = 0xffffffff;  // Draft::target when the export is looked up by its name
-inline constexpr std::uint32_t max_depth = 128;         // of nested containers
+inline constexpr std::uint32_t name_only = 0xffffffff;   // Draft::target when the export is looked up by its name
+inline constexpr std::uint32_t max_depth = 128;          // of nested containers
+inline constexpr std::uint64_t max_bytes = 0x7fff'fff8;  // of a frame: FlatBuffers counts in 31 bits
 
 /// What a frame is made of, before or after it is bytes. All spans are borrowed.
 struct Draft {
