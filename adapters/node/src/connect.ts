@@ -1,0 +1,54 @@
+// Joining a bus that somebody serves.
+
+import { basename } from 'node:path'
+import { isMainThread, threadId } from 'node:worker_threads'
+import { Bus, type Companion, makeBuffers } from './bus.js'
+import { ConnectError } from './errors.js'
+import { constants, native } from './native.js'
+
+/** How a bus is joined. */
+export interface ConnectOptions {
+  /** Milliseconds to wait for a host that is there but not ready yet. 10,000 if not given. */
+  readonly timeout?: number
+}
+
+/**
+ * Joins a bus that `python -m isthmus serve app.py --bus NAME` is serving, or that another isolate has spawned.
+ *
+ * @throws (as a rejection) ConnectError, which says what to run.
+ */
+export function connect(bus: string, options: ConnectOptions = {}): Promise<Bus> {
+  return joinBus(bus, options.timeout ?? 10_000, undefined)
+}
+
+function label(): string {
+  const script = process.argv[1]
+  const program = script === undefined ? 'node' : basename(script)
+  return isMainThread ? program : `${program} (worker ${threadId})`
+}
+
+/** @internal */
+export async function joinBus(bus: string, milliseconds: number, companion: Companion | undefined): Promise<Bus> {
+  const buffers = makeBuffers()
+  let connection: Awaited<ReturnType<typeof native.join>>
+  const target = { ...buffers, onWake: () => buffers.onWake() }
+  try {
+    connection = await native.join(String(bus), label(), milliseconds, target)
+  } catch (error) {
+    throw explained(bus, error as Error & { status?: number })
+  }
+  return new Bus(bus, connection, buffers, companion)
+}
+
+function explained(bus: string, error: Error & { status?: number }): ConnectError {
+  const { statuses } = constants
+  const served = `python -m isthmus serve app.py --bus ${bus}`
+  switch (error.status) {
+    case statuses.no_bus:
+      return new ConnectError(`${error.message}; serve it with: ${served}`, { cause: error })
+    case statuses.timed_out:
+      return new ConnectError(`${error.message}; if it hangs, end it and serve anew: ${served}`, { cause: error })
+    default:
+      return new ConnectError(`the bus '${bus}' could not be joined: ${error.message}`, { cause: error })
+  }
+}

@@ -1,0 +1,261 @@
+// Cells into values. What is decoded here was verified by the core: every offset, count and extent fits.
+
+import { elementsOf, type Elements, Lease, type Memory, NDArray, type TypedArray } from './arrays.js'
+import { PythonError } from './errors.js'
+import { constants } from './native.js'
+
+const { tags, flags, sizes } = constants
+const NULL = tags.null
+const BOOLEAN = tags.boolean
+const INTEGER = tags.integer
+const REAL = tags.real
+const TEXT = tags.text
+const LIST = tags.list
+const OBJECT = tags.object
+const ASCII = flags.ascii << 16
+const cellWords = sizes.cell >> 2
+const handleWords = sizes.handle >> 2
+const shortText = 24
+const fromCharCode = String.fromCharCode
+
+/** Reads values out of frames that were copied to a private buffer. */
+export class Decoder {
+  #i32!: Int32Array
+  #f64!: Float64Array
+  #i64!: BigInt64Array
+  #bytes!: Buffer
+  #buffer!: ArrayBuffer
+  readonly #memory: Memory
+  // The frame that is being decoded.
+  #at = 0
+  #heap = 0
+  #payloads = 0
+  #leases: (Lease | undefined)[] | undefined
+
+  constructor(memory: Memory, inbox: ArrayBuffer) {
+    this.#memory = memory
+    this.look(inbox)
+  }
+
+  /** Where the next frames lie. */
+  look(buffer: ArrayBuffer): void {
+    if (this.#buffer === buffer) return
+    this.#buffer = buffer
+    const whole = buffer.byteLength & ~7
+    this.#i32 = new Int32Array(buffer, 0, whole >> 2)
+    this.#f64 = new Float64Array(buffer, 0, whole >> 3)
+    this.#i64 = new BigInt64Array(buffer, 0, whole >> 3)
+    this.#bytes = Buffer.from(buffer)
+  }
+
+  /** The value of a frame: where its cells, its heap and its payloads are, and how many payloads. */
+  frame(cells: number, heap: number, payloads: number, count: number): unknown {
+    this.#at = cells
+    this.#heap = heap
+    if (count === 0) return this.#value()
+    this.#payloads = payloads
+    this.#leases = Array.from({ length: count }, (_, i) => this.#lease(i))
+    try {
+      return this.#value()
+    } finally {
+      for (const lease of this.#leases) lease?.drop()
+      this.#leases = undefined
+    }
+  }
+
+  /** Gives the payloads of a frame back that nobody waits for. */
+  discard(payloads: number, count: number): void {
+    this.#payloads = payloads
+    for (let i = 0; i < count; ++i) this.#lease(i).drop()
+  }
+
+  /** Held once for the frame itself, while it is being decoded. */
+  #lease(index: number): Lease {
+    const at = this.#payloads + index * handleWords
+    const lease = new Lease(this.#memory, this.#i32[at + 4] as number, this.#i32[at + 5] as number, this.#long(at + 2))
+    lease.hold()
+    return lease
+  }
+
+  /** An unsigned 64-bit number that is known to be safe. */
+  #long(at: number): number {
+    return (this.#i32[at + 1] as number) * 4294967296 + ((this.#i32[at] as number) >>> 0)
+  }
+
+  #value(): unknown {
+    const at = this.#at
+    this.#at = at + cellWords
+    const head = this.#i32[at] as number
+    switch (head & 0xff) {
+      case INTEGER:
+        return this.#integer(at)
+      case REAL:
+        return this.#f64[(at >> 1) + 1]
+      case TEXT:
+        return this.#text(at, head)
+      case NULL:
+        return null
+      case BOOLEAN:
+        return this.#i32[at + 2] !== 0
+      case LIST:
+        return this.#list(this.#i32[at + 1] as number)
+      case OBJECT:
+        return this.#object((this.#i32[at + 1] as number) >>> 0)
+      default:
+        return this.#rare(at, head)
+    }
+  }
+
+  #integer(at: number): number | bigint {
+    const low = this.#i32[at + 2] as number
+    const high = this.#i32[at + 3] as number
+    if (high === low >> 31) return low
+    const value = high * 4294967296 + (low >>> 0)
+    return Number.isSafeInteger(value) ? value : (this.#i64[(at >> 1) + 1] as bigint)
+  }
+
+  #rare(at: number, head: number): unknown {
+    const count = (this.#i32[at + 1] as number) >>> 0
+    switch (head & 0xff) {
+      case tags.bigint:
+        return this.#bigint(this.#heap + (this.#i32[at + 2] as number), count)
+      case tags.date:
+        return new Date(this.#f64[(at >> 1) + 1] as number)
+      case tags.map: {
+        const map = new Map<unknown, unknown>()
+        for (let i = 0; i < count; ++i) {
+          const key = this.#value()
+          map.set(key, this.#value())
+        }
+        return map
+      }
+      case tags.set: {
+        const set = new Set<unknown>()
+        for (let i = 0; i < count; ++i) set.add(this.#value())
+        return set
+      }
+      case tags.bytes:
+      case tags.array:
+        return this.#array(at, head, count)
+      default:
+        throw new TypeError(`a value of an unknown kind (${head & 0xff}) has arrived`)
+    }
+  }
+
+  #text(at: number, head: number): string {
+    const length = (this.#i32[at + 1] as number) >>> 0
+    const start = this.#heap + ((this.#i32[at + 2] as number) >>> 0)
+    if ((head & ASCII) === 0) return this.#unicode(start, start + length)
+    if (length > shortText) return this.#bytes.toString('latin1', start, start + length)
+    let text = ''
+    for (let i = start; i < start + length; ++i) text += fromCharCode(this.#bytes[i] as number)
+    return text
+  }
+
+  #unicode(start: number, end: number): string {
+    const text = this.#bytes.toString('utf8', start, end)
+    // Only what is no UTF-8 becomes U+FFFD: lone surrogates, three bytes each, or a real U+FFFD.
+    return text.includes('\ufffd') ? this.#loneSurrogates(start, end) : text
+  }
+
+  #loneSurrogates(start: number, end: number): string {
+    const bytes = this.#bytes
+    let text = ''
+    let done = start
+    for (let i = start; i + 2 < end; ++i) {
+      const second = bytes[i + 1] as number
+      if (bytes[i] !== 0xed || second < 0xa0) continue
+      text += bytes.toString('utf8', done, i)
+      text += fromCharCode(0xd000 | ((second & 63) << 6) | ((bytes[i + 2] as number) & 63))
+      done = i + 3
+      i += 2
+    }
+    return text + bytes.toString('utf8', done, end)
+  }
+
+  #list(count: number): unknown[] {
+    const list: unknown[] = []
+    for (let i = 0; i < count; ++i) list.push(this.#value())
+    return list
+  }
+
+  #object(count: number): Record<string, unknown> {
+    const object: Record<string, unknown> = {}
+    for (let i = 0; i < count; ++i) {
+      const at = this.#at
+      this.#at = at + cellWords
+      const key = this.#text(at, this.#i32[at] as number)
+      const value = this.#value()
+      if (key === '__proto__') {
+        Object.defineProperty(object, key, { value, writable: true, enumerable: true, configurable: true })
+      } else {
+        object[key] = value
+      }
+    }
+    return object
+  }
+
+  #bigint(start: number, bytes: number): number | bigint {
+    const digits = Buffer.from(this.#bytes.subarray(start, start + bytes)).reverse().toString('hex')
+    const value = BigInt.asIntN(bytes * 8, BigInt(`0x${digits || '0'}`))
+    const small = Number(value)
+    return Number.isSafeInteger(small) ? small : value
+  }
+
+  #array(at: number, head: number, dimensions: number): unknown {
+    const isBytes = (head & 0xff) === tags.bytes
+    const elements = elementsOf[(head >> 8) & 0xff] as Elements
+    const shape: number[] = []
+    let length = elements.per
+    for (let i = 0; i < dimensions; ++i) {
+      const extent = this.#long(this.#at + 2)
+      this.#at += cellWords
+      shape.push(extent)
+      length *= extent
+    }
+    const where = this.#i32[at + 2] as number
+    const data = (head >> 16) & flags.leased ? this.#leased(elements, where, length) : this.#inline(elements, where, length)
+    if (isBytes || (dimensions === 1 && elements.native)) return data
+    return new NDArray(data, shape, elements.name, (head >> 16) & flags.fortran ? 'F' : 'C')
+  }
+
+  #inline(elements: Elements, offset: number, length: number): TypedArray {
+    const start = this.#heap + (offset >>> 0)
+    const bytes = length * elements.Type.BYTES_PER_ELEMENT
+    return new elements.Type(this.#buffer.slice(start, start + bytes), 0, length)
+  }
+
+  #leased(elements: Elements, payload: number, length: number): TypedArray {
+    const { Type } = elements
+    const offset = this.#long(this.#payloads + payload * handleWords)
+    const bytes = length * Type.BYTES_PER_ELEMENT
+    if (bytes === 0) return new Type(new ArrayBuffer(0))
+    const lease = (this.#leases as Lease[])[payload] as Lease
+    if (offset % Type.BYTES_PER_ELEMENT === 0 && offset + bytes <= this.#memory.buffer.byteLength) {
+      return this.#memory.view(Type, offset, length, lease)
+    }
+    return new Type(this.#memory.copy(offset, bytes), 0, length)
+  }
+}
+
+interface ErrorObject {
+  type: string
+  module: string
+  message: string
+  traceback: string
+  args: unknown[]
+  cause: ErrorObject | null
+}
+
+/** The error from the object that describes an exception. */
+export function pythonError(value: unknown): PythonError {
+  const { type, module, message, traceback, args, cause } = value as ErrorObject
+  return new PythonError({
+    type: String(type),
+    module: String(module),
+    message: String(message),
+    traceback: String(traceback ?? ''),
+    args: Array.isArray(args) ? args : [],
+    cause: cause == null ? undefined : pythonError(cause),
+  })
+}

@@ -1,0 +1,144 @@
+// What can go wrong. Each error has a stable `code`, which does not change when a message is reworded.
+
+import { constants } from './native.js'
+
+/** The `code` of every error that this package makes. */
+export type ErrorCode =
+  | 'ERR_ISTHMUS_PYTHON'
+  | 'ERR_ISTHMUS_HOST_LOST'
+  | 'ERR_ISTHMUS_TIMEOUT'
+  | 'ERR_ISTHMUS_BUS_FULL'
+  | 'ERR_ISTHMUS_ENCODE'
+  | 'ERR_ISTHMUS_NOT_EXPORTED'
+  | 'ERR_ISTHMUS_CONNECT'
+  | 'ERR_ISTHMUS_CLOSED'
+
+/** The base of all errors of this package. */
+export class IsthmusError extends Error {
+  /** Stable, for programs; the message is for people. */
+  readonly code: ErrorCode
+
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+  }
+}
+
+/** What a `PythonError` is made from. */
+export interface PythonErrorFields {
+  readonly type: string
+  readonly module: string
+  readonly message: string
+  readonly traceback: string
+  readonly args: readonly unknown[]
+  readonly cause?: PythonError | undefined
+}
+
+/** An exception that Python raised. `cause` is the exception it was raised from, if any. */
+export class PythonError extends IsthmusError {
+  /** The name of the exception's class, like `ValueError`. */
+  readonly type: string
+  /** The module of the exception's class, like `builtins`. */
+  readonly module: string
+  /** The traceback as Python prints it. */
+  readonly traceback: string
+  /** The exception's arguments. */
+  readonly args: readonly unknown[]
+
+  constructor(fields: PythonErrorFields) {
+    super('ERR_ISTHMUS_PYTHON', fields.message, fields.cause && { cause: fields.cause })
+    this.type = fields.type
+    this.module = fields.module
+    this.traceback = fields.traceback
+    this.args = fields.args
+    if (fields.traceback) this.stack = `${this.stack}\n\n${fields.traceback.trimEnd()}`
+  }
+}
+
+/** The host ended, or was killed, before it had answered. */
+export class HostLostError extends IsthmusError {
+  constructor(message: string) {
+    super('ERR_ISTHMUS_HOST_LOST', message)
+  }
+}
+
+/** The answer did not come in time. */
+export class TimeoutError extends IsthmusError {
+  constructor(message: string) {
+    super('ERR_ISTHMUS_TIMEOUT', message)
+  }
+}
+
+/** There is no room: the host does not keep up, or the bus has no memory left. */
+export class BusFullError extends IsthmusError {
+  constructor(message: string) {
+    super('ERR_ISTHMUS_BUS_FULL', message)
+  }
+}
+
+/** A value can't travel. The call was not made. */
+export class EncodeError extends IsthmusError {
+  /** Where the value sits, like `args[1].rows[3].handle`. */
+  readonly path: string
+
+  constructor(path: string, reason: string) {
+    super('ERR_ISTHMUS_ENCODE', `${path} ${reason}`)
+    this.path = path
+  }
+}
+
+/** The host exports no function of this name. */
+export class NotExportedError extends IsthmusError {
+  /** The name that was called. */
+  readonly exportName: string
+  /** Exported names that resemble it. */
+  readonly close: readonly string[]
+
+  constructor(name: string, close: readonly string[]) {
+    const hint = close.length > 0 ? `: did you mean ${close.map(each => `'${each}'`).join(' or ')}?` : ''
+    super('ERR_ISTHMUS_NOT_EXPORTED', `no function '${name}' is exported${hint}`)
+    this.exportName = name
+    this.close = close
+  }
+}
+
+/** No bus could be joined, or no host started. The message says what to run. */
+export class ConnectError extends IsthmusError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_ISTHMUS_CONNECT', message, options)
+  }
+}
+
+for (const each of [
+  IsthmusError,
+  PythonError,
+  HostLostError,
+  TimeoutError,
+  BusFullError,
+  EncodeError,
+  NotExportedError,
+  ConnectError,
+]) {
+  Object.defineProperty(each.prototype, 'name', { value: each.name, configurable: true, writable: true })
+}
+
+export function closedError(): IsthmusError {
+  return new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection is closed')
+}
+
+const { statuses, sentences } = constants
+
+/** The error for an outcome of the core, where `subject` is what was tried. */
+export function errorOf(status: number, subject: string): IsthmusError {
+  const sentence = `${subject}: ${sentences[status] ?? `outcome ${status}`}`
+  switch (status) {
+    case statuses.lost:
+      return new HostLostError(sentence)
+    case statuses.timed_out:
+      return new TimeoutError(sentence)
+    case statuses.closed:
+      return closedError()
+    default:
+      return new BusFullError(sentence)
+  }
+}

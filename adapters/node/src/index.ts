@@ -1,0 +1,23 @@
+/**
+ * Calls Python from JavaScript over shared memory.
+ *
+ * @packageDocumentation
+ */
+
+export { type DType, Moved, move, NDArray, release, type TypedArray, type TypedArrayConstructor } from './arrays.js'
+export { Bus, type CallManyOptions, type CallOptions, type ExportedFunction, type Stats } from './bus.js'
+export { type ConnectOptions, connect } from './connect.js'
+export { KeywordArguments, kwargs } from './encode.js'
+export {
+  BusFullError,
+  ConnectError,
+  EncodeError,
+  type ErrorCode,
+  HostLostError,
+  IsthmusError,
+  NotExportedError,
+  PythonError,
+  type PythonErrorFields,
+  TimeoutError,
+} from './errors.js'
+export type { Counters } from './native.js'

@@ -1,0 +1,142 @@
+// The addon as TypeScript sees it. Every number that both languages know comes from there.
+
+import { join } from 'node:path'
+
+/** A connection's functions. They take their numbers from the control block and put their results there. */
+export interface NativeConnection {
+  /** Sends what is staged: a call or a post, as the control block says. */
+  submit(): void
+  /** Sends a call and waits until something has arrived. */
+  callAndWait(): void
+  /** Waits until something has arrived, or the time is out. */
+  wait(): void
+  /** Tells the callee that a call's answer is no longer wanted. */
+  cancel(): void
+  /** Copies what has arrived to the inbox; a large frame comes alone, in the buffer that is returned. */
+  drain(): ArrayBuffer | undefined
+  /** A number for the name of an export. */
+  intern(name: string): number
+  /** Where values are staged from now on. */
+  lend(cells: ArrayBuffer, heap: ArrayBuffer): void
+  allocate(): void
+  stage(): void
+  stageCopy(bytes: Uint8Array): void
+  unstage(): void
+  copyOut(): ArrayBuffer
+  release(): void
+  memory(): SharedArrayBuffer
+  settled(): void
+  tick(): void
+  delivered(): void
+  stats(): [Counters, Counters?] | undefined
+  close(): void
+}
+
+/** Counters of one peer; see `Bus.stats`. */
+export type Counters = Record<string, number>
+
+interface Numbers<Name extends string> {
+  readonly words: Record<WordName, number>
+  readonly doubles: Record<'timeout' | 'offset' | 'bytes', number>
+  readonly fields: Record<FieldName, number>
+  readonly kinds: Record<'call' | 'post' | 'reply' | 'error', number>
+  readonly tags: Record<TagName, number>
+  readonly dtypes: Record<Name, number>
+  readonly statuses: Record<StatusName, number>
+  readonly loops: Record<'in_flight' | 'always' | 'never', number>
+  readonly flags: Record<'leased' | 'fortran' | 'ascii' | 'moved' | 'kwargs', number>
+  readonly sizes: Record<SizeName, number>
+  readonly itemBytes: readonly number[]
+  readonly sentences: readonly string[]
+}
+
+type WordName =
+  | 'status'
+  | 'kind'
+  | 'name'
+  | 'slot'
+  | 'firstCell'
+  | 'cells'
+  | 'firstHeap'
+  | 'heapBytes'
+  | 'firstPayload'
+  | 'frames'
+  | 'inFlight'
+  | 'loop'
+  | 'block'
+  | 'generation'
+type FieldName = 'kind' | 'status' | 'slot' | 'cells' | 'cellCount' | 'heap' | 'payloads' | 'payloadCount'
+type TagName =
+  | 'null'
+  | 'boolean'
+  | 'integer'
+  | 'real'
+  | 'bigint'
+  | 'text'
+  | 'bytes'
+  | 'list'
+  | 'object'
+  | 'map'
+  | 'set'
+  | 'date'
+  | 'array'
+  | 'extent'
+type StatusName =
+  | 'ok'
+  | 'full'
+  | 'too_large'
+  | 'no_memory'
+  | 'lost'
+  | 'stale'
+  | 'timed_out'
+  | 'not_exported'
+  | 'no_bus'
+  | 'closed'
+  | 'busy'
+type SizeName =
+  | 'control'
+  | 'descriptorWords'
+  | 'mostFrames'
+  | 'inbox'
+  | 'leasedFrom'
+  | 'cell'
+  | 'handle'
+  | 'depth'
+  | 'slots'
+
+/** The native names of element types. */
+export type NativeDType =
+  | 'none'
+  | 'boolean'
+  | 'int8'
+  | 'uint8'
+  | 'int16'
+  | 'uint16'
+  | 'int32'
+  | 'uint32'
+  | 'int64'
+  | 'uint64'
+  | 'float16'
+  | 'float32'
+  | 'float64'
+  | 'complex64'
+  | 'complex128'
+  | 'clamped8'
+
+interface Buffers {
+  readonly control: ArrayBuffer
+  readonly descriptors: ArrayBuffer
+  readonly inbox: ArrayBuffer
+  readonly onWake: () => void
+}
+
+interface Addon {
+  join(bus: string, label: string, milliseconds: number, buffers: Buffers): Promise<NativeConnection>
+  readonly constants: Numbers<NativeDType>
+}
+
+const load = require('node-gyp-build') as (directory: string) => Addon
+
+/** The addon, built for this platform. */
+export const native: Addon = load(join(__dirname, '..'))
+export const constants: Numbers<NativeDType> = native.constants
