@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("isthmus: %(message)s"))
         log.addHandler(handler)
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.WARNING if arguments.lifeline is not None else logging.INFO)
     code: int = arguments.run(arguments)
     return code
 
