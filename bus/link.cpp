@@ -71,6 +71,11 @@ bool Link::attached() {
     return attached_;
 }
 
+bool Link::dropped() const {
+    return attached_ && segment_.attachments(ends_.self).from[ends_.other].load(std::memory_order_acquire) !=
+                            layout::attach_word(ends_.other_generation, ends_.self_generation);
+}
+
 std::uint32_t Link::most_in_flight() const {
     // Two fewer than fit: a record that would cross the ring's end leaves less than one record's room unused there.
     return static_cast<std::uint32_t>(reserve_bytes() / completion_bytes - 2);

@@ -68,8 +68,10 @@ public:
 
     /// Whether a frame has arrived.
     bool receivable() { return attached() && state_ == Status::ok && in_.ready(); }
-    /// A second descriptor of the other side's eventfd.
-    Fd bell() const { return bell_.copy(); }
+    /// Whether the other side has dropped this link, though it may live.
+    bool dropped() const;
+    /// The other side's eventfd, for ringing it after this link has ended. Nothing is published afterwards.
+    Fd take_bell() { return std::move(bell_); }
 
     const Ends& ends() const { return ends_; }
     std::uint32_t in_flight() const { return in_flight_; }
