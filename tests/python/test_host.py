@@ -13,12 +13,16 @@ import isthmus
 import pytest
 
 
+@isthmus.export
+def nine():
+    return 9
+
+
 def dispatchers():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("isthmus-")]
 
 
 def test_a_host_serves_for_as_long_as_its_block_runs(name, sockets):
-    isthmus.export(name="nine")(lambda: 9)
     with isthmus.Host(name) as host:
         assert host.is_open
         assert (sockets / f"{name}.sock").exists()
@@ -32,9 +36,7 @@ def test_a_host_serves_for_as_long_as_its_block_runs(name, sockets):
         isthmus.connect(name)
 
 
-def test_an_async_block_leaves_the_event_loop_free(run, name):
-    isthmus.export(name="nine")(lambda: 9)
-
+def test_an_async_block_leaves_the_event_loop_free(name):
     async def main():
         async with isthmus.Host(name):
             bus = await asyncio.to_thread(isthmus.connect, name)
@@ -67,7 +69,6 @@ def test_a_host_stops_twice_without_harm_and_serves_once(name):
 
 
 def test_several_hosts_live_in_one_process(name):
-    isthmus.export(name="nine")(lambda: 9)
     with isthmus.Host(name), isthmus.Host(name + "-b"):
         with isthmus.connect(name) as one, isthmus.connect(name + "-b") as two:
             assert one.call("nine") + two.call("nine") == 18
@@ -215,8 +216,6 @@ def test_a_program_that_fails_ends_with_its_own_error(run, name, sockets):
 
 
 def test_hosts_and_callers_come_and_go_in_every_order(until, name):
-    isthmus.export(name="nine")(lambda: 9)
-
     def host_first(host, bus):
         host.stop()
         bus.close()
@@ -263,7 +262,6 @@ def test_hosts_and_callers_come_and_go_in_every_order(until, name):
 
 
 def test_a_fork_leaves_the_bus_to_the_parent(run, name):
-    isthmus.export(name="nine")(lambda: 9)
     source = """
 import os, sys, isthmus, numpy as np, warnings, gc
 warnings.simplefilter("ignore")
