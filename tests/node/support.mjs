@@ -1,6 +1,7 @@
 // What the tests share: a host to talk to, programs to run beside it, and patience.
 
 import { spawn as spawnProcess } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
@@ -9,11 +10,15 @@ export const root = fileURLToPath(new URL('../..', import.meta.url))
 
 /** Runs a program given as text, as a module at the root; its exit code, signal and output. */
 export function run(program, { env = {}, flags = [], args = [], onOutput } = {}) {
-  const child = spawnProcess(process.execPath, [...flags, '--input-type=module', '--eval', program, ...args], {
-    cwd: root,
-    env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
+  const child = spawnProcess(
+    process.execPath,
+    [...flags, '--input-type=module', '--eval', program, ...args],
+    {
+      cwd: root,
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  )
   let out = ''
   let err = ''
   child.stdout.setEncoding('utf8').on('data', text => {
@@ -43,10 +48,10 @@ export async function collectGarbage() {
   }
 }
 
+/** Whether a process runs; one that has ended and waits for its parent to notice does not. */
 export function isAlive(pid) {
   try {
-    process.kill(pid, 0)
-    return true
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
   } catch {
     return false
   }

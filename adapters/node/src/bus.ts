@@ -1,10 +1,24 @@
 // A connection to a bus: calls, their answers, and the life of both.
 
-import { Memory, type Moved, NDArray, release, type TypedArray, type TypedArrayConstructor } from './arrays.js'
+import {
+  Memory,
+  type Moved,
+  NDArray,
+  release,
+  type TypedArray,
+  type TypedArrayConstructor,
+} from './arrays.js'
 import { Calls, type Settle } from './calls.js'
 import { Decoder, pythonError } from './decode.js'
 import { Encoder, KeywordArguments } from './encode.js'
-import { closedError, errorOf, HostLostError, type IsthmusError, NotExportedError, TimeoutError } from './errors.js'
+import {
+  closedError,
+  errorOf,
+  HostLostError,
+  type IsthmusError,
+  NotExportedError,
+  TimeoutError,
+} from './errors.js'
 import { type Counters, constants, type NativeConnection, native } from './native.js'
 
 const { kinds, fields, sizes, statuses, words, doubles, loops } = constants
@@ -103,12 +117,18 @@ export class Bus implements AsyncDisposable {
   #answer: unknown
   #failure: unknown
 
+  #posted = false
   #closing: Promise<void> | undefined
   #chores: NodeJS.Timeout | undefined
   #idle = 0
 
   /** @internal */
-  constructor(name: string, connection: NativeConnection, buffers: Buffers, companion: Companion | undefined) {
+  constructor(
+    name: string,
+    connection: NativeConnection,
+    buffers: Buffers,
+    companion: Companion | undefined,
+  ) {
     this.name = name
     this.#native = connection
     this.#companion = companion
@@ -179,6 +199,7 @@ export class Bus implements AsyncDisposable {
   /** Calls without waiting for anything; the host logs a failure. @throws EncodeError, HostLostError, BusFullError */
   post(name: string, args: readonly unknown[] = [], options?: Pick<CallOptions, 'kwargs'>): void {
     this.#stage(kinds.post, name, args, options)
+    this.#posted = true
     this.#native.submit()
     this.#sent(-1)
   }
@@ -192,7 +213,11 @@ export class Bus implements AsyncDisposable {
     calls: Iterable<readonly unknown[]>,
     options: CallManyOptions & { readonly settled: true },
   ): Promise<(T | Error)[]>
-  callMany<T = unknown>(name: string, calls: Iterable<readonly unknown[]>, options?: CallManyOptions): Promise<T[]>
+  callMany<T = unknown>(
+    name: string,
+    calls: Iterable<readonly unknown[]>,
+    options?: CallManyOptions,
+  ): Promise<T[]>
   callMany<T = unknown>(
     name: string,
     calls: Iterable<readonly unknown[]>,
@@ -201,7 +226,8 @@ export class Bus implements AsyncDisposable {
     const promises: Promise<T>[] = []
     for (const args of calls) promises.push(this.call<T>(name, args, options))
     if (options?.settled !== true) return Promise.all(promises)
-    const asError = (reason: unknown) => (reason instanceof Error ? reason : new Error(String(reason), { cause: reason }))
+    const asError = (reason: unknown) =>
+      reason instanceof Error ? reason : new Error(String(reason), { cause: reason })
     return Promise.all(promises.map(promise => promise.catch(asError)))
   }
 
@@ -356,7 +382,8 @@ export class Bus implements AsyncDisposable {
       const large = this.#native.drain()
       this.#decoder.look(large ?? this.#inbox)
       this.#next = 0
-      const count = (this.#count = this.#words[words.frames] as number)
+      const count = this.#words[words.frames] as number
+      this.#count = count
       this.#settleDrained()
       if (count < sizes.mostFrames && large === undefined) return
     }
@@ -474,20 +501,20 @@ export class Bus implements AsyncDisposable {
 
   async #close(): Promise<void> {
     clearInterval(this.#chores)
-    // What was posted is lost if its reader has not taken it over.
-    const until = performance.now() + delivery
-    for (let pause = 0; performance.now() < until; pause = 1) {
-      this.#native.delivered()
-      if (this.#words[words.status] === OK) break
-      await new Promise(resolve => setTimeout(resolve, pause))
-    }
-    this.#native.close()
-    this.#words[words.inFlight] = 0
     for (const slot of [...this.#calls.waiting()]) {
       const reject = this.#calls.reject[slot]
       this.#calls.forget(slot)
       reject?.(closedError())
     }
+    this.#words[words.inFlight] = 0
+    // What was posted is lost if its reader has not taken it over.
+    const until = performance.now() + delivery
+    for (let pause = 0; this.#posted && performance.now() < until; pause = 1) {
+      this.#native.delivered()
+      if (this.#words[words.status] === OK) break
+      await new Promise(resolve => setTimeout(resolve, pause))
+    }
+    this.#native.close()
     await this.#companion?.stop()
   }
 }
@@ -502,4 +529,4 @@ export function makeBuffers(): Buffers {
   }
 }
 
-export { native, type Moved, NDArray }
+export { type Moved, NDArray, native }
