@@ -18,8 +18,8 @@ void count(layout::Word64& counter, std::uint64_t more = 1) { counter.fetch_add(
 std::uint32_t blocks_in(const layout::Chunk& chunk) {
     const std::uint32_t block_bytes = chunk.block_bytes.load(std::memory_order_relaxed);
     if (block_bytes == 0) return 1;
-    return static_cast<std::uint32_t>(layout::chunk_bytes /
-                                      std::max<std::uint64_t>(block_bytes, layout::min_block_bytes));
+    if (block_bytes < layout::min_block_bytes || block_bytes > layout::chunk_bytes) return layout::blocks_per_chunk;
+    return static_cast<std::uint32_t>(layout::chunk_bytes / block_bytes);
 }
 
 }  // namespace
@@ -64,7 +64,8 @@ Arena::Allocation Arena::allocate_small(std::uint64_t bytes) {
     for (int where : {at_hand, after_looking, in_a_new_chunk}) {
         if (where == after_looking) look_for_idle(blocks);
         if (where == in_a_new_chunk) {
-            const std::uint64_t chunk = take_chunks(1);
+            std::uint64_t chunk = take_chunks(1);
+            if (chunk == no_chunk && disown_idle(std::chrono::steady_clock::time_point::max())) chunk = take_chunks(1);
             if (chunk == no_chunk) break;
             own(chunk, static_cast<std::uint32_t>(layout::min_block_bytes << class_of(bytes)), 1);
         }
@@ -93,11 +94,7 @@ Arena::Allocation Arena::allocate_span(std::uint64_t bytes) {
         if (const Allocation made = hand_out(candidate); made.status == Status::ok) return made;
     }
     std::uint64_t chunk = take_chunks(need);
-    if (chunk == no_chunk) {
-        // Idle spans of other sizes may be what stands in the way.
-        for (const std::uint32_t idle : std::vector(spans_.idle)) disown(chunk_of(idle));
-        chunk = take_chunks(need);
-    }
+    if (chunk == no_chunk && disown_idle(std::chrono::steady_clock::time_point::max())) chunk = take_chunks(need);
     if (chunk == no_chunk) return {Status::no_memory, {}};
     own(chunk, 0, static_cast<std::uint32_t>(need));
     spans_.idle.pop_back();
@@ -197,17 +194,15 @@ std::uint64_t Arena::take_chunks(std::uint64_t wanted) {
 
 void Arena::return_chunks(std::uint64_t first, std::uint64_t wanted) {
     pages_.punch(first, wanted);
-    for (std::uint64_t i = first; i < first + wanted; ++i) {
-        memory_.chunks[i].span.store(0, std::memory_order_relaxed);
-        memory_.chunks[i].owner.store(0, std::memory_order_release);
-    }
+    // The notes stay: the broker looks for the leases of the dead in free chunks that were used.
+    for (std::uint64_t i = first; i < first + wanted; ++i) memory_.chunks[i].owner.store(0, std::memory_order_release);
     count(counters_.chunks_returned, wanted);
     hint_ = std::min(hint_, first);
 }
 
 Status Arena::lease(const Handle& handle) {
     const auto extent = memory_.extent(handle.block);
-    if (handle.bytes > extent.bytes || handle.offset < extent.offset ||
+    if (extent.bytes == 0 || handle.bytes > extent.bytes || handle.offset < extent.offset ||
         handle.offset - extent.offset > extent.bytes - handle.bytes) {
         return Status::corrupt;
     }
@@ -280,6 +275,11 @@ Handle Arena::find(const void* address, std::uint64_t bytes) {
 
 void Arena::trim(std::chrono::steady_clock::time_point idle_since) {
     std::lock_guard lock(mutex_);
+    disown_idle(idle_since);
+}
+
+/// True when there was something to give back. What is idle in one size may stand in the way of another.
+bool Arena::disown_idle(std::chrono::steady_clock::time_point idle_since) {
     for (SizeClass& blocks : small_) look_for_idle(blocks);
     look_for_idle(spans_);
     std::vector<std::uint32_t> idle;
@@ -287,6 +287,7 @@ void Arena::trim(std::chrono::steady_clock::time_point idle_since) {
         if (chunk.out == 0 && chunk.touched < idle_since) idle.push_back(first);
     }
     for (const std::uint32_t first : idle) disown(first);
+    return !idle.empty();
 }
 
 void Arena::leave() {
@@ -318,8 +319,10 @@ void reclaim_leases(const ArenaMemory& memory, std::uint32_t slot) {
     const std::uint64_t bit = std::uint64_t{1} << slot;
     for (std::uint64_t i = 0; i < memory.chunk_count(); ++i) {
         auto& chunk = memory.chunks[i];
-        std::uint64_t owner = chunk.owner.load(std::memory_order_acquire);
-        if (owner == 0) continue;
+        const std::uint64_t owner = chunk.owner.load(std::memory_order_acquire);
+        const bool used = owner != 0 || chunk.block_bytes.load(std::memory_order_relaxed) != 0 ||
+                          chunk.span.load(std::memory_order_relaxed) != 0;
+        if (!used) continue;  // its block words have no pages yet
         for (std::uint32_t b = 0; b < blocks_in(chunk); ++b) {
             auto& leases = memory.blocks[i * layout::blocks_per_chunk + b].leases;
             if (leases.load(std::memory_order_relaxed) & bit) lease::drop(leases, bit);
@@ -333,8 +336,12 @@ std::uint64_t return_orphans(const ArenaMemory& memory, ArenaPages& pages) {
     for (std::uint64_t i = 0; i < memory.chunk_count(); ++i) {
         auto& chunk = memory.chunks[i];
         if (chunk.owner.load(std::memory_order_acquire) != layout::orphan) continue;
-        const std::uint32_t span = std::max<std::uint32_t>(1, chunk.span.load(std::memory_order_relaxed));
-        const std::uint64_t end = std::min<std::uint64_t>(i + span, memory.chunk_count());
+        // Only the first chunk of a span has a note: what the dead wrote here is not believed over the next chunk's own note.
+        const std::uint64_t span = chunk.span.load(std::memory_order_relaxed);
+        std::uint64_t end = i + 1;
+        while (end < memory.chunk_count() && end < i + span &&
+               memory.chunks[end].span.load(std::memory_order_relaxed) == 0)
+            ++end;
         bool leased = false;
         for (std::uint32_t b = 0; b < blocks_in(chunk) && !leased; ++b) {
             leased = memory.blocks[i * layout::blocks_per_chunk + b].leases.load(std::memory_order_acquire) != 0;
@@ -342,7 +349,6 @@ std::uint64_t return_orphans(const ArenaMemory& memory, ArenaPages& pages) {
         for (std::uint64_t c = i; c < end && !leased; ++c) {
             if (memory.chunks[c].owner.load(std::memory_order_relaxed) != layout::orphan) continue;
             pages.punch(c, 1);
-            memory.chunks[c].span.store(0, std::memory_order_relaxed);
             memory.chunks[c].owner.store(0, std::memory_order_release);
             ++returned;
         }

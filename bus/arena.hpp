@@ -151,6 +151,7 @@ private:
     SizeClass& class_of(const OwnChunk& chunk);
     void own(std::uint64_t chunk, std::uint32_t block_bytes, std::uint32_t span);
     void disown(std::uint32_t chunk);
+    bool disown_idle(std::chrono::steady_clock::time_point idle_since);
     std::uint64_t take_chunks(std::uint64_t count);
     void return_chunks(std::uint64_t first, std::uint64_t count);
     layout::Block& block(std::uint32_t index) const { return memory_.blocks[index]; }

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 namespace isthmus {
@@ -67,7 +68,7 @@ Bus::~Bus() {
     flush();
     std::vector<std::pair<std::uint32_t, Fd>> doors;
     for (const auto& link : links_) {
-        if (stands(*link)) doors.emplace_back(link->ends().other, link->bell());
+        if (stands(*link)) doors.emplace_back(link->ends().other, link->take_bell());
     }
     links_.clear();
     arena_->leave();
@@ -130,7 +131,8 @@ void Bus::flush() {
 bool Bus::stands(const Link& link) const {
     const auto& ends = link.ends();
     return segment_->peer(ends.other).life.load(std::memory_order_acquire) ==
-           layout::life(ends.other_generation, layout::Phase::live);
+               layout::life(ends.other_generation, layout::Phase::live) &&
+           !link.dropped();
 }
 
 void Bus::attend(const std::function<void(Link&, Status)>& lost) {
@@ -148,6 +150,7 @@ void Bus::attend(const std::function<void(Link&, Status)>& lost) {
         lost(link, reason);
         links_.erase(links_.begin() + static_cast<std::ptrdiff_t>(i));
     }
+    if (put_off_ != 0 && doorbell::Clock::now() >= put_off_until_) try_again();
     const auto& row = segment_->attachments(slot_);
     for (std::uint32_t other = 0; other < layout::max_peers; ++other) {
         const std::uint64_t word = row.from[other].load(std::memory_order_acquire);
@@ -163,8 +166,11 @@ void Bus::attend(const std::function<void(Link&, Status)>& lost) {
             layout::life(from_generation, layout::Phase::live))
             continue;
         Fd bell = broker_->door(other, from_generation);
-        // Without its bell or without memory for the ring the other side waits; try again at the next attend.
-        if (!bell || open(other, from_generation, std::move(bell)) != Status::ok) seen_[other] = 0;
+        // Without its bell or without memory for the ring the other side waits.
+        if (!bell || open(other, from_generation, std::move(bell)) != Status::ok) {
+            put_off_ |= std::uint64_t{1} << other;
+            put_off_until_ = doorbell::Clock::now() + 100ms;
+        }
     }
 }
 
@@ -218,7 +224,13 @@ void Bus::wake() {
     doorbell::ring(bell_->get());
 }
 
+/// Looks anew at the attachments that could not be answered.
+void Bus::try_again() {
+    for (; put_off_ != 0; put_off_ &= put_off_ - 1) seen_[std::countr_zero(put_off_)] = 0;
+}
+
 void Bus::tick() {
+    try_again();
     for (const auto& link : links_) link->pump();
     arena_->trim(doorbell::Clock::now() - 5s);
 }

@@ -76,7 +76,7 @@ public:
     /// Wakes the peer's thread. Any thread.
     void wake();
 
-    /// Chores of an idle peer: ends transit leases, returns idle memory. Call about once a second.
+    /// Chores of an idle peer: answers attachments that could not be answered, ends transit leases, returns idle memory. Call about once a second.
     void tick();
 
     /// Whether the broker is gone, or has dropped this peer: the bus has ended.
@@ -96,6 +96,7 @@ private:
     Bus() = default;
     Status open(std::uint32_t other, std::uint32_t generation, Fd bell);
     bool stands(const Link& link) const;
+    void try_again();
 
     std::shared_ptr<Segment> segment_;
     std::shared_ptr<Fd> bell_;
@@ -109,6 +110,8 @@ private:
     std::size_t turn_ = 0;
     std::uint32_t in_turn_ = 0;
     std::uint64_t seen_[layout::max_peers] = {};  // attachments that were dealt with
+    std::uint64_t put_off_ = 0;                   // those of them that could not be answered, by slot
+    doorbell::Deadline put_off_until_{};
     doorbell::Spin spin_;
     bool armed_ = false;
     std::shared_ptr<std::atomic<bool>> cut_off_ = std::make_shared<std::atomic<bool>>(false);  // set by watch_

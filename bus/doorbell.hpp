@@ -22,15 +22,21 @@ namespace isthmus::doorbell {
 using Clock = std::chrono::steady_clock;
 using Deadline = Clock::time_point;
 
-/// gcc refuses fences under ThreadSanitizer; a read-modify-write of the flag, which both sides do, orders as much.
+/// gcc refuses fences under ThreadSanitizer; a read-modify-write of the flag, which both sides do, orders as much. The flag of
+/// a model brings its own.
 template <class Flag>
-inline void full_fence([[maybe_unused]] Flag& flag) {
-#if defined(ISTHMUS_MUTATE_NO_FENCE)
-    // The mutation that the tests must notice.
-#elif defined(__SANITIZE_THREAD__)
+inline void fence([[maybe_unused]] Flag& flag) {
+#if defined(__SANITIZE_THREAD__)
     flag.fetch_add(0, std::memory_order_acq_rel);
 #else
     std::atomic_thread_fence(std::memory_order_seq_cst);
+#endif
+}
+
+template <class Flag>
+inline void full_fence([[maybe_unused]] Flag& flag) {
+#if !defined(ISTHMUS_MUTATE_NO_FENCE)  // the mutation that the tests must notice
+    fence(flag);
 #endif
 }
 
@@ -52,6 +58,19 @@ template <class Flag>
 inline bool must_ring(Flag& asleep) {
     full_fence(asleep);  // pairs with "flag or records" in arm
     return asleep.load(std::memory_order_relaxed) != 0 && asleep.exchange(0, std::memory_order_relaxed) != 0;
+}
+
+/// Producer that waits for room, before arm: asks to be woken when there is some.
+template <class Word>
+inline void starve(Word& starved) {
+    starved.store(1, std::memory_order_relaxed);  // the fence in arm orders it: "flag or room"
+}
+
+/// Consumer, after it gave room back: whether the producer sleeps, waits for that, and this caller is the one to wake it.
+template <class Flag, class Word>
+inline bool must_ring_for_room(Flag& asleep, Word& starved) {
+    full_fence(asleep);  // pairs with "flag or room"
+    return starved.load(std::memory_order_relaxed) != 0 && must_ring(asleep);
 }
 
 /// A fresh eventfd: non-blocking, closed on exec. Throws Error when the process has no descriptor left.

@@ -53,6 +53,7 @@ std::pair<Status, std::unique_ptr<Link>> Link::open(const Segment& segment, Aren
 Link::~Link() {
     for (const Transit& transit : transit_) (void)arena_.release(transit.block.block, transit.block.generation);
     for (const Waiting& waiting : backlog_) {
+        if (waiting.box.bytes) (void)arena_.release(waiting.box.block, waiting.box.generation);
         for (const Handle& payload : waiting.payloads) (void)arena_.release(payload.block, payload.generation);
     }
     segment_.attachments(ends_.other)
@@ -68,6 +69,11 @@ bool Link::attached() {
                     layout::attach_word(ends_.other_generation, ends_.self_generation);
     }
     return attached_;
+}
+
+bool Link::dropped() const {
+    return attached_ && segment_.attachments(ends_.self).from[ends_.other].load(std::memory_order_acquire) !=
+                            layout::attach_word(ends_.other_generation, ends_.self_generation);
 }
 
 std::uint32_t Link::most_in_flight() const {
@@ -108,31 +114,46 @@ Status Link::send(const wire::Draft& draft, std::uint64_t bytes, std::uint64_t r
 }
 
 Status Link::send_indirect(const wire::Draft& draft, std::uint64_t bytes, std::uint64_t reserve) {
-    const auto claim = out_.claim(sizeof(Handle), reserve);
-    if (claim.status != Status::ok) return claim.status;
+    const auto room = out_.claim(sizeof(Handle), reserve);
+    if (room.status != Status::ok) return room.status;
+    out_.abort();
+    const auto made = box(draft, bytes);
+    return made.status == Status::ok ? send_box(made.handle, draft.payloads, reserve) : made.status;
+}
+
+/// A block of the arena with the frame in it, used once by this peer.
+Arena::Allocation Link::box(const wire::Draft& draft, std::uint64_t bytes) {
     const auto made = arena_.allocate(bytes);
-    if (made.status != Status::ok) {
-        out_.abort();
-        return made.status;
-    }
-    wire::write(draft, arena_.at(made.handle));
-    std::memcpy(claim.bytes, &made.handle, sizeof made.handle);
-    out_.commit(layout::RecordKind::indirect, sizeof made.handle);
-    in_transit(draft.payloads);
-    in_transit({&made.handle, 1});
-    note_sent(bytes);
+    if (made.status == Status::ok) wire::write(draft, arena_.at(made.handle));
+    return made;
+}
+
+Status Link::send_box(const Handle& box, std::span<const Handle> payloads, std::uint64_t reserve) {
+    const auto claim = out_.claim(sizeof box, reserve);
+    if (claim.status != Status::ok) return claim.status;
+    std::memcpy(claim.bytes, &box, sizeof box);
+    out_.commit(layout::RecordKind::indirect, sizeof box);
+    in_transit(payloads);
+    in_transit({&box, 1});
+    note_sent(box.bytes);
     return Status::ok;
 }
 
+/// Keeps a frame until there is room: a large one in the arena already, so that no memory is known now and not later.
 Status Link::defer(const wire::Draft& draft, std::uint64_t bytes) {
-    if (backlog_size_ + bytes > backlog_bytes) {
+    Waiting waiting{{}, {}, {draft.payloads.begin(), draft.payloads.end()}, draft.kind == wire::Kind::call};
+    if (bytes > inline_bytes) {
+        const auto made = box(draft, bytes);
+        if (made.status != Status::ok) return made.status;
+        waiting.box = made.handle;
+    } else if (backlog_size_ + bytes > backlog_bytes) {
         count(counters_.full);
         return Status::full;
+    } else {
+        waiting.frame.resize(bytes);
+        wire::write(draft, waiting.frame.data());
+        backlog_size_ += bytes;
     }
-    Waiting waiting{
-        std::vector<std::byte>(bytes), {draft.payloads.begin(), draft.payloads.end()}, draft.kind == wire::Kind::call};
-    wire::write(draft, waiting.frame.data());
-    backlog_size_ += bytes;
     backlog_.push_back(std::move(waiting));
     return Status::ok;
 }
@@ -141,6 +162,7 @@ Status Link::submit(const wire::Draft& draft) {
     if (state_ != Status::ok) return state_;
     if (!backlog_.empty()) pump();
     const std::uint64_t bytes = wire::size(draft);
+    if (bytes > wire::max_bytes) return Status::too_large;
     if (!hold(draft.payloads)) return Status::stale;
     const bool is_call = draft.kind == wire::Kind::call;
     Status sent = Status::full;
@@ -174,10 +196,13 @@ Status Link::answer(const wire::Draft& draft) {
     const std::uint64_t bytes = wire::size(draft);
     const bool small = ring::record_bytes(bytes) <= completion_bytes;
     if (!hold(draft.payloads)) return Status::stale;
-    Status sent = send(draft, bytes, small ? 0 : reserve_bytes());
+    Status sent = Status::too_large;
+    if (bytes <= wire::max_bytes) sent = send(draft, bytes, small ? 0 : reserve_bytes());
     if (sent == Status::full && !small) sent = send_indirect(draft, bytes, 0);
-    if (sent == Status::no_memory || sent == Status::too_large) {
+    if (sent != Status::ok) {
         for (const Handle& payload : draft.payloads) (void)arena_.release(payload.block, payload.generation);
+    }
+    if (sent == Status::no_memory || sent == Status::too_large) {
         const wire::Draft apology{.kind = wire::Kind::error, .status = sent, .target = draft.target, .id = draft.id};
         sent = send(apology, wire::size(apology), 0);
     }
@@ -201,13 +226,16 @@ void Link::pump() {
     while (!backlog_.empty()) {
         Waiting& waiting = backlog_.front();
         if (waiting.is_call && in_flight_ >= most_in_flight()) break;
-        wire::Draft draft;
-        if (wire::read(waiting.frame, draft) != Status::ok) return fail(Status::corrupt);
-        const Status sent = send(draft, waiting.frame.size(), reserve_bytes());
-        if (sent != Status::ok) {
-            if (sent == Status::corrupt) fail(sent);
-            break;  // full, or no memory for now
+        Status sent;
+        if (waiting.box.bytes) {
+            sent = send_box(waiting.box, waiting.payloads, reserve_bytes());
+        } else {
+            wire::Draft draft;
+            if (wire::read(waiting.frame, draft) != Status::ok) return fail(Status::corrupt);
+            sent = send(draft, waiting.frame.size(), reserve_bytes());
         }
+        if (sent == Status::corrupt) fail(sent);
+        if (sent != Status::ok) break;
         if (waiting.is_call) ++in_flight_;
         backlog_size_ -= waiting.frame.size();
         backlog_.pop_front();
@@ -217,30 +245,28 @@ void Link::pump() {
 
 void Link::starve() {
     if (backlog_.empty() || std::exchange(starved_, true)) return;
-    out_positions_.starved.store(1, std::memory_order_relaxed);  // the fence in doorbell::arm orders it: "flag or room"
+    doorbell::starve(out_positions_.starved);
 }
 
 void Link::publish() {
-    const bool shown = out_.publish();
+    // In this order: who sees new calls finds the room that their answers count on.
     in_.retire();
+    const bool shown = out_.publish();
     auto& other = segment_.peer(ends_.other);
-    bool ring = shown;
-    if (!ring && attached()) {
-        doorbell::full_fence(other.asleep);  // pairs with "flag or room"
-        ring = in_positions_.starved.load(std::memory_order_relaxed) != 0;
-    }
-    if (ring && doorbell::must_ring(other.asleep)) {
+    if (shown ? doorbell::must_ring(other.asleep)
+              : attached() && doorbell::must_ring_for_room(other.asleep, in_positions_.starved)) {
         doorbell::ring(bell_.get());
         count(counters_.wakes);
     }
 }
 
 bool Link::ready() {
+    if (state_ != Status::ok) return true;  // to be ended
     if (!attached()) return false;
     if (in_.ready()) return true;
     if (backlog_.empty()) return false;
     const bool may_go = !backlog_.front().is_call || in_flight_ < most_in_flight();
-    return may_go && out_.look() && out_.free() > reserve_bytes() + 2 * inline_bytes;
+    return may_go && (!out_.look() || out_.free() > reserve_bytes() + 2 * inline_bytes);
 }
 
 Link::Received Link::receive(std::span<std::byte> room) {
@@ -263,7 +289,7 @@ Link::Received Link::receive(std::span<std::byte> room) {
         if (bytes != sizeof block) return broken();
         std::memcpy(&block, record.bytes.data(), sizeof block);
         bytes = block.bytes;
-        if (bytes > arena_.memory().bytes) return broken();
+        if (bytes > std::min(wire::max_bytes, arena_.memory().extent(block.block).bytes)) return broken();
         if (bytes > room.size()) return {Status::too_large, {}, bytes};
         if (arena_.lease(block) != Status::ok) return broken();
         std::memcpy(room.data(), arena_.at(block), bytes);

@@ -43,8 +43,8 @@ public:
     Link(const Link&) = delete;
     Link& operator=(const Link&) = delete;
 
-    /// Sends a call, post or cancel. What finds no room waits in private memory and goes out with `pump`; `full` when too
-    /// much waits already. The draft's payloads must be in use by this peer; the link adds its own use of each.
+    /// Sends a call, post or cancel. What finds no room waits in private memory, or in the arena when it is large, and goes
+    /// out with `pump`; `full` when too much waits already. The draft's payloads must be in use by this peer; the link adds its own use of each.
     [[nodiscard]] Status submit(const wire::Draft& draft);
     /// Sends a reply or error; never waits. An answer too large for what memory is left becomes an error of status no_memory.
     [[nodiscard]] Status answer(const wire::Draft& draft);
@@ -68,8 +68,10 @@ public:
 
     /// Whether a frame has arrived.
     bool receivable() { return attached() && state_ == Status::ok && in_.ready(); }
-    /// A second descriptor of the other side's eventfd.
-    Fd bell() const { return bell_.copy(); }
+    /// Whether the other side has dropped this link, though it may live.
+    bool dropped() const;
+    /// The other side's eventfd, for ringing it after this link has ended. Nothing is published afterwards.
+    Fd take_bell() { return std::move(bell_); }
 
     const Ends& ends() const { return ends_; }
     std::uint32_t in_flight() const { return in_flight_; }
@@ -93,6 +95,8 @@ private:
     bool attached();
     Status send(const wire::Draft& draft, std::uint64_t bytes, std::uint64_t reserve);
     Status send_indirect(const wire::Draft& draft, std::uint64_t bytes, std::uint64_t reserve);
+    Arena::Allocation box(const wire::Draft& draft, std::uint64_t bytes);
+    Status send_box(const Handle& box, std::span<const Handle> payloads, std::uint64_t reserve);
     Status defer(const wire::Draft& draft, std::uint64_t bytes);
     void in_transit(std::span<const Handle> payloads);
     bool hold(std::span<const Handle> payloads);
@@ -106,6 +110,7 @@ private:
     };
     struct Waiting {
         std::vector<std::byte> frame;
+        Handle box;  // or the frame is in here
         std::vector<Handle> payloads;
         bool is_call;
     };

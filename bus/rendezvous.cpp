@@ -283,6 +283,7 @@ struct Broker::State {
     bool orphans = false;
 
     void take_lock(const std::string& lock_path);
+    static void sweep(const std::filesystem::path& directory);
     void listen();
     void run();
     void admit_all();
@@ -299,10 +300,28 @@ void Broker::State::take_lock(const std::string& lock_path) {
     for (;;) {
         lock = Fd(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
         if (!lock) fail(Status::unsafe, "cannot open " + lock_path);
-        if (::flock(lock.get(), LOCK_EX | LOCK_NB) < 0) throw Error(Status::busy);
+        // Another broker's sweep holds it for a moment.
+        for (int tries = 0; ::flock(lock.get(), LOCK_EX | LOCK_NB) < 0; ++tries) {
+            if (tries == 20) throw Error(Status::busy);
+            std::this_thread::sleep_for(5ms);
+        }
         struct stat held{}, named{};
         if (::fstat(lock.get(), &held) == 0 && ::stat(lock_path.c_str(), &named) == 0 && held.st_ino == named.st_ino)
             return;
+    }
+}
+
+/// Removes what killed brokers have left in the directory: whoever gets a lock knows that its broker is gone.
+void Broker::State::sweep(const std::filesystem::path& directory) {
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
+        if (entry.path().extension() != ".lock") continue;
+        Fd dead(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+        struct stat held {}, named {};
+        if (!dead || ::flock(dead.get(), LOCK_EX | LOCK_NB) < 0) continue;
+        if (::fstat(dead.get(), &held) < 0 || ::stat(entry.path().c_str(), &named) < 0 || held.st_ino != named.st_ino) continue;
+        ::unlink(std::filesystem::path(entry.path()).replace_extension(".sock").c_str());
+        ::unlink(entry.path().c_str());
     }
 }
 
@@ -321,6 +340,7 @@ Broker::Broker(const BrokerOptions& options) : state_(std::make_unique<State>())
     State& s = *state_;
     s.path = socket_path(options.bus);
     s.take_lock(s.path.substr(0, s.path.size() - 5) + ".lock");
+    State::sweep(std::filesystem::path(s.path).parent_path());
     s.segment = std::make_shared<Segment>(Segment::create(options.bus, options.ring_bytes, options.arena_bytes));
     s.pages = std::make_unique<SegmentPages>(*s.segment);
     for (std::uint32_t slot = 0; slot < layout::max_peers; ++slot) peers::make_pulse(s.segment->peer(slot).pulse);

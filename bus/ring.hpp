@@ -72,7 +72,7 @@ public:
     bool look() {
         const std::uint64_t head =
             positions_->head.load(std::memory_order_acquire);  // pairs with "head": copied before reuse
-        if (head - head_ > published_ - head_) return false;
+        if (head - head_ > published_ - head_ || head % 8 != 0) return false;
         head_ = head;
         return true;
     }
@@ -117,7 +117,8 @@ public:
             if (read_ == tail_) {
                 const std::uint64_t tail = positions_->tail.load(std::memory_order_acquire);  // pairs with "tail"
                 if (tail == tail_) return {Status::empty, {}, {}};
-                if (tail - read_ > capacity_ || tail % 8 != 0) return {Status::corrupt, {}, {}};
+                // No further than from what was given back: whoever refills what is merely read would keep this loop busy.
+                if (tail - read_ > capacity_ - (read_ - retired_) || tail % 8 != 0) return {Status::corrupt, {}, {}};
                 tail_ = tail;
             }
             const std::uint64_t at = read_ & (capacity_ - 1);

@@ -97,6 +97,7 @@ public:
                 case Tag::bigint:
                 case Tag::text:
                     if (!in_heap(cell.bits, cell.count)) return false;
+                    if (cell.flags & cell_ascii && !is_ascii(frame_.heap.subspan(cell.bits, cell.count))) return false;
                     break;
                 case Tag::list:
                 case Tag::set: inside = cell.count; break;
@@ -126,6 +127,17 @@ public:
 private:
     bool in_heap(std::uint64_t offset, std::uint64_t bytes) const {
         return offset <= frame_.heap.size() && bytes <= frame_.heap.size() - offset;
+    }
+
+    /// Readers copy such a text without decoding it.
+    static bool is_ascii(std::span<const std::byte> text) {
+        std::uint64_t all = 0, word;
+        for (; text.size() >= sizeof word; text = text.subspan(sizeof word)) {
+            std::memcpy(&word, text.data(), sizeof word);
+            all |= word;
+        }
+        for (const std::byte byte : text) all |= static_cast<std::uint64_t>(byte);
+        return (all & 0x8080808080808080) == 0;
     }
 
     bool array_fits(const Cell& cell, std::span<const Cell> extents) const {
@@ -187,12 +199,14 @@ void write(const Draft& draft, std::byte* out) {
 }
 
 Status read(std::span<const std::byte> bytes, Draft& out) {
+    if (bytes.size() > max_bytes) return Status::corrupt;
     flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
     if (!verifier.VerifyBuffer<fbs::Frame>(nullptr)) return Status::corrupt;
     const auto* frame = flatbuffers::GetRoot<fbs::Frame>(bytes.data());
     const auto kind = static_cast<std::uint8_t>(frame->kind());
     if (kind < static_cast<std::uint8_t>(Kind::call) || kind > static_cast<std::uint8_t>(Kind::cancel))
         return Status::corrupt;
+    if (frame->status() > static_cast<std::uint8_t>(Status::unsafe)) return Status::corrupt;
     out.kind = static_cast<Kind>(kind);
     out.status = static_cast<Status>(frame->status());
     out.target = frame->target();

@@ -94,8 +94,9 @@ struct Cell {
 };
 static_assert(sizeof(Cell) == 16 && sizeof(Handle) == 24);
 
-inline constexpr std::uint32_t name_only = 0xffffffff;  // Draft::target when the export is looked up by its name
-inline constexpr std::uint32_t max_depth = 128;         // of nested containers
+inline constexpr std::uint32_t name_only = 0xffffffff;   // Draft::target when the export is looked up by its name
+inline constexpr std::uint32_t max_depth = 128;          // of nested containers
+inline constexpr std::uint64_t max_bytes = 0x7fff'fff8;  // of a frame: FlatBuffers counts in 31 bits
 
 /// What a frame is made of, before or after it is bytes. All spans are borrowed.
 struct Draft {
@@ -119,8 +120,8 @@ std::uint64_t size(const Draft& draft);
 void write(const Draft& draft, std::byte* out);
 
 /// Verifies a private, 8-byte aligned copy of a frame and views it. corrupt when the bytes are no frame, or when its values
-/// are not well formed: a text outside the heap, a container with too few cells, an array whose extents don't fit its bytes,
-/// nesting beyond max_depth, a kind or tag that does not exist.
+/// are not well formed: a text outside the heap, or marked as ascii and not so, a container with too few cells, an array
+/// whose extents don't fit its bytes, nesting beyond max_depth, a kind, status or tag that does not exist.
 Status read(std::span<const std::byte> bytes, Draft& out);
 
 /// The number of elements times their size; 0 with `overflow` set when it does not fit 63 bits.

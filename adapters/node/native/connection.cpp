@@ -134,9 +134,7 @@ void Connection::submit(napi_env) {  // the isolate's thread; no lock
 }
 
 void Connection::call_and_wait(napi_env env) {  // the isolate's thread; no lock; blocks
-    if (send() != Status::ok) return;
-    flush();
-    wait(env);
+    if (send() == Status::ok) wait(env);
 }
 
 /// Until something has arrived, the time is out (timed_out) or the isolate is terminated.
@@ -145,7 +143,7 @@ void Connection::wait(napi_env env) {  // the isolate's thread; no lock; blocks
     const bool limited = real(Double::timeout) > 0;
     const auto until = limited ? deadline() : doorbell::Deadline::max();
     outcome(Status::ok);
-    word(Word::frames) = 0;
+    flush();  // also what has waited for the host to attach, or for room
     if (!bus_->spin(until)) {
         for (;;) {
             attend();

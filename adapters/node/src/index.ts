@@ -21,3 +21,4 @@ export {
   TimeoutError,
 } from './errors.js'
 export type { Counters } from './native.js'
+export { type SpawnOptions, spawn } from './spawn.js'

@@ -1,7 +1,8 @@
 """Isthmus: JavaScript calls Python, and Python calls Python, over shared memory.
 
-``export`` offers a function, ``serve`` or ``Host`` serves what is offered, ``connect`` calls it, ``empty`` makes an array that
-travels without a copy. ``python -m isthmus serve app.py`` serves a file. Logs go to ``logging.getLogger("isthmus")``.
+``export`` offers a function, ``serve`` or ``Host`` serves what is offered, ``connect`` calls it, ``empty``
+makes an array that travels without a copy. ``python -m isthmus serve app.py`` serves a file. Logs go to
+``logging.getLogger("isthmus")``.
 """
 
 from .arrays import empty

@@ -26,7 +26,7 @@ log = logging.getLogger("isthmus")
 
 
 class _Lifeline:
-    """The parent's end of a socket: told once whether the host is ready, and its hang-up ends this process."""
+    """A socket to the parent: told once whether the host is ready; its hang-up ends this process."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
@@ -49,7 +49,7 @@ class _Lifeline:
 
 
 def _load(app: str) -> ModuleType:
-    """Imports the app, a file or a module's name, with its folder first on the path as `python app.py` has it."""
+    """Imports the app, a file or a module's name, its folder first on the path as with `python app.py`."""
     path = Path(app)
     if not path.is_file():
         if app.endswith(".py") or os.sep in app:
@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("isthmus: %(message)s"))
         log.addHandler(handler)
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.WARNING if arguments.lifeline is not None else logging.INFO)
     code: int = arguments.run(arguments)
     return code
 

@@ -20,18 +20,17 @@ def empty(
 ) -> np.ndarray[Any, Any]:
     """A new array in the memory of the bus, with arbitrary contents, in C order.
 
-    ``shape`` is a length or a sequence of lengths, ``dtype`` one of bool, int8 to int64, uint8 to uint64, float16 to float64,
-    complex64 and complex128, as a name or a numpy dtype. Returned from an export, or sent as an argument, the array is not
-    copied, whatever its size. Where there is no numpy, it is a writable memoryview.
+    ``shape`` is a length or a sequence of lengths, ``dtype`` one of bool, int8 to int64, uint8 to uint64,
+    float16 to float64, complex64 and complex128, as a name or a numpy dtype. Returned from an export, or
+    sent as an argument, the array is not copied, whatever its size. Where there is no numpy, it is a
+    writable memoryview.
 
-    With several buses, the one joined last gives the memory. Raises isthmus.PeerLost when this process is on no bus,
-    isthmus.BusFull when the bus has no memory left, ValueError for another dtype. Any thread.
+    With several buses, the one joined last gives the memory. Raises isthmus.PeerLost when this process is
+    on no bus, isthmus.BusFull when the bus has no memory left, ValueError for another dtype. Any thread.
     """
-    try:
-        lengths = (operator.index(shape),)  # type: ignore[arg-type]
-    except TypeError:
-        lengths = tuple(operator.index(length) for length in shape)  # type: ignore[union-attr]
-    return allocate(_code(dtype), lengths)
+    lengths = (shape,) if isinstance(shape, SupportsIndex) else tuple(shape)
+    array: np.ndarray[Any, Any] = allocate(_code(dtype), tuple(map(operator.index, lengths)))
+    return array
 
 
 def _code(dtype: npt.DTypeLike) -> int:

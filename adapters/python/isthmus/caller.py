@@ -21,16 +21,16 @@ class Bus:
     def call(self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Calls an export, waits for its result and returns it. The GIL is free while it waits.
 
-        Positional and named arguments travel as the documentation's table has it; arrays in bus memory (``isthmus.empty``)
-        without a copy. ``timeout`` is in seconds.
+        Positional and named arguments travel as the documentation's table has it; arrays in bus memory
+        (``isthmus.empty``) without a copy. ``timeout`` is in seconds.
 
-        Raises isthmus.PythonError for what the export raised, NotExported, TimeoutError, EncodeError for an argument that
-        can't travel, PeerLost when the host goes meanwhile, BusFull when memory runs out.
+        Raises isthmus.PythonError for what the export raised, NotExported, TimeoutError, EncodeError for an
+        argument that can't travel, PeerLost when the host goes meanwhile, BusFull when memory runs out.
         """
         return self._peer.native.call(name, args, kwargs, timeout)
 
     def stats(self) -> dict[str, Any]:
-        """Counters of this peer and of the host: ``{"self": {...}, "host": {...} or None}``. They only grow."""
+        """Counters of this peer and of the host, which only grow: ``{"self": {...}, "host": ...}``."""
         return self._peer.stats()
 
     def close(self) -> None:

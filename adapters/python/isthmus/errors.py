@@ -53,7 +53,7 @@ class NotExported(Error, LookupError):
         self.close = list(close or ())
 
 
-class TimeoutError(Error, builtins.TimeoutError):  # noqa: A001 - the contract's name
+class TimeoutError(Error, builtins.TimeoutError):
     """The time of a call ran out. Also a built-in ``TimeoutError``."""
 
     code = "TIMEOUT"

@@ -17,8 +17,6 @@ _by_name: dict[str, Callable[..., Any]] = {}
 
 
 def _refuse(function: Callable[..., Any], name: str) -> None:
-    if not callable(function):
-        raise TypeError(f"export takes a function, and {function!r} is none")
     inner = inspect.unwrap(function)
     if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
         raise TypeError(
@@ -39,13 +37,15 @@ def export(*, name: str | None = None, **options: Any) -> Callable[[F], F]: ...
 def export(function: F | None = None, /, *, name: str | None = None, **options: Any) -> F | Callable[[F], F]:
     """Offers a function to callers, under its own name or another.
 
-    Use it bare (``@isthmus.export``) or with a name (``@isthmus.export(name="sum")``). The function comes back unchanged.
+    Use it bare (``@isthmus.export``) or with a name (``@isthmus.export(name="sum")``). The function comes
+    back unchanged.
 
-    Called, it runs on the host's dispatcher thread with the GIL held, one call after the other. Its arguments are Python
-    values as the documentation's table has them; arrays are read-only numpy arrays (memoryviews where there is no numpy)
-    over the memory of the bus, and stay valid for as long as they are kept. What it returns travels back; an array from
-    ``isthmus.empty`` or a view of an argument does so without a copy. What it raises reaches the caller with its
-    traceback. A name that is exported again by the same function, as after a reload, is replaced.
+    Called, it runs on the host's dispatcher thread with the GIL held, one call after the other. Its
+    arguments are Python values as the documentation's table has them; arrays are read-only numpy arrays
+    (memoryviews where there is no numpy) over the memory of the bus, and stay valid for as long as they are
+    kept. What it returns travels back; an array from ``isthmus.empty`` or a view of an argument does so
+    without a copy. What it raises reaches the caller with its traceback. A name that is exported again by
+    the same function, as after a reload, is replaced.
 
     Raises TypeError for what can't be exported, ValueError for a name that another function has.
     """
@@ -53,6 +53,8 @@ def export(function: F | None = None, /, *, name: str | None = None, **options: 
         raise TypeError(f"export has no option '{next(iter(options))}' yet: it takes name alone")
 
     def register(function: F) -> F:
+        if not callable(function):
+            raise TypeError(f"export takes a function, and {function!r} is none")
         own_name = name if name is not None else getattr(function, "__name__", None)
         if not own_name or not isinstance(own_name, str):
             raise TypeError(f"{function!r} has no name: use export(name=...)")

@@ -40,12 +40,13 @@ def parse_memory(memory: int | str) -> int:
 class Host:
     """Serves what was exported, from a thread of its own, until it is stopped.
 
-    ``name`` is the bus that callers connect to, by default the program's file name without its ending. ``memory`` is how much
-    the arrays on the bus may take, as bytes or a text like ``"512MiB"``; pages are taken from the system as they are used.
+    ``name`` is the bus that callers connect to, by default the program's file name without its ending.
+    ``memory`` is how much the arrays on the bus may take, as bytes or a text like ``"512MiB"``; pages are
+    taken from the system as they are used.
 
-    ``with isthmus.Host("vision"):`` serves for as long as the block runs, ``async with`` the same inside a running asyncio
-    loop, which it never blocks. ``start`` and ``stop`` do it by hand. Exports may be added while it serves. A Host serves
-    once; make another to serve again. Any thread may call any method.
+    ``with isthmus.Host("vision"):`` serves for as long as the block runs, ``async with`` the same inside a
+    running asyncio loop, which it never blocks. ``start`` and ``stop`` do it by hand. Exports may be added
+    while it serves. A Host serves once; make another to serve again. Any thread may call any method.
 
     Raises isthmus.ConnectError when the bus can't be served, as when another process serves one of that name.
     """
@@ -72,7 +73,7 @@ class Host:
         log.info("serving '%s' with %d exports", self.name, len(registry.names()))
 
     def stop(self) -> None:
-        """Ends the bus: the call that runs is finished, what has not begun is refused. Harmless when called again."""
+        """Ends the bus: the call that runs is finished, what has not begun is refused."""
         peer = self._peer
         if peer is None:
             return
@@ -162,12 +163,13 @@ _loading = False  # while the command line imports the app
 def serve(name: str | None = None, *, memory: int | str = "2GiB") -> None:
     """Serves what was exported and blocks until the host is stopped, by Ctrl-C or SIGTERM in the main thread.
 
-    Both let the call that runs finish and leave nothing behind; a second one ends the process at once. Arguments and errors
-    are those of ``Host``.
+    Both let the call that runs finish and leave nothing behind; a second one ends the process at once.
+    Arguments and errors are those of ``Host``.
     """
     if _loading:
         raise Error(
-            "the app calls isthmus.serve() itself: run it with `python app.py`, or put the call under `if __name__ == '__main__':`"
+            "the app calls isthmus.serve() itself: run it with `python app.py`, "
+            "or put the call under `if __name__ == '__main__':`"
         )
     host = Host(name, memory=memory)
     with _stopped_by_signals(host):

@@ -50,7 +50,7 @@ class Peer:
         _open.add(self)
 
     def stop(self) -> None:
-        """Leaves, once what runs has finished. Waits for that unless it is called by an export of this very peer."""
+        """Leaves, once what runs has finished. Waits for that, unless this peer's own export calls it."""
         if self._pid != os.getpid():
             return
         self._bus.stop()

@@ -42,6 +42,12 @@ Dispatcher::Dispatcher(State& state, Bus& bus, std::shared_ptr<Memory> memory, C
         calls_.lost(link, reason);
     };
     batch_.reserve(most_calls);
+    note_service();
+}
+
+void Dispatcher::note_service() {
+    const Link* service = bus_.service();
+    service_slot_.store(service != nullptr ? service->ends().other : layout::max_peers, std::memory_order_relaxed);
 }
 
 // --- the loop: without the GIL but where take_gil and give_gil stand around -------------------------------------
@@ -50,8 +56,7 @@ void Dispatcher::run() {
     give_gil();
     while (!stop_.load(std::memory_order_acquire) && !bus_.closed()) {
         bus_.attend(lost_);
-        const Link* service = bus_.service();
-        service_slot_.store(service != nullptr ? service->ends().other : layout::max_peers, std::memory_order_relaxed);
+        note_service();
         calls_.send(bus_, *memory_);
         const bool received = gather();
         if (has_batch()) {

@@ -42,6 +42,7 @@ private:
         bool answered = false;
     };
 
+    void note_service();
     bool gather();
     void accept(const Bus::Received& received, std::span<const std::byte> bytes);
     void refuse_what_cannot_run(std::uint64_t now);

@@ -47,7 +47,7 @@ void Outgoing::drop_copies() {
 
 namespace {
 
-constexpr std::uint64_t most_bytes = std::uint64_t{1} << 30;  // of one message, its arrays aside
+constexpr std::uint64_t most_bytes = std::uint64_t{256} << 20;  // of one message, its arrays aside
 
 /// One value and what is in it. GIL held.
 class Encoder {
@@ -332,7 +332,7 @@ private:
 
     bool fits(std::uint64_t more) {
         if (more + values_.heap().size() + values_.cells().size_bytes() <= most_bytes) return true;
-        return fail("makes the message larger than 1 GiB: send large data as arrays");
+        return fail("makes the message larger than 256 MiB: send large data as arrays");
     }
 
     bool changed() { return fail("changed while it was being sent"); }

@@ -221,14 +221,14 @@ PyObject* run(PyObject* self, PyObject* joined) {
     }
     add_memory(*peer.state, peer.memory);
     ExportTable* table = peer.exports == Py_None ? nullptr : &export_table(peer.exports);
-    Ref said(PyObject_CallNoArgs(joined));
-    const bool fine = said && guarded(*peer.state, false, [&] {
-                          Dispatcher dispatcher(*peer.state, *peer.bus, peer.memory, peer.calls, table, peer.stop);
-                          {
-                              std::lock_guard lock(peer.gate);
-                              peer.dispatcher = &dispatcher;
-                          }
-                          dispatcher.run();
+    const bool fine = guarded(*peer.state, false, [&] {
+        Dispatcher dispatcher(*peer.state, *peer.bus, peer.memory, peer.calls, table, peer.stop);
+        {
+            std::lock_guard lock(peer.gate);
+            peer.dispatcher = &dispatcher;
+        }
+        const Ref said(PyObject_CallNoArgs(joined));
+        if (said) dispatcher.run();
                           std::lock_guard lock(peer.gate);
                           peer.dispatcher = nullptr;
                           return true;

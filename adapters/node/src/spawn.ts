@@ -1,0 +1,189 @@
+// A Python host as a child: started, watched and stopped.
+
+import { type ChildProcess, spawn as spawnChild } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import type { Socket } from 'node:net'
+import { basename } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Bus, Companion } from './bus.js'
+import { joinBus } from './connect.js'
+import { ConnectError, PythonError } from './errors.js'
+import { findPython, type Interpreter } from './python.js'
+
+/** How a Python host is started. */
+export interface SpawnOptions {
+  /** The interpreter. Else `$ISTHMUS_PYTHON`, `$VIRTUAL_ENV`, `$CONDA_PREFIX`, `./.venv` or `python3`. */
+  readonly python?: string
+  /** The bus's name, so that other isolates can `connect` to it. A private one if not given; it is in `Bus.name`. */
+  readonly bus?: string
+  /** What arrays on the bus may take: bytes, or text like `'512MiB'`. */
+  readonly memory?: number | string
+  /** Added to the environment of this process. */
+  readonly env?: Readonly<Record<string, string | undefined>>
+  /** The host's working directory. */
+  readonly cwd?: string
+}
+
+const lifelineFd = 3
+const outputKept = 64 << 10
+const stopPatience = 2000
+const exitPatience = 25
+const outputPatience = 200
+
+/**
+ * Starts a Python host that serves what `app` (a file, or a module's name) exports, and joins its bus. The host ends when the
+ * bus is closed, and when this process ends, however it does.
+ *
+ * @throws (as a rejection) ConnectError, which names the interpreter, why that one, and what the host printed.
+ */
+export async function spawn(app: string | URL, options: SpawnOptions = {}): Promise<Bus> {
+  const path = app instanceof URL ? fileURLToPath(app) : app
+  const bus = options.bus ?? `spawn-${process.pid}-${randomBytes(6).toString('hex')}`
+  const host = new Host(path, bus, options)
+  try {
+    await host.ready()
+    const connection = await joinBus(bus, 10_000, host)
+    host.letGo()
+    return connection
+  } catch (error) {
+    await host.stop()
+    throw error
+  }
+}
+
+class Host implements Companion {
+  ended: string | undefined
+  readonly #app: string
+  readonly #python: Interpreter
+  readonly #child: ChildProcess
+  readonly #exit: Promise<void>
+  readonly #closed: Promise<void>
+  readonly #lifeline: Socket
+  // The last of what it printed, until it is ready.
+  #output: Buffer[] | undefined = []
+  #kept = 0
+
+  constructor(app: string, bus: string, options: SpawnOptions) {
+    const env = { ...process.env, ...options.env, PYTHONUNBUFFERED: '1' }
+    this.#app = app
+    this.#python = findPython(options.python, env, options.cwd ?? process.cwd())
+    const args = ['-m', 'isthmus', 'serve', app, '--bus', bus, '--lifeline', `${lifelineFd}`]
+    if (options.memory !== undefined) args.push('--memory', `${options.memory}`)
+    this.#child = spawnChild(this.#python.path, args, {
+      cwd: options.cwd,
+      env,
+      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+    })
+    this.#lifeline = this.#child.stdio[lifelineFd] as Socket
+    this.#lifeline.on('error', () => {}) // the host's end is told by its exit
+    this.#exit = new Promise(resolve => {
+      this.#child.once('exit', (code, signal) => {
+        this.ended = signal === null ? `ended with exit code ${code}` : `was killed by ${signal}`
+        resolve()
+      })
+      this.#child.once('error', error => {
+        this.ended ??= `could not be started (${error.message})`
+        resolve()
+      })
+    })
+    this.#closed = new Promise(resolve => this.#child.once('close', () => resolve()))
+    this.#passOn(this.#child.stdout as Socket, process.stdout)
+    this.#passOn(this.#child.stderr as Socket, process.stderr)
+  }
+
+  /** Passes the child's output on as it comes. */
+  #passOn(from: Socket, to: NodeJS.WriteStream): void {
+    from.on('data', (chunk: Buffer) => {
+      if (this.#output !== undefined) {
+        this.#output.push(chunk)
+        this.#kept += chunk.length
+        while (this.#kept - (this.#output[0] as Buffer).length >= outputKept) {
+          this.#kept -= (this.#output.shift() as Buffer).length
+        }
+      }
+      if (to.write(chunk)) return
+      from.pause()
+      to.once('drain', () => from.resume())
+    })
+  }
+
+  /** Until the host says that it serves. */
+  async ready(): Promise<void> {
+    let text = ''
+    const said = new Promise<void>(resolve => {
+      this.#lifeline.setEncoding('utf8')
+      this.#lifeline.on('data', (chunk: string) => {
+        text += chunk
+        if (text.includes('\n')) resolve()
+      })
+    })
+    await Promise.race([said, this.#exit])
+    if (this.ended !== undefined) await this.#lastOutput()
+    if (!text.includes('\n')) throw this.#failure(undefined)
+    const message = JSON.parse(text.slice(0, text.indexOf('\n'))) as {
+      ready?: boolean
+      error?: { type: string; message: string; traceback: string }
+    }
+    if (message.ready) return
+    await Promise.race([this.#exit, pause(outputPatience)])
+    await this.#lastOutput()
+    throw this.#failure(message.error)
+  }
+
+  #lastOutput(): Promise<unknown> {
+    return Promise.race([this.#closed, pause(outputPatience)])
+  }
+
+  #failure(error: { type: string; message: string; traceback: string } | undefined): ConnectError {
+    const { path, reason } = this.#python
+    const output = Buffer.concat(this.#output ?? []).toString().slice(-outputKept)
+    const who = `${path} (from ${reason})`
+    if (error === undefined && /No module named '?isthmus/.test(output)) {
+      return new ConnectError(`${who} has no package 'isthmus': install it with: ${path} -m pip install isthmus`)
+    }
+    const why = error ? `${error.type}: ${error.message}` : `the host ${this.ended ?? 'said nothing that makes sense'}`
+    const details = output.trim() || error?.traceback.trim()
+    const cause = error && new PythonError({ ...error, module: '', args: [error.message] })
+    return new ConnectError(
+      `${who} could not serve ${basename(this.#app)}: ${why}${details ? `\n\n${details}` : ''}`,
+      cause && { cause },
+    )
+  }
+
+  /** The host is up: from now on it does not keep this process alive, and its output is no longer kept. */
+  letGo(): void {
+    this.#output = undefined
+    this.#lifeline.resume()
+    this.#reference('unref')
+  }
+
+  #reference(how: 'ref' | 'unref'): void {
+    this.#child[how]()
+    for (const stream of [this.#child.stdout, this.#child.stderr, this.#lifeline]) (stream as Socket | null)?.[how]()
+  }
+
+  async howItEnded(): Promise<string | undefined> {
+    this.#child.ref()
+    await Promise.race([this.#exit, pause(exitPatience)])
+    this.#child.unref()
+    return this.ended
+  }
+
+  /** Hangs up, which the host takes for its end; kills it if that takes too long. */
+  async stop(): Promise<void> {
+    if (this.ended === undefined) {
+      this.#reference('ref')
+      this.#lifeline.destroy()
+      const patience = setTimeout(() => this.#child.kill('SIGKILL'), stopPatience)
+      await this.#exit
+      clearTimeout(patience)
+    }
+    await this.#lastOutput()
+    this.#lifeline.destroy()
+    this.#reference('unref')
+  }
+}
+
+function pause(milliseconds: number): Promise<void> {
+  return new Promise(resolve => setTimeout(resolve, milliseconds))
+}

@@ -1,0 +1,84 @@
+// What the tests of several rooms need: an arena in given memory, a value in one line, a wait with a deadline.
+#pragma once
+
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "bus/bus.hpp"
+
+namespace isthmus::test {
+
+using namespace std::chrono_literals;
+using doorbell::Clock;
+
+/// Pages that a test can count and refuse.
+struct FakePages : ArenaPages {
+    Status reserve(std::uint64_t, std::uint64_t chunks) override {
+        if (refuse) return Status::no_memory;
+        reserved += chunks;
+        return Status::ok;
+    }
+    void punch(std::uint64_t, std::uint64_t chunks) override { punched += chunks; }
+
+    std::atomic<std::uint64_t> reserved{0}, punched{0};
+    std::atomic<bool> refuse{false};
+};
+
+/// An arena without a segment.
+struct ArenaBox {
+    explicit ArenaBox(std::uint64_t count)
+        : chunks(new layout::Chunk[count]()),
+          blocks(new layout::Block[count * layout::blocks_per_chunk]()),
+          bytes(static_cast<std::byte*>(
+              ::operator new(count* layout::chunk_bytes, std::align_val_t{layout::page_bytes}))),
+          memory{chunks.get(), blocks.get(), bytes.get(), count * layout::chunk_bytes} {
+        std::memset(bytes.get(), 0, memory.bytes);
+    }
+
+    std::unique_ptr<Arena> arena(std::uint32_t slot, std::uint32_t generation = 1) {
+        return std::make_unique<Arena>(memory, pages, slot, generation, counters[slot]);
+    }
+    std::uint64_t owned_chunks() const {
+        std::uint64_t owned = 0;
+        for (std::uint64_t i = 0; i < memory.chunk_count(); ++i) owned += chunks[i].owner != 0;
+        return owned;
+    }
+    std::uint64_t leased_blocks() const {
+        std::uint64_t leased = 0;
+        for (std::uint64_t i = 0; i < memory.chunk_count() * layout::blocks_per_chunk; ++i)
+            leased += blocks[i].leases != 0;
+        return leased;
+    }
+
+    struct Free {
+        void operator()(std::byte* memory) const { ::operator delete(memory, std::align_val_t{layout::page_bytes}); }
+    };
+    std::unique_ptr<layout::Chunk[]> chunks;
+    std::unique_ptr<layout::Block[]> blocks;
+    std::unique_ptr<std::byte[], Free> bytes;
+    ArenaMemory memory;
+    FakePages pages;
+    layout::Counters counters[layout::max_peers]{};
+};
+
+/// Whether `done` becomes true in time.
+template <class Done>
+bool soon(Done&& done, std::chrono::milliseconds within = 5s) {
+    const auto deadline = Clock::now() + within;
+    while (!done()) {
+        if (Clock::now() > deadline) return false;
+        std::this_thread::sleep_for(200us);
+    }
+    return true;
+}
+
+inline std::string_view view(std::span<const std::byte> bytes) {
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+}  // namespace isthmus::test

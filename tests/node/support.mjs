@@ -1,0 +1,55 @@
+// What the tests share: a host to talk to, programs to run beside it, and patience.
+
+import { spawn as spawnProcess } from 'node:child_process'
+import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+
+export const app = fileURLToPath(new URL('./app.py', import.meta.url))
+export const root = fileURLToPath(new URL('../..', import.meta.url))
+
+/** Runs a program given as text, as a module at the root; its exit code, signal and output. */
+export function run(program, { env = {}, flags = [], args = [], onOutput } = {}) {
+  const child = spawnProcess(process.execPath, [...flags, '--input-type=module', '--eval', program, ...args], {
+    cwd: root,
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let out = ''
+  let err = ''
+  child.stdout.setEncoding('utf8').on('data', text => {
+    out += text
+    onOutput?.(child, out)
+  })
+  child.stderr.setEncoding('utf8').on('data', text => {
+    err += text
+  })
+  return new Promise(resolve => child.on('close', (code, signal) => resolve({ code, signal, out, err })))
+}
+
+/** Waits until something is so; fails after `patience` milliseconds. */
+export async function until(what, isSo, patience = 5000) {
+  const end = performance.now() + patience
+  while (!(await isSo())) {
+    if (performance.now() > end) throw new Error(`still not so after ${patience} ms: ${what}`)
+    await delay(5)
+  }
+}
+
+/** Has the garbage collector run, and what it leaves to be done later. */
+export async function collectGarbage() {
+  for (let i = 0; i < 3; ++i) {
+    globalThis.gc()
+    await delay(5)
+  }
+}
+
+export function isAlive(pid) {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false
+  }
+}
+
+export { delay }

@@ -1,0 +1,163 @@
+"""Every test talks to a real bus, in a directory of sockets of its own that is empty afterwards."""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import isthmus
+import pytest
+
+PATIENCE = 20
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sockets() -> Iterator[Path]:
+    runtime = Path(tempfile.mkdtemp(prefix="isthmus-"))
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    yield runtime / "isthmus"
+    left = [path.name for path in (runtime / "isthmus").glob("*")]
+    shutil.rmtree(runtime)
+    assert left == []
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A bus that nobody has served before."""
+    name.count += 1
+    return f"test-{os.getpid()}-{name.count}"
+
+
+name.count = 0
+
+
+@pytest.fixture
+def until() -> Callable[..., object]:
+    """Waits for something to become true, and returns it."""
+
+    def until(condition: Callable[[], object], patience: float = PATIENCE) -> object:
+        deadline = time.monotonic() + patience
+        while not (found := condition()):
+            assert time.monotonic() < deadline, "what was waited for did not happen"
+            time.sleep(0.002)
+        return found
+
+    return until
+
+
+@pytest.fixture
+def run() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a program of its own, which must end by itself."""
+
+    def run(source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", textwrap.dedent(source), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+
+    return run
+
+
+class Served:
+    """`python -m isthmus serve` of a source text, in a process of its own."""
+
+    def __init__(self, folder: Path, name: str, source: str, *options: str, env: dict[str, str] | None = None) -> None:
+        self.name = name
+        self.app = folder / "app.py"
+        self.app.write_text(textwrap.dedent(source))
+        self.line, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "isthmus", "serve", str(self.app), "--bus", name]
+        command += ["--lifeline", str(theirs.fileno()), *options]
+        self.process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        theirs.close()
+
+    def answer(self) -> dict:
+        """What the host says about its start."""
+        line = b""
+        while not line.endswith(b"\n"):
+            readable, _, _ = select.select([self.line], [], [], PATIENCE)
+            assert readable, "the host said nothing"
+            more = self.line.recv(65536)
+            assert more, f"the host ended: {self.process.stderr.read()}"
+            line += more
+        return json.loads(line)
+
+    def ready(self) -> "Served":
+        assert self.answer() == {"ready": True}
+        return self
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE)
+
+    def stderr(self) -> str:
+        self.wait()
+        return self.process.stderr.read()
+
+    def close(self) -> None:
+        self.line.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def serve(tmp_path: Path, name: str) -> Iterator[Callable[..., Served]]:
+    """Serves a source text under `name`."""
+    served = []
+
+    def serve(source: str, *options: str, **kwargs: object) -> Served:
+        served.append(Served(tmp_path, name, source, *options, **kwargs))
+        return served[-1]
+
+    yield serve
+    for one in served:
+        killed = one.process.poll() is None and one.end() not in (0, -signal.SIGTERM)
+        one.close()
+        assert not killed, "the host did not end in good order"
+
+
+ECHO = """
+    import isthmus
+
+    @isthmus.export
+    def echo(*values, **named):
+        return named or (values[0] if len(values) == 1 else list(values))
+
+    @isthmus.export
+    def see(value):
+        kind = type(value)
+        return f"{kind.__module__}.{kind.__qualname__} {value!r}"
+"""
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[isthmus.Bus]:
+    """A bus whose host gives back what it gets, and tells what it saw."""
+    named = f"echo-{os.getpid()}-{request.module.__name__.rsplit('.', 1)[-1]}"
+    served = Served(tmp_path_factory.mktemp("echo"), named, ECHO).ready()
+    with isthmus.connect(named) as bus:
+        yield bus
+    assert served.end() == 0
+    served.close()

@@ -1,0 +1,311 @@
+"""Arrays: every dtype and order, shared where they lie in bus memory and copied once where they do not."""
+
+import array
+import gc
+import weakref
+
+import isthmus
+import numpy as np
+import pytest
+
+DTYPES = "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64 complex64 complex128".split()
+SIZES = [0, 1, 3, 255, 300, 5_000, 70_000]  # in the frame, in a small block, copied without the GIL
+
+
+def sample(dtype, size):
+    values = np.arange(size) % 100
+    return (values * (1 + 2j)).astype(dtype) if dtype.startswith("complex") else values.astype(dtype)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_array_comes_back_as_it_was(echo, dtype, size):
+    value = sample(dtype, size)
+    back = echo.call("echo", value)
+    assert back.dtype == value.dtype
+    assert back.shape == value.shape
+    assert np.array_equal(back, value)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0, 3), (3, 0, 2), (2, 3, 4, 5), (40, 50, 60)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_array_keeps_its_shape_and_order(echo, shape, order):
+    value = np.asarray(np.arange(np.prod(shape, dtype=int), dtype="float32").reshape(shape), order=order)
+    back = echo.call("echo", value)
+    assert back.shape == shape
+    assert np.array_equal(back, value)
+    if value.size > 0:
+        assert back.flags.f_contiguous == value.flags.f_contiguous
+
+
+@pytest.mark.parametrize("size", [12, 3_000, 60_000])
+def test_an_array_with_gaps_or_foreign_bytes_is_put_in_order(echo, size):
+    whole = np.arange(size * 2, dtype="int32")
+    square = np.arange(size).reshape(3, 2, -1)
+    for value in (
+        whole[::2],
+        whole[::-1],
+        whole.astype(">i4"),
+        whole.astype(">f8")[::3],
+        (whole + 1j * whole).astype(">c16"),
+        (whole + 1j * whole).astype(">c8")[1::2],
+        square.transpose(1, 0, 2),
+        square[:, ::-1, ::2],
+        np.broadcast_to(np.float32(3), (4, size)),
+    ):
+        back = echo.call("echo", value)
+        assert back.dtype == value.dtype.newbyteorder("=")
+        assert np.array_equal(back, value)
+
+
+def test_whatever_shows_a_buffer_travels_as_an_array(echo):
+    assert np.array_equal(echo.call("echo", array.array("d", [1, 2])), [1.0, 2.0])
+    assert echo.call("echo", memoryview(array.array("H", [1, 2]))).dtype == "uint16"
+    grid = memoryview(bytes(6)).cast("B", (2, 3))
+    assert echo.call("echo", grid).shape == (2, 3)
+
+
+def test_a_0_d_array_stays_an_array_and_a_scalar_does_not(echo):
+    assert echo.call("echo", np.array(5.0)).shape == ()
+    assert type(echo.call("echo", np.float64(5))) is float
+
+
+LENDING = """
+    import isthmus, numpy as np
+
+    kept = []
+
+    @isthmus.export
+    def flags(x):
+        return [x.flags.writeable, x.flags.c_contiguous, x.dtype.name]
+
+    @isthmus.export
+    def write(x):
+        x[0] = 1
+
+    @isthmus.export
+    def keep(x):
+        kept.append(x)
+
+    @isthmus.export
+    def kept_sum():
+        return [float(x.sum()) for x in kept]
+
+    @isthmus.export
+    def forget():
+        kept.clear()
+
+    @isthmus.export
+    def fresh(size):
+        return np.full(size, 7.0)
+
+    @isthmus.export
+    def in_bus(size):
+        x = isthmus.empty(size, "float64")
+        x[:] = 7
+        return x
+
+    @isthmus.export
+    def part(x):
+        return x[2:5]
+
+    @isthmus.export
+    def twice(x):
+        return {"a": x, "b": [x, x[1:]]}
+"""
+
+
+def host(bus, counter):
+    return bus.stats()["host"][counter]
+
+
+@pytest.mark.parametrize("size", [3, 1000, 100_000])
+def test_an_argument_is_read_only(serve, name, size):
+    serve(LENDING).ready()
+    with isthmus.connect(name) as bus:
+        assert bus.call("flags", np.zeros(size)) == [False, True, "float64"]
+        with pytest.raises(isthmus.PythonError, match="read-only"):
+            bus.call("write", np.zeros(size))
+
+
+def test_an_array_in_bus_memory_is_not_copied_whatever_its_size(serve, name):
+    serve(LENDING).ready()
+    with isthmus.connect(name) as bus:
+        for size in (1, 100, 1_000_000):
+            value = isthmus.empty(size)
+            value[:] = 3
+            back = bus.call("twice", value)
+            assert np.array_equal(back["a"], value)
+            assert back["a"].ctypes.data == value.ctypes.data == back["b"][0].ctypes.data
+        part = bus.call("part", value)
+        assert part.ctypes.data == value[2:].ctypes.data
+        result = bus.call("in_bus", 1_000_000)
+        assert result.sum() == 7_000_000
+        stats = bus.stats()
+        assert stats["self"]["bytes_copied"] == stats["host"]["bytes_copied"] == 0
+
+
+def test_an_array_elsewhere_is_copied_once(serve, name):
+    serve(LENDING).ready()
+    with isthmus.connect(name) as bus:
+        assert bus.call("fresh", 1_000_000).sum() == 7_000_000
+        stats = bus.stats()
+        assert stats["host"]["bytes_copied"] == 8_000_000
+        bus.call("flags", np.zeros(1_000_000))
+        assert bus.stats()["self"]["bytes_copied"] == 8_000_000
+
+
+def test_a_copied_result_belongs_to_the_caller(serve, name):
+    serve(LENDING).ready()
+    with isthmus.connect(name) as bus:
+        for size in (3, 1000, 100_000):
+            result = bus.call("fresh", size)
+            result += 1
+            assert result.sum() == 8 * size
+
+
+def test_what_the_host_keeps_stays_valid_and_its_lease_ends_with_it(serve, name):
+    serve(LENDING).ready()
+    with isthmus.connect(name) as bus:
+        for value in range(20):
+            bus.call("keep", np.full(50_000, float(value)))
+        for _ in range(200):
+            bus.call("flags", np.ones(50_000))
+        assert bus.call("kept_sum") == [value * 50_000.0 for value in range(20)]
+        bus.call("forget")
+        assert host(bus, "leases_taken") - host(bus, "leases_released") == 0
+
+
+def test_a_result_that_is_dropped_gives_its_memory_back(serve, name):
+    serve(LENDING, "--memory", "32MiB").ready()
+    with isthmus.connect(name) as bus:
+        for _ in range(100):
+            assert bus.call("fresh", 500_000)[0] == 7
+            assert bus.call("in_bus", 500_000)[0] == 7
+        stats = bus.stats()["self"]
+        assert stats["leases_taken"] == stats["leases_released"]
+
+
+def test_results_that_are_kept_fill_the_bus_and_say_so(serve, name):
+    serve(LENDING, "--memory", "16MiB").ready()
+    with isthmus.connect(name) as bus:
+        kept = []
+        with pytest.raises(isthmus.BusFull, match="out of memory"):
+            for _ in range(100):
+                kept.append(bus.call("fresh", 500_000))
+        assert 2 <= len(kept) <= 4
+        assert all(x[0] == 7 for x in kept)
+        with pytest.raises(isthmus.BusFull):
+            bus.call("flags", np.zeros(2_000_000))
+        with pytest.raises(isthmus.PythonError, match=r"BusFull.*out of memory"):
+            bus.call("in_bus", 2_000_000)
+        kept.clear()
+        assert bus.call("fresh", 500_000)[-1] == 7
+
+
+def test_an_array_outlives_the_bus_with_its_bytes(serve, name):
+    serve(LENDING).ready()
+    with isthmus.connect(name) as bus, isthmus.connect(name) as other:
+        large, small, own = bus.call("fresh", 300_000), bus.call("in_bus", 300), bus.call("in_bus", 3000)
+        bus.close()
+        for _ in range(50):  # what was freed is used again
+            other.call("flags", np.full(300_000, -1.0))
+            other.call("in_bus", 300)
+        assert (large == 7).all()
+        assert (small == 7).all()
+        assert (own == 7).all()
+        large += 1
+        assert large.sum() == 8 * 300_000
+    with pytest.raises(isthmus.PeerLost, match="connect to it again"):
+        bus.call("fresh", 1)
+
+
+def test_bytes_can_be_given_back_early(echo):
+    before = echo.stats()["self"]["leases_released"]
+    view = echo.call("echo", bytes(100_000))
+    lease = view.obj
+    assert lease.in_bus
+    assert lease.nbytes == 100_000
+    with pytest.raises(BufferError, match=r"1 array\(s\) or memoryview\(s\) still look at this memory"):
+        lease.release()
+    view.release()
+    lease.release()
+    lease.release()
+    assert lease.released
+    assert echo.stats()["self"]["leases_released"] == before + 1
+    with pytest.raises(BufferError, match="released already"):
+        memoryview(lease)
+
+
+def test_a_lease_ends_with_its_block(echo):
+    with echo.call("echo", bytes(100_000)) as view:
+        lease = view.obj
+    with lease:
+        pass
+    assert lease.released
+
+
+def test_what_was_copied_from_is_let_go(echo):
+    value = np.ones(100_000)
+    gone = weakref.ref(value)
+    echo.call("echo", value)
+    del value
+    gc.collect()
+    assert gone() is None
+
+
+def test_empty_makes_arrays_of_every_dtype_and_shape(echo):
+    for dtype in DTYPES:
+        assert isthmus.empty(3, dtype).dtype == dtype
+        assert isthmus.empty((2, 0), np.dtype(dtype)).shape == (2, 0)
+    assert isthmus.empty(np.int64(4)).shape == (4,)
+    assert isthmus.empty([2, 3], int).dtype == "int64"
+    assert isthmus.empty(()).shape == ()
+    assert isthmus.empty((480, 640, 3), "uint8").flags.writeable
+
+
+@pytest.mark.parametrize("dtype", ["object", "datetime64[s]", "U3", ">f8", "longdouble", "no such"])
+def test_empty_refuses_other_dtypes(echo, dtype):
+    with pytest.raises((ValueError, TypeError)):
+        isthmus.empty(3, dtype)
+
+
+@pytest.mark.parametrize("shape", [-1, (2, -3), (1,) * 65, 2**62, (2**40, 2**40)])
+def test_empty_refuses_impossible_shapes(echo, shape):
+    with pytest.raises((ValueError, isthmus.BusFull, isthmus.Error)):
+        isthmus.empty(shape)
+
+
+WITHOUT_NUMPY = """
+    import sys
+    sys.modules["numpy"] = None
+    import isthmus
+
+    @isthmus.export
+    def see(x):
+        return [type(x).__name__, x.format, list(x.shape), x.readonly, x.f_contiguous, len(x.tobytes())]
+
+    @isthmus.export
+    def echo(x):
+        return x
+
+    @isthmus.export
+    def fresh():
+        x = isthmus.empty((2, 3), "int16")
+        x[1, 2] = 5
+        return x
+"""
+
+
+def test_without_numpy_an_array_is_a_memoryview_of_its_format(serve, name):
+    serve(WITHOUT_NUMPY).ready()
+    with isthmus.connect(name) as bus:
+        for size in (4, 1000, 100_000):
+            assert bus.call("see", np.zeros(size, "int32")) == ["memoryview", "i", [size], True, True, 4 * size]
+        see = bus.call("see", np.zeros((2, 3), "float64", order="F"))
+        assert see == ["memoryview", "d", [2, 3], True, True, 48]
+        assert bus.call("see", np.zeros(3, "complex128"))[1] == "Zd"
+        for dtype in DTYPES:
+            value = sample(dtype, 300).reshape(3, 100)
+            assert np.array_equal(bus.call("echo", value), value)
+        assert bus.call("fresh")[1, 2] == 5

@@ -1,0 +1,243 @@
+"""`python -m isthmus serve` and the lifeline that ties a host to its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import isthmus
+import pytest
+
+ANSWER = """
+    import isthmus
+
+    @isthmus.export
+    def answer():
+        return 42
+"""
+
+
+def isthmus_command(*arguments, **options):
+    command = [sys.executable, "-m", "isthmus", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, **options)
+
+
+def test_it_serves_a_file_until_it_is_told_to_stop(serve, name):
+    served = serve(ANSWER).ready()
+    with isthmus.connect(name) as bus:
+        assert bus.call("answer") == 42
+    assert served.end() == 0
+    log = served.stderr().splitlines()
+    assert log == [f"isthmus: serving '{name}' with 1 exports", f"isthmus: stopped serving '{name}'"]
+
+
+def test_the_bus_has_the_files_name_unless_one_is_given(tmp_path, until):
+    app = tmp_path / f"own-{os.getpid()}.py"
+    app.write_text("import isthmus\n\n@isthmus.export\ndef answer():\n    return 42\n")
+    with subprocess.Popen([sys.executable, "-m", "isthmus", "serve", app], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert "serving" in process.stderr.readline()
+            with isthmus.connect(app.stem) as bus:
+                assert bus.call("answer") == 42
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+def test_it_serves_a_module_by_its_name(tmp_path):
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("")
+    (tmp_path / "pack" / "app.py").write_text("import isthmus\nisthmus.export(name='where')(lambda: __name__)\n")
+    name = f"module-{os.getpid()}"
+    command = [sys.executable, "-m", "isthmus", "serve", "pack.app", "--bus", name]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert "serving" in process.stderr.readline()
+            with isthmus.connect(name) as bus:
+                assert bus.call("where") == "pack.app"
+        finally:
+            process.terminate()
+
+
+def test_an_app_finds_its_neighbours_and_its_arguments(serve, name, tmp_path):
+    (tmp_path / "neighbour.py").write_text("WORD = 'hello'\n")
+    serve("""
+        import sys, pickle
+        import isthmus, neighbour
+
+        class Thing:
+            pass
+
+        @isthmus.export
+        def look():
+            return [neighbour.WORD, sys.argv, __name__, pickle.loads(pickle.dumps(Thing())).__class__ is Thing, __file__]
+    """).ready()
+    with isthmus.connect(name) as bus:
+        word, argv, module, pickles, file = bus.call("look")
+    assert (word, module, pickles) == ("hello", "app", True)
+    assert argv == [file]
+
+
+def test_an_app_may_be_called_like_a_module_of_the_library(tmp_path, serve, name):
+    served = serve("import json, isthmus\nisthmus.export(name='dumps')(json.dumps)\n")
+    served.end(signal.SIGKILL)
+    app = tmp_path / "json.py"
+    app.write_text("import isthmus\n\n@isthmus.export\ndef answer():\n    return 42\n")
+    command = [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-m", "isthmus", "serve", app, "--bus", name]
+    with subprocess.Popen(command, cwd="/", stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert "serving" in process.stderr.readline()
+            with isthmus.connect(name) as bus:
+                assert bus.call("answer") == 42
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["serve"], ["serve", "app.py", "--memory", "lots"]])
+def test_a_wrong_command_is_a_usage_error(arguments):
+    done = isthmus_command(*arguments)
+    assert done.returncode == 2
+    assert "usage: isthmus" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
+def test_help_is_there(arguments):
+    done = isthmus_command(*arguments)
+    assert done.returncode == 0
+    assert "serve" in done.stdout
+    assert "lifeline" not in done.stdout
+
+
+@pytest.mark.parametrize("app", ["missing.py", "no/such/file", "not a module"])
+def test_an_app_that_is_not_there_is_a_usage_error_of_one_line(app):
+    done = isthmus_command("serve", app)
+    assert done.returncode == 2
+    assert done.stderr.startswith("isthmus: there is n")
+    assert done.stderr.count("\n") == 1
+
+
+FAILING_APP = """
+    import isthmus
+
+    def prepare():
+        return {}["model"]
+
+    prepare()
+"""
+
+
+def test_an_app_that_fails_gives_its_traceback_without_the_machinery(serve, sockets, name):
+    served = serve(FAILING_APP)
+    error = served.answer()["error"]
+    assert error["type"] == "KeyError"
+    assert error["message"] == "'model'"
+    assert error["traceback"].startswith("Traceback")
+    assert error["traceback"].rstrip().endswith("KeyError: 'model'")
+    assert 'return {}["model"]' in error["traceback"]
+    assert "importlib" not in error["traceback"]
+    assert "__main__" not in error["traceback"]
+    assert served.wait() == 1
+    assert error["traceback"] in served.stderr()
+    assert not (sockets / f"{name}.sock").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [("def broken(:", "SyntaxError"), ("import not_installed_anywhere", "ModuleNotFoundError"), ("raise SystemExit('no')", "SystemExit")],
+)
+def test_so_does_one_that_can_not_be_imported(serve, source, kind):
+    served = serve(source)
+    error = served.answer()["error"]
+    assert error["type"] == kind
+    assert "app.py" in error["traceback"]
+    assert served.wait() == 1
+
+
+def test_an_app_that_serves_itself_is_told_how_to_be_run(serve):
+    served = serve("import isthmus\nisthmus.serve('own')")
+    assert "run it with `python app.py`" in served.answer()["error"]["message"]
+    assert served.wait() == 1
+
+
+def test_an_app_that_exports_nothing_is_served_with_a_warning(serve, name):
+    served = serve("x = 1").ready()
+    with isthmus.connect(name) as bus, pytest.raises(isthmus.NotExported):
+        bus.call("x")
+    served.end()
+    assert "exports nothing: put @isthmus.export before" in served.stderr()
+
+
+def test_a_bus_that_is_served_already_is_an_error(serve, name):
+    with isthmus.Host(name):
+        served = serve(ANSWER)
+        error = served.answer()["error"]
+        assert error["type"] == "ConnectError"
+        assert error["message"].startswith(f"a bus named '{name}' is being served already")
+        assert served.wait() == 1
+
+
+@pytest.mark.parametrize("work", ["while time.monotonic() < end: pass", "time.sleep(30)", "ctypes.PyDLL(None).sleep(30)"])
+def test_a_host_whose_parent_is_gone_ends_within_a_moment_whatever_it_does(serve, name, work, sockets):
+    served = serve(f"""
+        import time, ctypes, isthmus
+
+        @isthmus.export
+        def work():
+            end = time.monotonic() + 30
+            {work}
+    """).ready()
+    with isthmus.connect(name) as bus:
+        failures = []
+
+        def call():
+            try:
+                bus.call("work")
+            except isthmus.PeerLost as error:
+                failures.append(error)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        while bus.stats()["host"]["gil_takes"] == 0:
+            time.sleep(0.01)
+        started = time.monotonic()
+        served.line.close()
+        served.wait()
+        assert time.monotonic() - started < 0.8
+        caller.join(2)
+        assert len(failures) == 1
+    assert not (sockets / f"{name}.sock").exists()
+
+
+def test_a_host_that_is_idle_ends_in_good_order_when_its_parent_is_gone(serve, name):
+    served = serve(ANSWER).ready()
+    served.line.close()
+    assert served.wait() == 0
+    assert "stopped serving" in served.stderr()
+
+
+def test_a_host_whose_parent_goes_while_it_starts_ends_too(serve):
+    served = serve("import time\ntime.sleep(30)")
+    time.sleep(0.3)
+    started = time.monotonic()
+    served.line.close()
+    served.wait()
+    assert time.monotonic() - started < 0.8
+
+
+def test_the_lifeline_does_not_reach_the_hosts_own_children(serve, name):
+    serve("""
+        import os, subprocess, sys, isthmus
+
+        @isthmus.export
+        def descriptors():
+            script = "import os; print([os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd') if int(n) > 2])"
+            done = subprocess.run([sys.executable, "-c", script], close_fds=False, capture_output=True, text=True)
+            return done.stdout + done.stderr
+    """).ready()
+    with isthmus.connect(name) as bus:
+        seen = bus.call("descriptors")
+    assert "socket" not in seen
+    assert "memfd" not in seen
+    assert "eventfd" not in seen

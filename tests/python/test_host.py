@@ -1,0 +1,347 @@
+"""Hosts begin and end: by hand, by block, by signal, with the interpreter, and by force."""
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import isthmus
+import pytest
+
+
+@isthmus.export
+def nine():
+    return 9
+
+
+def dispatchers():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("isthmus-")]
+
+
+def test_a_host_serves_for_as_long_as_its_block_runs(name, sockets):
+    with isthmus.Host(name) as host:
+        assert host.is_open
+        assert (sockets / f"{name}.sock").exists()
+        assert dispatchers() == [f"isthmus-{name}"]
+        with isthmus.connect(name) as bus:
+            assert bus.call("nine") == 9
+    assert not host.is_open
+    assert not (sockets / f"{name}.sock").exists()
+    assert dispatchers() == []
+    with pytest.raises(isthmus.ConnectError):
+        isthmus.connect(name)
+
+
+def test_an_async_block_leaves_the_event_loop_free(name):
+    async def main():
+        async with isthmus.Host(name):
+            bus = await asyncio.to_thread(isthmus.connect, name)
+            result = await asyncio.to_thread(bus.call, "nine")
+            await asyncio.to_thread(bus.close)
+            return result
+
+    assert asyncio.run(main()) == 9
+    assert dispatchers() == []
+
+
+def test_a_bus_is_served_once(name):
+    with isthmus.Host(name) as host:
+        with pytest.raises(isthmus.ConnectError, match=f"a bus named '{name}' is being served already"):
+            isthmus.Host(name).start()
+        with pytest.raises(isthmus.Error, match="was started already"):
+            host.start()
+    with isthmus.Host(name):
+        pass
+
+
+def test_a_host_stops_twice_without_harm_and_serves_once(name):
+    host = isthmus.Host(name)
+    host.stop()
+    host.start()
+    host.stop()
+    host.stop()
+    with pytest.raises(isthmus.Error, match="was started already"):
+        host.start()
+
+
+def test_several_hosts_live_in_one_process(name):
+    with isthmus.Host(name), isthmus.Host(name + "-b"):
+        with isthmus.connect(name) as one, isthmus.connect(name + "-b") as two:
+            assert one.call("nine") + two.call("nine") == 18
+
+
+@pytest.mark.parametrize("memory", ["much", -1, 0, "12X", 1 << 60])
+def test_an_amount_of_memory_that_is_none_is_refused(memory):
+    with pytest.raises(ValueError, match="memory"):
+        isthmus.Host("any", memory=memory)
+
+
+def test_a_bus_has_its_programs_name_when_it_is_given_none(run, sockets, tmp_path):
+    app = tmp_path / "my app.v2.py"
+    app.write_text("import isthmus, os\nwith isthmus.Host() as host:\n    print(host.name, os.listdir(%r))\n" % str(sockets))
+    done = subprocess.run([sys.executable, app], capture_output=True, text=True, timeout=20)
+    assert done.stdout.split()[0] == "my-app.v2", done.stderr
+
+
+def test_stop_lets_the_call_that_runs_finish_and_refuses_what_has_not_begun(name):
+    begun, hold = threading.Event(), threading.Event()
+
+    @isthmus.export(name=f"hold-{name}")
+    def wait_for_it():
+        begun.set()
+        hold.wait()
+        return "finished"
+
+    outcomes = []
+
+    def call(bus):
+        try:
+            outcomes.append(bus.call(f"hold-{name}"))
+        except isthmus.PeerLost as error:
+            outcomes.append(str(error))
+
+    with isthmus.Host(name) as host, isthmus.connect(name) as bus:
+        callers = [threading.Thread(target=call, args=[bus]) for _ in range(5)]
+        for caller in callers:
+            caller.start()
+        begun.wait()
+        time.sleep(0.05)
+        stopper = threading.Thread(target=host.stop)
+        stopper.start()
+        time.sleep(0.05)
+        hold.set()
+        stopper.join()
+        for caller in callers:
+            caller.join()
+    assert outcomes.count("finished") == 1
+    assert len(outcomes) == 5
+    assert all("before it began" in outcome or outcome == "finished" for outcome in outcomes)
+
+
+def test_an_export_may_stop_its_own_host(name):
+    host = isthmus.Host(name)
+    isthmus.export(name=f"stop-{name}")(host.stop)
+    host.start()
+    with isthmus.connect(name) as bus:
+        assert bus.call(f"stop-{name}") is None
+        host.wait()
+    assert not host.is_open
+
+
+SERVING = """
+import sys, threading, time, isthmus
+@isthmus.export
+def nap(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return "done"
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_call_that_runs_finish(until, serve, name, number):
+    served = serve(SERVING).ready()
+    with isthmus.connect(name) as bus:
+        results = []
+        caller = threading.Thread(target=lambda: results.append(bus.call("nap", 0.5)))
+        caller.start()
+        until(lambda: bus.stats()["host"]["gil_takes"] > 0)
+        time.sleep(0.1)
+        assert served.end(number) == 0
+        caller.join()
+        assert results == ["done"]
+        with pytest.raises(isthmus.PeerLost):
+            bus.call("nap", 0)
+
+
+def test_a_second_signal_ends_the_host_at_once(until, serve, name, sockets):
+    served = serve(SERVING).ready()
+    with isthmus.connect(name) as bus:
+        failures = []
+
+        def call():
+            try:
+                bus.call("nap", 30)
+            except isthmus.PeerLost as error:
+                failures.append(error)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        until(lambda: bus.stats()["host"]["gil_takes"] > 0)
+        served.process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert served.process.poll() is None
+        assert served.end(signal.SIGINT) == 128 + signal.SIGINT
+        caller.join(2)
+        assert len(failures) == 1
+    assert not (sockets / f"{name}.sock").exists()
+
+
+def test_serve_returns_to_its_program(run, name, sockets):
+    source = """
+import isthmus, os, signal, sys, threading
+before = signal.getsignal(signal.SIGINT)
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+isthmus.serve(sys.argv[1])
+assert signal.getsignal(signal.SIGINT) is before
+print("returned", os.listdir(sys.argv[2]))
+"""
+    done = run(source, name, str(sockets))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("returned")
+    assert name not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "ending", ["", "sys.exit(0)", "raise SystemExit", "del host", "host = None; import gc; gc.collect()"]
+)
+def test_a_program_that_never_stops_its_host_ends_all_the_same(run, name, sockets, ending):
+    source = f"import sys, isthmus\nhost = isthmus.Host(sys.argv[1])\nhost.start()\nbus = isthmus.connect(sys.argv[1])\n{ending}"
+    done = run(source, name)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert not (sockets / f"{name}.sock").exists()
+
+
+def test_a_program_that_fails_ends_with_its_own_error(run, name, sockets):
+    done = run("import sys, isthmus\nisthmus.Host(sys.argv[1]).start()\n1 / 0", name)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
+    assert not (sockets / f"{name}.sock").exists()
+
+
+def test_hosts_and_callers_come_and_go_in_every_order(until, name):
+    def host_first(host, bus):
+        host.stop()
+        bus.close()
+
+    def caller_first(host, bus):
+        bus.close()
+        host.stop()
+
+    def both_at_once(host, bus):
+        other = threading.Thread(target=bus.close)
+        other.start()
+        host.stop()
+        other.join()
+
+    def in_mid_call(host, bus):
+        def call():
+            try:
+                while True:
+                    bus.call("nine")
+            except isthmus.PeerLost:
+                pass
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        both_at_once(host, bus)
+        caller.join()
+
+    descriptors = None
+    for turn in range(100):
+        for end in (host_first, caller_first, both_at_once, in_mid_call):
+            host = isthmus.Host(name, memory="1MiB")
+            host.start()
+            bus = isthmus.connect(name)
+            assert bus.call("nine") == 9
+            end(host, bus)
+        if turn == 10:
+            time.sleep(0.6)  # what watches a peer's pulse goes within a quarter of a second
+            descriptors = len(os.listdir("/proc/self/fd"))
+    assert dispatchers() == []
+    del host, bus
+    gc.collect()
+    until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+    until(lambda: len(os.listdir("/proc/self/task")) == threading.active_count())
+
+
+def test_a_fork_leaves_the_bus_to_the_parent(run, name):
+    source = """
+import os, sys, isthmus, numpy as np, warnings, gc
+warnings.simplefilter("ignore")
+isthmus.export(name="same")(lambda x: x)
+host = isthmus.Host(sys.argv[1])
+host.start()
+bus = isthmus.connect(sys.argv[1])
+kept = bus.call("same", np.arange(100_000.0))
+child = os.fork()
+if child == 0:
+    try:
+        bus.call("same", 1)
+    except isthmus.PeerLost as error:
+        assert str(error).endswith("was joined before this process was forked and belongs to the parent: connect again here")
+    else:
+        os._exit(2)
+    try:
+        isthmus.empty(3)
+    except isthmus.PeerLost:
+        pass
+    else:
+        os._exit(3)
+    assert kept.sum() == 4999950000
+    again = isthmus.connect(sys.argv[1])
+    assert again.call("same", 5) == 5
+    again.close()
+    del kept
+    host.stop(), bus.close()
+    del host, bus
+    gc.collect()
+    sys.exit(7)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 7, status
+assert kept.sum() == 4999950000
+assert bus.call("same", 5) == 5
+assert os.path.exists(os.path.join(os.environ["XDG_RUNTIME_DIR"], "isthmus", sys.argv[1] + ".sock"))
+for _ in range(20):
+    assert bus.call("same", np.ones(100_000)).sum() == 100_000
+assert kept.sum() == 4999950000
+bus.close()
+host.stop()
+print("fine")
+"""
+    done = run(source, name)
+    assert done.stdout == "fine\n", done.stderr
+
+
+if sys.version_info >= (3, 12):
+
+    def test_a_sub_interpreter_with_a_gil_of_its_own_hosts_and_calls(run, name):
+        source = """
+import sys
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+code = '''
+import isthmus
+isthmus.export(name="nine")(lambda x: [9, x])
+with isthmus.Host({name!r} + {suffix!r}) as host, isthmus.connect({name!r} + {suffix!r}) as bus:
+    for i in range(100):
+        assert bus.call("nine", "x") == [9, "x"]
+        assert bus.call("nine", bytes(100000))[1] == bytes(100000)
+'''
+import isthmus, threading
+isthmus.export(name="main")(lambda: 1)
+failures = []
+def one(suffix):
+    interpreter = interpreters.create()
+    try:
+        failure = interpreters.run_string(interpreter, code.format(name=sys.argv[1], suffix=suffix))
+        if failure is not None:
+            failures.append(failure)
+    except Exception as failure:
+        failures.append(failure)
+    interpreters.destroy(interpreter)
+threads = [threading.Thread(target=one, args=[suffix]) for suffix in ("-a", "-b")]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print("fine" if not failures else failures)
+"""
+        done = run(source, name)
+        assert done.stdout == "fine\n", done.stderr
