@@ -196,6 +196,14 @@ const leaseOf = Symbol('lease')
 const partOf = Symbol('part of')
 interface Leased {
   [leaseOf]?: Lease | undefined
+  [partOf]?: Leased
+}
+
+/** Whether a view, or the one that it is a part of, was given back. Its block may still be in use for a while. */
+export function isReleased(view: object): boolean {
+  let whole: Leased = view
+  while (whole[partOf] !== undefined) whole = whole[partOf]
+  return leaseOf in whole && whole[leaseOf] === undefined
 }
 
 const collected = new FinalizationRegistry<Lease>(lease => lease.drop())
@@ -208,10 +216,10 @@ function define(view: TypedArray, key: symbol, value: unknown): void {
 }
 
 // A part of an array would not keep the array from being collected: both only hold the buffer, which is one for all.
-const subarray = {
+const trackedSubarray = {
   value: function subarray(this: TypedArray, begin?: number, end?: number): TypedArray {
     const part = Object.getPrototypeOf(this).subarray.call(this, begin, end) as TypedArray
-    Object.defineProperty(part, 'subarray', subarray)
+    Object.defineProperty(part, 'subarray', trackedSubarray)
     define(part, partOf, this)
     return part
   },
@@ -306,7 +314,7 @@ export class Memory {
     const view = new Type(this.buffer, offset, length)
     lease.hold()
     define(view, leaseOf, lease)
-    Object.defineProperty(view, 'subarray', subarray)
+    Object.defineProperty(view, 'subarray', trackedSubarray)
     Object.defineProperty(view, Symbol.dispose, dispose)
     collected.register(view, lease, view)
     return view

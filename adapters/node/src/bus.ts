@@ -103,6 +103,7 @@ export class Bus implements AsyncDisposable {
   #answer: unknown
   #failure: unknown
 
+  #posted = false
   #closing: Promise<void> | undefined
   #chores: NodeJS.Timeout | undefined
   #idle = 0
@@ -179,6 +180,7 @@ export class Bus implements AsyncDisposable {
   /** Calls without waiting for anything; the host logs a failure. @throws EncodeError, HostLostError, BusFullError */
   post(name: string, args: readonly unknown[] = [], options?: Pick<CallOptions, 'kwargs'>): void {
     this.#stage(kinds.post, name, args, options)
+    this.#posted = true
     this.#native.submit()
     this.#sent(-1)
   }
@@ -474,20 +476,20 @@ export class Bus implements AsyncDisposable {
 
   async #close(): Promise<void> {
     clearInterval(this.#chores)
-    // What was posted is lost if its reader has not taken it over.
-    const until = performance.now() + delivery
-    for (let pause = 0; performance.now() < until; pause = 1) {
-      this.#native.delivered()
-      if (this.#words[words.status] === OK) break
-      await new Promise(resolve => setTimeout(resolve, pause))
-    }
-    this.#native.close()
-    this.#words[words.inFlight] = 0
     for (const slot of [...this.#calls.waiting()]) {
       const reject = this.#calls.reject[slot]
       this.#calls.forget(slot)
       reject?.(closedError())
     }
+    this.#words[words.inFlight] = 0
+    // What was posted is lost if its reader has not taken it over.
+    const until = performance.now() + delivery
+    for (let pause = 0; this.#posted && performance.now() < until; pause = 1) {
+      this.#native.delivered()
+      if (this.#words[words.status] === OK) break
+      await new Promise(resolve => setTimeout(resolve, pause))
+    }
+    this.#native.close()
     await this.#companion?.stop()
   }
 }

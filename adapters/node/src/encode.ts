@@ -1,7 +1,7 @@
 // Values into cells (bus/wire.hpp), in buffers that the addon reads.
 
 import { types } from 'node:util'
-import { type Elements, elementsOfArray, elementsOfView, type Memory, Moved, NDArray } from './arrays.js'
+import { type Elements, elementsOfArray, elementsOfView, isReleased, type Memory, Moved, NDArray } from './arrays.js'
 import { EncodeError } from './errors.js'
 import { constants, type NativeConnection } from './native.js'
 
@@ -428,7 +428,7 @@ export class Encoder {
 
   #bytes(buffer: ArrayBufferLike, offset: number, length: number): void {
     const at = this.#put(tags.bytes | (dtypes.uint8 << 8), 1)
-    this.#elements(at, 0, buffer, offset, length)
+    this.#elements(at, 0, buffer, offset, length, buffer)
     this.#extent(length)
   }
 
@@ -446,7 +446,7 @@ export class Encoder {
 
   #array(view: ArrayBufferView, elements: Elements, shape: readonly number[], flag: number): void {
     const at = this.#put(tags.array | (elements.code << 8), shape.length)
-    this.#elements(at, flag, view.buffer, view.byteOffset, view.byteLength)
+    this.#elements(at, flag, view.buffer, view.byteOffset, view.byteLength, view)
     for (let i = 0; i < shape.length; ++i) this.#extent(shape[i] as number)
   }
 
@@ -457,10 +457,17 @@ export class Encoder {
   }
 
   /** Where the elements are: in the heap when they are few, else a payload; never a copy of what is in bus memory. */
-  #elements(at: number, flag: number, buffer: ArrayBufferLike, offset: number, bytes: number): void {
+  #elements(
+    at: number,
+    flag: number,
+    buffer: ArrayBufferLike,
+    offset: number,
+    bytes: number,
+    view: object,
+  ): void {
     let where: number
     if (bytes > 0 && this.#memory.has(buffer)) {
-      where = this.#memory.stage(offset, bytes)
+      where = isReleased(view) ? -1 : this.#memory.stage(offset, bytes)
       if (where < 0) this.#fail('was released already')
       this.#payload = where + 1
       where -= this.#payloadBase

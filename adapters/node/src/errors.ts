@@ -138,6 +138,8 @@ export function errorOf(status: number, subject: string): IsthmusError {
       return new TimeoutError(sentence)
     case statuses.closed:
       return closedError()
+    case statuses.too_large:
+      return new BusFullError(`${subject}: more than the memory of the whole bus; serve it with a larger memory`)
     default:
       return new BusFullError(sentence)
   }

@@ -1,0 +1,263 @@
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import {
+  BusFullError,
+  ConnectError,
+  connect,
+  HostLostError,
+  IsthmusError,
+  kwargs,
+  NotExportedError,
+  PythonError,
+  spawn,
+  TimeoutError,
+} from 'isthmus'
+import { app, delay, until } from './support.mjs'
+
+let py
+before(async () => {
+  py = await spawn(app, { memory: '64MiB' })
+})
+after(() => py.close())
+
+test('a thousand calls in flight are each answered with their own result', async () => {
+  const answers = await Promise.all(Array.from({ length: 1000 }, (_, i) => py.call('add', [i, i])))
+  assert.deepEqual(answers, Array.from({ length: 1000 }, (_, i) => 2 * i))
+})
+
+test('more calls than fit into the ring wait their turn', async () => {
+  const text = 'x'.repeat(3000)
+  const answers = await Promise.all(Array.from({ length: 5000 }, (_, i) => py.call('same', [[i, text]])))
+  answers.forEach((answer, i) => {
+    assert.deepEqual(answer, [i, text])
+  })
+})
+
+test('exports are functions, and kwargs come last', async () => {
+  assert.equal(await py.exports.add(1, 2), 3)
+  assert.deepEqual(await py.exports.named(1, kwargs({ a: 2 })), [[1], { a: 2 }])
+  assert.equal(py.exports.add, py.exports.add)
+  assert.equal(await py.exports, py.exports)
+  assert.throws(() => {
+    py.exports.add = 1
+  }, TypeError)
+})
+
+test('callMany resolves to the results in order', async () => {
+  assert.deepEqual(await py.callMany('add', [[1, 2], [3, 4]]), [3, 7])
+  assert.deepEqual(await py.callMany('add', []), [])
+  const many = Array.from({ length: 5000 }, (_, i) => [i, 1])
+  assert.deepEqual(await py.callMany('add', many), many.map(([i]) => i + 1))
+})
+
+test('callMany rejects with the first failure, or has the failures in their places', async () => {
+  const calls = [[1, 2], ['a', 1], [3, 4], [Symbol('x'), 1]]
+  await assert.rejects(py.callMany('add', calls.slice(0, 3)), { type: 'TypeError' })
+  const [three, wrong, seven, impossible] = await py.callMany('add', calls, { settled: true })
+  assert.deepEqual([three, seven], [3, 7])
+  assert.ok(wrong instanceof PythonError)
+  assert.equal(impossible.code, 'ERR_ISTHMUS_ENCODE')
+})
+
+test('post waits for nothing, and closing delivers what was posted', async () => {
+  assert.equal(py.post('post', ['first']), undefined)
+  const other = await connect(py.name)
+  for (let i = 0; i < 2000; ++i) other.post('post', [i])
+  await other.close()
+  let posted = []
+  await until('everything has arrived', async () => {
+    posted = posted.concat(await py.call('take_posted'))
+    return posted.length === 2001
+  })
+  assert.deepEqual(posted.filter(value => value !== 'first'), Array.from({ length: 2000 }, (_, i) => i))
+})
+
+test('callSync answers and settles what else arrives meanwhile', async () => {
+  const calls = Array.from({ length: 100 }, (_, i) => py.call('add', [i, 1]))
+  assert.equal(py.callSync('add', [1, 2]), 3)
+  assert.deepEqual(await Promise.all(calls), Array.from({ length: 100 }, (_, i) => i + 1))
+})
+
+test('callSync throws what call rejects with', () => {
+  assert.throws(() => py.callSync('fail'), PythonError)
+  assert.throws(() => py.callSync('no_such'), NotExportedError)
+  assert.throws(() => py.callSync('sleep', [1], { timeout: 20 }), TimeoutError)
+  assert.throws(() => py.callSync('add', [1, 2], { signal: AbortSignal.abort(new Error('mine')) }), /mine/)
+  assert.equal(py.callSync('add', [1, 2], { timeout: 10_000 }), 3)
+})
+
+test('a Python exception arrives with type, message, traceback, arguments and cause', async () => {
+  await assert.rejects(py.call('fail', ['so it goes']), error => {
+    assert.ok(error instanceof PythonError && error instanceof IsthmusError)
+    assert.equal(error.code, 'ERR_ISTHMUS_PYTHON')
+    assert.equal(error.type, 'ValueError')
+    assert.equal(error.module, 'builtins')
+    assert.equal(error.message, "('so it goes', 3)")
+    assert.deepEqual(error.args, ['so it goes', 3])
+    assert.match(error.traceback, /app\.py", line \d+, in fail/)
+    assert.match(error.stack, /in fail/)
+    assert.ok(error.cause instanceof PythonError)
+    assert.equal(error.cause.type, 'KeyError')
+    return true
+  })
+})
+
+test('a name that is not exported is an error that tells what is close', async () => {
+  await assert.rejects(py.call('totals'), error => {
+    assert.ok(error instanceof NotExportedError)
+    assert.equal(error.code, 'ERR_ISTHMUS_NOT_EXPORTED')
+    assert.deepEqual(error.close, ['total'])
+    assert.match(error.message, /'totals'.*'total'/)
+    return true
+  })
+})
+
+test('a call that takes too long rejects in time, and the bus goes on', async () => {
+  const started = performance.now()
+  await assert.rejects(py.call('sleep', [0.5], { timeout: 50 }), error => {
+    assert.ok(error instanceof TimeoutError)
+    assert.equal(error.code, 'ERR_ISTHMUS_TIMEOUT')
+    assert.match(error.message, /'sleep'.*50 ms/)
+    return true
+  })
+  assert.ok(performance.now() - started < 400)
+  assert.equal(await py.call('add', [1, 2]), 3)
+})
+
+test('a call that was too late is not begun', async () => {
+  await py.call('take_posted')
+  const busy = py.call('sleep', [0.2])
+  await assert.rejects(py.call('post', ['late'], { timeout: 20 }), TimeoutError)
+  await busy
+  assert.deepEqual(await py.call('take_posted'), [])
+})
+
+test('an abort rejects with the reason of the signal', async () => {
+  const reason = { any: 'reason' }
+  const controller = new AbortController()
+  const call = py.call('sleep', [0.3], { signal: controller.signal })
+  setTimeout(() => controller.abort(reason), 20)
+  await assert.rejects(call, error => error === reason)
+  await assert.rejects(py.call('add', [1, 2], { signal: controller.signal }), error => error === reason)
+  await assert.rejects(py.call('sleep', [0.3], { signal: AbortSignal.timeout(20) }), { name: 'TimeoutError' })
+  assert.equal(await py.call('add', [1, 2], { signal: new AbortController().signal }), 3)
+})
+
+test('an answer that nobody waits for is let go, with the memory that came with it', async () => {
+  const held = async () => {
+    const { self } = await py.stats()
+    return self.leases_taken - self.leases_released
+  }
+  const before = await held()
+  for (let i = 0; i < 20; ++i) {
+    await assert.rejects(py.call('counting', [100_000], { signal: AbortSignal.abort() }))
+    const controller = new AbortController()
+    const call = py.call('counting', [100_000], { signal: controller.signal })
+    controller.abort()
+    await assert.rejects(call)
+  }
+  assert.equal(await py.call('add', [1, 2]), 3)
+  await until('nothing is held', async () => (await held()) <= before)
+})
+
+test('the event loop turns while Python computes with the GIL held', async () => {
+  let longest = 0
+  let last = performance.now()
+  const timer = setInterval(() => {
+    longest = Math.max(longest, performance.now() - last)
+    last = performance.now()
+  }, 1)
+  const calls = [py.call('compute', [0.4]), py.call('add', [1, 2])]
+  for (let i = 0; i < 20; ++i) {
+    await delay(10)
+    calls.push(py.call('add', [i, i]))
+  }
+  await Promise.all(calls)
+  clearInterval(timer)
+  assert.ok(longest < 100, `${longest} ms`)
+})
+
+test('arguments larger than the memory of the bus are refused with a sentence, and the bus goes on', async () => {
+  await assert.rejects(py.call('total', [new Float64Array(20_000_000)]), error => {
+    assert.ok(error instanceof BusFullError)
+    assert.equal(error.code, 'ERR_ISTHMUS_BUS_FULL')
+    assert.match(error.message, /memory/)
+    return true
+  })
+  assert.throws(() => py.alloc(Float64Array, 20_000_000), BusFullError)
+  assert.equal(await py.call('total', [new Float64Array(100_000).fill(1)]), 100_000)
+})
+
+test('a result larger than the memory of the bus is an error too', async () => {
+  await assert.rejects(py.call('same', [['x'.repeat(1000), 'y'.repeat(70_000_000)]]), IsthmusError)
+  assert.equal(await py.call('add', [1, 2]), 3)
+})
+
+test('statistics count what went over the bus', async () => {
+  const before = await py.stats()
+  await Promise.all(Array.from({ length: 500 }, (_, i) => py.call('add', [i, 1])))
+  const after = await py.stats()
+  assert.equal(after.self.calls - before.self.calls, 500)
+  assert.equal(after.host.calls - before.host.calls, 500)
+  assert.ok(after.host.gil_takes > before.host.gil_takes)
+  for (const name of ['frames_sent', 'frames_received', 'bytes_copied', 'wakes', 'spins', 'batches']) {
+    assert.equal(typeof after.self[name], 'number', name)
+  }
+})
+
+test('a bus that nobody serves is an error that says what to run', async () => {
+  await assert.rejects(connect('nobody-serves-this'), error => {
+    assert.ok(error instanceof ConnectError)
+    assert.equal(error.code, 'ERR_ISTHMUS_CONNECT')
+    assert.match(error.message, /python -m isthmus serve app\.py --bus nobody-serves-this/)
+    return true
+  })
+  await assert.rejects(connect('../elsewhere'), ConnectError)
+})
+
+test('after closing, calls are refused and those in flight have ended', async () => {
+  const other = await connect(py.name)
+  const call = other.call('sleep', [0.3])
+  const refused = assert.rejects(call, { code: 'ERR_ISTHMUS_CLOSED' })
+  await other.close()
+  await refused
+  await other.close()
+  await assert.rejects(other.call('add', [1, 2]), { code: 'ERR_ISTHMUS_CLOSED' })
+  assert.throws(() => other.callSync('add', [1, 2]), { code: 'ERR_ISTHMUS_CLOSED' })
+  assert.throws(() => other.post('post', [1]), { code: 'ERR_ISTHMUS_CLOSED' })
+  assert.throws(() => other.alloc(Uint8Array, 10), { code: 'ERR_ISTHMUS_CLOSED' })
+  await assert.rejects(other.stats(), { code: 'ERR_ISTHMUS_CLOSED' })
+  assert.equal(await py.call('add', [1, 2]), 3)
+})
+
+test('several connections of one isolate do not disturb each other', async () => {
+  const others = await Promise.all(Array.from({ length: 8 }, () => connect(py.name)))
+  const sums = await Promise.all(others.flatMap(other => Array.from({ length: 50 }, (_, i) => other.call('add', [i, 1]))))
+  assert.deepEqual(sums, others.flatMap(() => Array.from({ length: 50 }, (_, i) => i + 1)))
+  assert.deepEqual(others.map(other => other.callSync('add', [1, 1])), others.map(() => 2))
+  await Promise.all(others.map(other => other.close()))
+})
+
+test('a host that is lost rejects what is in flight, and says how it ended', async () => {
+  for (const [call, how] of [[['die'], /SIGKILL/], [['die', ['SIGTERM']], /./], [['leave', [7]], /exit code 7/]]) {
+    const doomed = await spawn(app)
+    const calls = [doomed.call('sleep', [0.05]), doomed.call(...call), doomed.call('add', [1, 2])]
+    const [, ...ended] = await Promise.allSettled(calls)
+    if (call[1]?.[0] !== 'SIGTERM') {
+      for (const { reason } of ended) {
+        assert.ok(reason instanceof HostLostError)
+        assert.equal(reason.code, 'ERR_ISTHMUS_HOST_LOST')
+        assert.match(reason.message, how)
+      }
+    }
+    await until('it is lost', () => doomed.call('add', [1, 2]).then(() => false, error => error instanceof HostLostError))
+    assert.throws(() => doomed.callSync('add', [1, 2]), HostLostError)
+    await doomed.close()
+  }
+})
+
+test('callSync ends when the host dies', async () => {
+  const doomed = await spawn(app)
+  assert.throws(() => doomed.callSync('die'), HostLostError)
+  await doomed.close()
+})
