@@ -78,7 +78,6 @@ test('SIGKILL of a host is told to every isolate on its bus, also to one that wa
     const { parentPort, workerData } = require('node:worker_threads')
     import('isthmus').then(async ({ connect, HostLostError }) => {
       const py = await connect('shared')
-      await py.call('add', [1, 2])
       parentPort.postMessage('busy')
       try {
         workerData ? py.callSync('sleep', [30]) : await py.call('sleep', [30])

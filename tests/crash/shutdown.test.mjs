@@ -42,7 +42,7 @@ function hosts() {
 }
 
 function isolate(bus) {
-  const worker = new Worker(new URL('isolate.mjs', import.meta.url), { workerData: { bus } })
+  const worker = new Worker(new URL('isolate.cjs', import.meta.url), { workerData: { bus } })
   let wrong = []
   const busy = new Promise((resolve, reject) => {
     worker.on('message', message => {

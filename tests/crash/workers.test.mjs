@@ -39,7 +39,7 @@ async function crowd(total, job) {
 }
 
 const chain = (i, endless) =>
-  new Worker(new URL('chain.mjs', import.meta.url), { workerData: { bus: 'crowd', i, endless } })
+  new Worker(new URL('chain.cjs', import.meta.url), { workerData: { bus: 'crowd', i, endless } })
 
 const toItsEnd = i =>
   new Promise((resolve, reject) => {

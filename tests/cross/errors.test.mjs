@@ -136,7 +136,12 @@ test('values that Python would confuse are refused, not changed', async () => {
 })
 
 test('values that Python cannot hash are refused as keys and members', async () => {
-  for (const unhashable of [new Set([{}]), new Set([new Map()]), new Map([[{}, 2]]), new Map([[Int8Array.of(1), 2]])]) {
+  for (const unhashable of [
+    new Set([{}]),
+    new Set([new Map()]),
+    new Map([[{}, 2]]),
+    new Map([[Int8Array.of(1), 2]]),
+  ]) {
     await assert.rejects(py.call('anything', [unhashable]), IsthmusError)
   }
 })
