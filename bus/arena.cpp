@@ -112,8 +112,10 @@ Arena::Allocation Arena::hand_out(std::uint32_t index) {
     const std::uint32_t generation = block(index).generation.load(std::memory_order_relaxed);
     holds_[index] = {generation, 1};
     count(counters_.leases_taken);
-    const auto extent = memory_.extent(index);
-    return {Status::ok, {extent.offset, extent.bytes, index, generation}};
+    // From private memory: others may have written into the chunk's note.
+    const std::uint64_t offset =
+        chunk_of(index) * layout::chunk_bytes + std::uint64_t{index % layout::blocks_per_chunk} * chunk.block_bytes;
+    return {Status::ok, {offset, 0, index, generation}};
 }
 
 Arena::SizeClass& Arena::class_of(const OwnChunk& chunk) {

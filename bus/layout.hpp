@@ -37,6 +37,7 @@ inline constexpr std::uint32_t max_peers = 64;  // one lease bit each in one wor
 inline constexpr std::uint64_t page_bytes = 4096;
 inline constexpr std::uint64_t least_ring_bytes = 64 * 1024;
 inline constexpr std::uint64_t most_ring_bytes = 16 * 1024 * 1024;
+inline constexpr std::uint64_t most_arena_bytes = std::uint64_t{1} << 40;
 inline constexpr std::uint64_t chunk_bytes = 256 * 1024;
 inline constexpr std::uint64_t min_block_bytes = 256;
 inline constexpr std::uint32_t blocks_per_chunk = chunk_bytes / min_block_bytes;

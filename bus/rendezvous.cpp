@@ -191,9 +191,19 @@ Fd Conversation::door(std::uint32_t slot, std::uint32_t generation) {
 
 Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadline) {
     const sockaddr_un address = address_of(socket_path(bus));
-    Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket) fail(Status::no_memory, "cannot make a socket");
-    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) {
+    const auto late = [&bus] {
+        return Error(Status::timed_out,
+                     "the bus '" + bus + "' did not answer in time: its host is not ready yet, or stopped");
+    };
+    while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) {
+        if (errno == EINTR) continue;
+        if (errno == EAGAIN) {  // too many wait in line
+            if (doorbell::Clock::now() >= deadline) throw late();
+            std::this_thread::sleep_for(5ms);
+            continue;
+        }
         throw Error(Status::no_bus, "no bus named '" + bus + "' is being served");
     }
     ucred credentials{};
@@ -205,10 +215,7 @@ Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadli
     std::vector<Fd> fds;
     ssize_t got = 0;
     if (send_packet(socket.get(), &hello, sizeof hello, {})) {
-        if (!poll_until(socket.get(), POLLIN, deadline)) {
-            throw Error(Status::timed_out,
-                        "the bus '" + bus + "' did not answer in time: its host is not ready yet, or stopped");
-        }
+        if (!poll_until(socket.get(), POLLIN, deadline)) throw late();
         got = receive_packet(socket.get(), &welcome, sizeof welcome, fds);
     }
     if (got == 0) throw Error(Status::no_bus, "the bus '" + bus + "' ended while this peer was joining");
@@ -281,6 +288,7 @@ struct Broker::State {
     std::vector<std::unique_ptr<Guest>> guests;
     std::uint32_t next_slot = 0;
     bool orphans = false;
+    doorbell::Deadline accept_again{};
 
     void take_lock(const std::string& lock_path);
     static void sweep(const std::filesystem::path& directory);
@@ -317,9 +325,10 @@ void Broker::State::sweep(const std::filesystem::path& directory) {
     for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
         if (entry.path().extension() != ".lock") continue;
         Fd dead(::open(entry.path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-        struct stat held {}, named {};
+        struct stat held{}, named{};
         if (!dead || ::flock(dead.get(), LOCK_EX | LOCK_NB) < 0) continue;
-        if (::fstat(dead.get(), &held) < 0 || ::stat(entry.path().c_str(), &named) < 0 || held.st_ino != named.st_ino) continue;
+        if (::fstat(dead.get(), &held) < 0 || ::stat(entry.path().c_str(), &named) < 0 || held.st_ino != named.st_ino)
+            continue;
         ::unlink(std::filesystem::path(entry.path()).replace_extension(".sock").c_str());
         ::unlink(entry.path().c_str());
     }
@@ -373,13 +382,14 @@ void Broker::State::run() {
     (void)peers::start_pulse(header.broker_pulse, doorbell::Clock::now() + 1s);
     header.broker_life.store(layout::life(1, layout::Phase::live), std::memory_order_release);
     while (!stop.load(std::memory_order_acquire)) {
-        std::vector<pollfd> doors{{alarm->poke.get(), POLLIN, 0}, {listener.get(), POLLIN, 0}};
+        const bool resting = doorbell::Clock::now() < accept_again;
+        std::vector<pollfd> doors{{alarm->poke.get(), POLLIN, 0}, {resting ? -1 : listener.get(), POLLIN, 0}};
         for (const auto& guest : guests) {
             doors.push_back({guest->hung_up ? -1 : guest->socket.get(), POLLIN, 0});
             doors.push_back({guest->process && !guest->taken_back ? guest->process.get() : -1, POLLIN, 0});
         }
         const auto leaving = [](const auto& guest) { return guest->taken_back; };
-        const bool chores = orphans || std::any_of(guests.begin(), guests.end(), leaving);
+        const bool chores = resting || orphans || std::any_of(guests.begin(), guests.end(), leaving);
         ::poll(doors.data(), doors.size(), chores ? 100 : -1);
         if (doors[0].revents) doorbell::silence(alarm->poke.get());
         const std::size_t known = guests.size();
@@ -405,7 +415,13 @@ void Broker::State::run() {
 void Broker::State::admit_all() {
     for (;;) {
         Fd socket(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-        if (!socket) return;
+        if (!socket) {
+            // Without a descriptor left the listener stays readable: look again later, not all the time.
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+                accept_again = doorbell::Clock::now() + 100ms;
+            }
+            return;
+        }
         auto guest = std::make_unique<Guest>();
         ucred credentials{};
         if (!same_user(socket.get(), credentials)) {
@@ -470,7 +486,7 @@ void Broker::State::greet(Guest& guest) {
 }
 
 void Broker::State::serve(Guest& guest) {
-    for (;;) {
+    for (int packets = 0; packets < 64; ++packets) {  // then the others have their turn
         std::array<char, sizeof(Hello)> packet{};
         std::vector<Fd> unasked;
         const ssize_t got = receive_packet(guest.socket.get(), packet.data(), packet.size(), unasked);

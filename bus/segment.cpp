@@ -61,6 +61,10 @@ Segment::Segment(Fd memfd, std::uint64_t bytes) : memfd_(std::move(memfd)) {
 }
 
 Segment Segment::create(std::string_view name, std::uint64_t ring_bytes, std::uint64_t arena_bytes) {
+    if (arena_bytes > layout::most_arena_bytes) {
+        throw Error(Status::no_memory, "a bus can't have more than " + std::to_string(layout::most_arena_bytes >> 30) +
+                                           " GiB of memory: ask for less");
+    }
     const auto ring = std::bit_ceil(std::clamp(ring_bytes, layout::least_ring_bytes, layout::most_ring_bytes));
     const auto arena =
         std::max<std::uint64_t>(1, (arena_bytes + layout::chunk_bytes - 1) / layout::chunk_bytes) * layout::chunk_bytes;
@@ -105,7 +109,7 @@ Segment Segment::open(Fd memfd) {
     }
     const bool sane = std::has_single_bit(header.ring_bytes) && header.ring_bytes >= layout::least_ring_bytes &&
                       header.ring_bytes <= layout::most_ring_bytes && header.arena_bytes > 0 &&
-                      header.arena_bytes % layout::chunk_bytes == 0 && header.arena_bytes <= std::uint64_t{1} << 40;
+                      header.arena_bytes % layout::chunk_bytes == 0 && header.arena_bytes <= layout::most_arena_bytes;
     if (header.version != layout::version || header.layout_hash != layout::hash() || !sane)
         throw Error(Status::mismatch);
     const auto geometry = layout::geometry(header.ring_bytes, header.arena_bytes);

@@ -424,6 +424,19 @@ TEST_CASE("a handle whose owner lies about the chunk never reaches beyond the ar
     }
 }
 
+TEST_CASE("an owner hands out its own blocks, whatever others write into its notes", "[arena]") {
+    for (const std::uint32_t block_bytes : {0u, 1u, 512u, 0xffffffffu}) {
+        ArenaBox box(4);
+        auto other = box.arena(1), owner = box.arena(0);
+        take(*other, chunk);
+        const Handle first = take(*owner, 1000);
+        box.chunks[1].block_bytes = block_bytes;
+        box.chunks[1].span = block_bytes;
+        const Handle second = take(*owner, 1000);
+        CHECK(second.offset == first.offset + 1024);
+    }
+}
+
 TEST_CASE("a stale taker that is in the way for a moment costs its block only", "[arena]") {
     ArenaBox box(1);
     auto owner = box.arena(0);

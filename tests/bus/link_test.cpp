@@ -5,7 +5,7 @@
 
 #include <csignal>
 #include <map>
-#include <set>
+#include <thread>
 
 #include "catch.hpp"
 #include "support.hpp"
@@ -467,6 +467,80 @@ TEST_CASE("whoever waits for room is woken once there is some, and once only", "
     while (pair.b.receive().status == Status::ok) continue;
     pair.b.link->publish();
     CHECK_FALSE(pair.a.rung());
+}
+
+TEST_CASE("two threads converse over one mapping, with arrays, until both have everything", "[link][threads]") {
+    Pair pair;
+    constexpr std::uint64_t calls = 3000;
+    std::atomic<int> wrong{0}, late{0};
+    const auto letter = [](std::uint64_t id) { return static_cast<unsigned char>('a' + id % 26); };
+    const auto converse = [&](End& end, Segment& segment) {
+        std::uint64_t sent = 0, answered = 0, served = 0;
+        const auto deadline = Clock::now() + 30s;
+        while ((answered < calls || served < calls) && Clock::now() < deadline) {
+            while (sent < calls && sent < answered + 200) {
+                const std::uint64_t id = ++sent;
+                if (id % 5 != 0) {
+                    wrong += end.call(id, id % 9 == 0 ? 20'000 : id % 100) != Status::ok;
+                    continue;
+                }
+                const auto made = end.arena.allocate(1000 + id);
+                if (made.status != Status::ok) {
+                    --sent;
+                    break;
+                }
+                std::memset(end.arena.at(made.handle), letter(id), made.handle.bytes);
+                end.values.clear();
+                const std::uint64_t shape[] = {made.handle.bytes};
+                end.values.array(wire::DType::uint8, wire::cell_leased, end.values.payload(made.handle), shape);
+                wrong += end.link->submit({.kind = Kind::call,
+                                           .id = id,
+                                           .cells = end.values.cells(),
+                                           .payloads = end.values.payloads()}) != Status::ok;
+                wrong += end.arena.release(made.handle.block, made.handle.generation) != Status::ok;
+            }
+            int frames = 0;
+            for (auto got = end.receive(); got.status == Status::ok; got = end.receive(), ++frames) {
+                for (const Handle& array : got.frame.payloads) {
+                    const auto* bytes = reinterpret_cast<const unsigned char*>(end.arena.at(array));
+                    for (std::uint64_t i = 0; i < array.bytes; i += 97) wrong += bytes[i] != letter(got.frame.id);
+                }
+                if (got.frame.kind == Kind::call) {
+                    ++served;
+                    wrong += end.link->answer({.kind = Kind::reply,
+                                               .id = got.frame.id,
+                                               .cells = got.frame.cells,
+                                               .heap = got.frame.heap,
+                                               .payloads = got.frame.payloads}) != Status::ok;
+                } else {
+                    ++answered;
+                }
+                for (const Handle& array : got.frame.payloads)
+                    wrong += end.arena.release(array.block, array.generation) != Status::ok;
+            }
+            end.flush();
+            if (frames > 0 || (answered == calls && served == calls)) continue;
+            auto& asleep = segment.peer(end.slot).asleep;
+            end.link->starve();
+            doorbell::arm(asleep);
+            if (!end.link->ready()) late += !doorbell::sleep(end.bell.get(), Clock::now() + 5s);
+            if (doorbell::disarm(asleep)) doorbell::silence(end.bell.get());
+        }
+        wrong += answered != calls || served != calls;
+    };
+    std::thread other([&] { converse(pair.b, pair.segment); });
+    converse(pair.a, pair.segment);
+    other.join();
+    CHECK(wrong == 0);
+    CHECK(late == 0);
+    for (End* end : {&pair.a, &pair.b}) {
+        (void)end->receive();
+        end->flush();
+    }
+    CHECK(pair.a.link->delivered());
+    CHECK(pair.b.link->delivered());
+    CHECK(pair.a.arena.usage().held_blocks == 0);
+    CHECK(pair.b.arena.usage().held_blocks == 0);
 }
 
 TEST_CASE("under load nobody is rung who is awake", "[link]") {

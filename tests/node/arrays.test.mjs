@@ -48,7 +48,10 @@ test('a result in bus memory is a typed array over it', async () => {
   const result = await py.call('counting', [1000])
   assert.equal(result.constructor, Float64Array)
   assert.ok(result.buffer instanceof SharedArrayBuffer)
-  assert.deepStrictEqual(result, Float64Array.from({ length: 1000 }, (_, i) => i))
+  assert.deepStrictEqual(
+    result,
+    Float64Array.from({ length: 1000 }, (_, i) => i),
+  )
   assert.deepEqual(Object.keys(result).length, 1000)
 })
 
@@ -67,7 +70,10 @@ test('what is released is given back once, and can not be sent any more', async 
   assert.equal(release(x), false)
   assert.equal(py.release(result), true)
   assert.equal(release(new Float64Array(3)), false)
-  await assert.rejects(py.call('total', [x]), { code: 'ERR_ISTHMUS_ENCODE', message: /args\[0\] was released/ })
+  await assert.rejects(py.call('total', [x]), {
+    code: 'ERR_ISTHMUS_ENCODE',
+    message: /args\[0\] was released/,
+  })
   await assert.rejects(py.call('total', [part]), { code: 'ERR_ISTHMUS_ENCODE' })
   await until('all is given back', async () => (await py.call('add', [1, 1])) && (await held()) === before)
   assert.equal((await self()).leases_refused, 0)
@@ -103,7 +109,10 @@ test('a part of an array keeps all of it', async () => {
   await collectGarbage()
   for (let i = 0; i < 20; ++i) py.alloc(Float64Array, 100_000).fill(-1)
   await collectGarbage()
-  assert.deepStrictEqual([...part], Array.from({ length: 10 }, (_, i) => 50_000 + i))
+  assert.deepStrictEqual(
+    [...part],
+    Array.from({ length: 10 }, (_, i) => 50_000 + i),
+  )
 })
 
 test('what Python keeps stays as it was after JavaScript has let go', async () => {

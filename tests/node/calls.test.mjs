@@ -22,7 +22,10 @@ after(() => py.close())
 
 test('a thousand calls in flight are each answered with their own result', async () => {
   const answers = await Promise.all(Array.from({ length: 1000 }, (_, i) => py.call('add', [i, i])))
-  assert.deepEqual(answers, Array.from({ length: 1000 }, (_, i) => 2 * i))
+  assert.deepEqual(
+    answers,
+    Array.from({ length: 1000 }, (_, i) => 2 * i),
+  )
 })
 
 test('more calls than fit into the ring wait their turn', async () => {
@@ -44,14 +47,28 @@ test('exports are functions, and kwargs come last', async () => {
 })
 
 test('callMany resolves to the results in order', async () => {
-  assert.deepEqual(await py.callMany('add', [[1, 2], [3, 4]]), [3, 7])
+  assert.deepEqual(
+    await py.callMany('add', [
+      [1, 2],
+      [3, 4],
+    ]),
+    [3, 7],
+  )
   assert.deepEqual(await py.callMany('add', []), [])
   const many = Array.from({ length: 5000 }, (_, i) => [i, 1])
-  assert.deepEqual(await py.callMany('add', many), many.map(([i]) => i + 1))
+  assert.deepEqual(
+    await py.callMany('add', many),
+    many.map(([i]) => i + 1),
+  )
 })
 
 test('callMany rejects with the first failure, or has the failures in their places', async () => {
-  const calls = [[1, 2], ['a', 1], [3, 4], [Symbol('x'), 1]]
+  const calls = [
+    [1, 2],
+    ['a', 1],
+    [3, 4],
+    [Symbol('x'), 1],
+  ]
   await assert.rejects(py.callMany('add', calls.slice(0, 3)), { type: 'TypeError' })
   const [three, wrong, seven, impossible] = await py.callMany('add', calls, { settled: true })
   assert.deepEqual([three, seven], [3, 7])
@@ -69,13 +86,19 @@ test('post waits for nothing, and closing delivers what was posted', async () =>
     posted = posted.concat(await py.call('take_posted'))
     return posted.length === 2001
   })
-  assert.deepEqual(posted.filter(value => value !== 'first'), Array.from({ length: 2000 }, (_, i) => i))
+  assert.deepEqual(
+    posted.filter(value => value !== 'first'),
+    Array.from({ length: 2000 }, (_, i) => i),
+  )
 })
 
 test('callSync answers and settles what else arrives meanwhile', async () => {
   const calls = Array.from({ length: 100 }, (_, i) => py.call('add', [i, 1]))
   assert.equal(py.callSync('add', [1, 2]), 3)
-  assert.deepEqual(await Promise.all(calls), Array.from({ length: 100 }, (_, i) => i + 1))
+  assert.deepEqual(
+    await Promise.all(calls),
+    Array.from({ length: 100 }, (_, i) => i + 1),
+  )
 })
 
 test('callSync throws what call rejects with', () => {
@@ -232,14 +255,26 @@ test('after closing, calls are refused and those in flight have ended', async ()
 
 test('several connections of one isolate do not disturb each other', async () => {
   const others = await Promise.all(Array.from({ length: 8 }, () => connect(py.name)))
-  const sums = await Promise.all(others.flatMap(other => Array.from({ length: 50 }, (_, i) => other.call('add', [i, 1]))))
-  assert.deepEqual(sums, others.flatMap(() => Array.from({ length: 50 }, (_, i) => i + 1)))
-  assert.deepEqual(others.map(other => other.callSync('add', [1, 1])), others.map(() => 2))
+  const sums = await Promise.all(
+    others.flatMap(other => Array.from({ length: 50 }, (_, i) => other.call('add', [i, 1]))),
+  )
+  assert.deepEqual(
+    sums,
+    others.flatMap(() => Array.from({ length: 50 }, (_, i) => i + 1)),
+  )
+  assert.deepEqual(
+    others.map(other => other.callSync('add', [1, 1])),
+    others.map(() => 2),
+  )
   await Promise.all(others.map(other => other.close()))
 })
 
 test('a host that is lost rejects what is in flight, and says how it ended', async () => {
-  for (const [call, how] of [[['die'], /SIGKILL/], [['die', ['SIGTERM']], /./], [['leave', [7]], /exit code 7/]]) {
+  for (const [call, how] of [
+    [['die'], /SIGKILL/],
+    [['die', ['SIGTERM']], /./],
+    [['leave', [7]], /exit code 7/],
+  ]) {
     const doomed = await spawn(app)
     const calls = [doomed.call('sleep', [0.05]), doomed.call(...call), doomed.call('add', [1, 2])]
     const [, ...ended] = await Promise.allSettled(calls)
@@ -250,7 +285,12 @@ test('a host that is lost rejects what is in flight, and says how it ended', asy
         assert.match(reason.message, how)
       }
     }
-    await until('it is lost', () => doomed.call('add', [1, 2]).then(() => false, error => error instanceof HostLostError))
+    await until('it is lost', () =>
+      doomed.call('add', [1, 2]).then(
+        () => false,
+        error => error instanceof HostLostError,
+      ),
+    )
     assert.throws(() => doomed.callSync('add', [1, 2]), HostLostError)
     await doomed.close()
   }

@@ -73,7 +73,12 @@ test('the host ends within a second when its parent is killed, also while it com
       console.log(await py.call('pid'))
       py.call(${JSON.stringify(doing)}, [30, 30].slice(0, ${doing === 'add' ? 2 : 1}))
       setInterval(() => {}, 1000)`,
-      { onOutput: (child, out) => void ((host = Number(out)), setTimeout(() => child.kill('SIGKILL'), 50)) },
+      {
+        onOutput(child, out) {
+          host = Number(out)
+          setTimeout(() => child.kill('SIGKILL'), 50)
+        },
+      },
     )
     assert.equal(signal, 'SIGKILL')
     await until('the host has ended', () => !isAlive(host), 1000)
@@ -133,14 +138,26 @@ test('an interpreter that is none, and an app that is none, are named with the r
 
 test('a Python without the package is told how to get it', async () => {
   const bare = join(folder, 'bare-python')
-  await writeFile(bare, `#!/bin/sh\nexec ${JSON.stringify(process.env.ISTHMUS_PYTHON ?? 'python3')} -I -S "$@"\n`, { mode: 0o755 })
+  await writeFile(
+    bare,
+    `#!/bin/sh\nexec ${JSON.stringify(process.env.ISTHMUS_PYTHON ?? 'python3')} -I -S "$@"\n`,
+    { mode: 0o755 },
+  )
   await assert.rejects(spawn(app, { python: bare }), /has no package 'isthmus'.*-m pip install isthmus/)
 })
 
 test('options reach the host: environment, directory, memory and name', async () => {
   const file = join(folder, 'options.py')
-  await writeFile(file, 'import os\nimport isthmus\n\n@isthmus.export\ndef seen():\n    return [os.environ["FLAVOUR"], os.getcwd()]\n')
-  const other = await spawn(new URL(`file://${file}`), { env: { FLAVOUR: 'mint' }, cwd: folder, memory: '8MiB', bus: `named-${process.pid}` })
+  await writeFile(
+    file,
+    'import os\nimport isthmus\n\n@isthmus.export\ndef seen():\n    return [os.environ["FLAVOUR"], os.getcwd()]\n',
+  )
+  const other = await spawn(new URL(`file://${file}`), {
+    env: { FLAVOUR: 'mint' },
+    cwd: folder,
+    memory: '8MiB',
+    bus: `named-${process.pid}`,
+  })
   assert.deepEqual(await other.call('seen'), ['mint', folder])
   assert.equal(other.name, `named-${process.pid}`)
   assert.throws(() => other.alloc(Uint8Array, 9 << 20), { code: 'ERR_ISTHMUS_BUS_FULL' })
@@ -182,11 +199,12 @@ test('workers that are terminated in mid-call leave nothing behind', async () =>
     await: "await py.call('sleep', [0.2])",
     callSync: "py.callSync('sleep', [0.2])",
     endless: "for (;;) await py.call('add', [1, 2])",
-    arrays: "const all = []; for (;;) all.push(py.alloc(Float64Array, 1000), await py.call('counting', [1000]))",
+    arrays:
+      "const all = []; for (;;) all.push(py.alloc(Float64Array, 1000), await py.call('counting', [1000]))",
   }
   for (const [what, code] of Object.entries(waiting)) {
     const workers = Array.from({ length: 4 }, () =>
-      work({}, chain.replace(/let sum[^]*postMessage\(sum\)/, `parentPort.postMessage('ready'); ${code}`)),
+      work({}, chain.replace(/let sum[\s\S]*postMessage\(sum\)/, `parentPort.postMessage('ready'); ${code}`)),
     )
     await Promise.all(workers.map(worker => new Promise(resolve => worker.once('message', resolve))))
     await delay(20)
@@ -211,7 +229,12 @@ test('more isolates than a bus has places for are refused with a sentence', asyn
   assert.ok(refused instanceof ConnectError)
   assert.match(refused.message, /64 peers/)
   await Promise.all(others.map(other => other.close()))
-  await until('a place is free again', () => connect(py.name).then(other => other.close().then(() => true), () => false))
+  await until('a place is free again', () =>
+    connect(py.name).then(
+      other => other.close().then(() => true),
+      () => false,
+    ),
+  )
 })
 
 test('process.exit, an uncaught error and a kill in mid-call leave the host serving', async () => {
@@ -251,7 +274,11 @@ test('AsyncLocalStorage follows the calls', async () => {
   const seen = await Promise.all(
     [1, 2, 3].map(id => storage.run(id, async () => [await py.call('add', [id, 0]), storage.getStore()])),
   )
-  assert.deepEqual(seen, [[1, 1], [2, 2], [3, 3]])
+  assert.deepEqual(seen, [
+    [1, 1],
+    [2, 2],
+    [3, 3],
+  ])
 })
 
 test('timers and immediates have their turn while calls go back and forth', async () => {

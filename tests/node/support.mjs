@@ -10,11 +10,15 @@ export const root = fileURLToPath(new URL('../..', import.meta.url))
 
 /** Runs a program given as text, as a module at the root; its exit code, signal and output. */
 export function run(program, { env = {}, flags = [], args = [], onOutput } = {}) {
-  const child = spawnProcess(process.execPath, [...flags, '--input-type=module', '--eval', program, ...args], {
-    cwd: root,
-    env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
+  const child = spawnProcess(
+    process.execPath,
+    [...flags, '--input-type=module', '--eval', program, ...args],
+    {
+      cwd: root,
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  )
   let out = ''
   let err = ''
   child.stdout.setEncoding('utf8').on('data', text => {

@@ -13,21 +13,69 @@ after(() => py.close())
 const big = 2n ** 200n
 
 const unchanged = {
-  'the integers around every border': [0, 1, -1, 127, 2 ** 31 - 1, 2 ** 31, -(2 ** 31), -(2 ** 31) - 1, 2 ** 32],
+  'the integers around every border': [
+    0,
+    1,
+    -1,
+    127,
+    2 ** 31 - 1,
+    2 ** 31,
+    -(2 ** 31),
+    -(2 ** 31) - 1,
+    2 ** 32,
+  ],
   'the safe integers': [Number.MAX_SAFE_INTEGER, Number.MIN_SAFE_INTEGER, 2 ** 52],
-  'numbers with fractions, and those that are no numbers': [0.1, -0.5, 1e308, 5e-324, Number.NaN, 1 / 0, -1 / 0],
+  'numbers with fractions, and those that are no numbers': [
+    0.1,
+    -0.5,
+    1e308,
+    5e-324,
+    Number.NaN,
+    1 / 0,
+    -1 / 0,
+  ],
   'minus zero': [-0],
-  'bigints of any size that are no safe number': [big, -big, 2n ** 63n, -(2n ** 63n), 2n ** 64n, -(2n ** 63n) - 1n, 2n ** 53n],
+  'bigints of any size that are no safe number': [
+    big,
+    -big,
+    2n ** 63n,
+    -(2n ** 63n),
+    2n ** 64n,
+    -(2n ** 63n) - 1n,
+    2n ** 53n,
+  ],
   'null and booleans': [null, true, false],
-  'texts': ['', 'a', 'plain', 'ü', 'x'.repeat(47), 'x'.repeat(49), `${'x'.repeat(47)}é`, '日本語', '😀', '\ufffd', '\0'],
+  texts: [
+    '',
+    'a',
+    'plain',
+    'ü',
+    'x'.repeat(47),
+    'x'.repeat(49),
+    `${'x'.repeat(47)}é`,
+    '日本語',
+    '😀',
+    '\ufffd',
+    '\0',
+  ],
   'lone surrogates': ['\ud800', 'a\udc00b', '\udc00\ud800', '\ud83d', `${'x'.repeat(100)}\ud800é😀`],
   'arrays in arrays': [[], [[]], [1, [2, [3, ['x']]]], [null, true]],
   'objects in objects': [{}, { a: 1, b: { c: [{ d: 'e' }] } }, { '': 1, 'with space': 2, ünïcode: 3 }],
-  'maps with keys of any kind': [new Map([[1, 'a'], ['b', 2], [false, null], [2.5, new Map([[null, []]])]])],
-  'sets': [new Set([1, 'a', null]), new Set()],
-  'dates': [new Date(0), new Date(1_700_000_000_123), new Date(-1)],
+  'maps with keys of any kind': [
+    new Map([
+      [1, 'a'],
+      ['b', 2],
+      [false, null],
+      [2.5, new Map([[null, []]])],
+    ]),
+  ],
+  sets: [new Set([1, 'a', null]), new Set()],
+  dates: [new Date(0), new Date(1_700_000_000_123), new Date(-1)],
   'a long text': ['x'.repeat(300_000), 'é'.repeat(300_000), '😀'.repeat(100_000)],
-  'many values': [Array.from({ length: 20_000 }, (_, i) => i * 3.5), Array.from({ length: 3000 }, (_, i) => `${i}`)],
+  'many values': [
+    Array.from({ length: 20_000 }, (_, i) => i * 3.5),
+    Array.from({ length: 3000 }, (_, i) => `${i}`),
+  ],
 }
 
 for (const [what, values] of Object.entries(unchanged)) {
@@ -63,8 +111,17 @@ test('typed arrays come back as they were, small and large', async () => {
 })
 
 test('typed arrays are numpy arrays of their dtype in Python', async () => {
-  for (const [view, dtype] of [[new Int16Array(3), 'int16'], [new BigUint64Array(1), 'uint64'], [new Float32Array(2), 'float32'], [new Uint8ClampedArray(2), 'uint8']]) {
-    assert.deepStrictEqual(await py.call('describe', [view]), { dtype, shape: [view.length], writeable: false })
+  for (const [view, dtype] of [
+    [new Int16Array(3), 'int16'],
+    [new BigUint64Array(1), 'uint64'],
+    [new Float32Array(2), 'float32'],
+    [new Uint8ClampedArray(2), 'uint8'],
+  ]) {
+    assert.deepStrictEqual(await py.call('describe', [view]), {
+      dtype,
+      shape: [view.length],
+      writeable: false,
+    })
   }
 })
 
@@ -82,7 +139,11 @@ test('bytes of every kind come back as Uint8Array', async () => {
 
 test('an NDArray keeps its shape', async () => {
   const array = new NDArray(new Float32Array([1, 2, 3, 4, 5, 6]), [2, 3])
-  assert.deepStrictEqual(await py.call('describe', [array]), { dtype: 'float32', shape: [2, 3], writeable: false })
+  assert.deepStrictEqual(await py.call('describe', [array]), {
+    dtype: 'float32',
+    shape: [2, 3],
+    writeable: false,
+  })
   const back = await py.call('same', [array])
   assert.ok(back instanceof NDArray)
   assert.deepStrictEqual(back, array)
@@ -119,7 +180,8 @@ test('undefined arrives as None and comes back as null', async () => {
 
 test('numbers are int or float as they are integers or not', async () => {
   for (const value of [0, 5, -(2 ** 40), 10n, 2n ** 70n]) assert.equal(await py.call('kind', [value]), 'int')
-  for (const value of [-0, 0.5, Number.NaN, 2 ** 60, 1e300]) assert.equal(await py.call('kind', [value]), 'float')
+  for (const value of [-0, 0.5, Number.NaN, 2 ** 60, 1e300])
+    assert.equal(await py.call('kind', [value]), 'float')
 })
 
 test('a bigint that is a safe number comes back as a number', async () => {
@@ -145,9 +207,8 @@ test('what can not travel is an error that says where it sits, and the call does
   class Thing {}
   const cycle = { list: [] }
   cycle.list.push({ back: cycle })
-  const deep = []
-  let inner = deep
-  for (let i = 0; i < 200; ++i) inner.push((inner = []))
+  let deep = []
+  for (let i = 0; i < 200; ++i) deep = [deep]
   const cases = [
     [[1, { rows: [0, 1, 2, { handle: Symbol('x') }] }], 'args[1].rows[3].handle'],
     [[() => 1], 'args[0]'],
@@ -181,7 +242,12 @@ test('what can not travel is an error that says where it sits, and the call does
 })
 
 test('a getter that throws, or calls Python itself, does no harm', async () => {
-  const throwing = { a: [1, 2, new Float64Array(5000)], get b() { throw new RangeError('from a getter') } }
+  const throwing = {
+    a: [1, 2, new Float64Array(5000)],
+    get b() {
+      throw new RangeError('from a getter')
+    },
+  }
   await assert.rejects(py.call('same', [throwing]), RangeError)
   const calling = {
     before: 'text before',
@@ -200,6 +266,9 @@ test('a Map of texts alone is a dict of them, which comes back as an object', as
 })
 
 test('named arguments arrive as such', async () => {
-  assert.deepStrictEqual(await py.call('named', [1, 'a'], { kwargs: { x: 2, y: [3] } }), [[1, 'a'], { x: 2, y: [3] }])
+  assert.deepStrictEqual(await py.call('named', [1, 'a'], { kwargs: { x: 2, y: [3] } }), [
+    [1, 'a'],
+    { x: 2, y: [3] },
+  ])
   assert.deepStrictEqual(py.callSync('named', [], { kwargs: { only: null } }), [[], { only: null }])
 })

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import isthmus
 import pytest
+
+import isthmus
 
 PATIENCE = 20
 
@@ -69,7 +70,9 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 class Served:
     """`python -m isthmus serve` of a source text, in a process of its own."""
 
-    def __init__(self, folder: Path, name: str, source: str, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str, source: str, *options: str, env: dict[str, str] | None = None
+    ) -> None:
         self.name = name
         self.app = folder / "app.py"
         self.app.write_text(textwrap.dedent(source))
@@ -120,6 +123,11 @@ class Served:
         self.process.wait()
         self.process.stdout.close()
         self.process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def served_type() -> type[Served]:
+    return Served
 
 
 @pytest.fixture

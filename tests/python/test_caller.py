@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 
-import isthmus
 import pytest
+
+import isthmus
 
 NAPS = """
     import time
@@ -81,9 +82,7 @@ def test_many_threads_share_one_bus(bus):
     failures = []
 
     def work(number):
-        for i in range(100):
-            if bus.call("nap", 0, [number, i]) != [number, i]:
-                failures.append((number, i))
+        failures.extend(i for i in range(100) if bus.call("nap", 0, [number, i]) != [number, i])
 
     threads = [threading.Thread(target=work, args=[number]) for number in range(16)]
     for thread in threads:
@@ -155,7 +154,10 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
 print(bus.is_open)
 """
-    with isthmus.connect(name) as watch, subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) as process:
+    with (
+        isthmus.connect(name) as watch,
+        subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) as process,
+    ):
         until(lambda: watch.stats()["host"]["gil_takes"] > 0)
         started = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -165,7 +167,8 @@ print(bus.is_open)
 
 
 def test_a_caller_that_is_killed_harms_nobody_and_gives_its_memory_back(serve, name, until):
-    serve("""
+    serve(
+        """
         import isthmus, time
 
         kept = []
@@ -179,7 +182,10 @@ def test_a_caller_that_is_killed_harms_nobody_and_gives_its_memory_back(serve, n
         @isthmus.export
         def total():
             return [float(x.sum()) for x in kept]
-    """, "--memory", "64MiB").ready()
+    """,
+        "--memory",
+        "64MiB",
+    ).ready()
     source = f"""
 import isthmus, numpy as np, sys, threading, time
 bus = isthmus.connect({name!r})
@@ -191,7 +197,9 @@ time.sleep(30)
 """
     with isthmus.connect(name) as bus:
         for _ in range(8):
-            with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) as process:
+            with subprocess.Popen(
+                [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True
+            ) as process:
                 assert process.stdout.readline() == "ready\n"
                 process.kill()
             assert bus.call("total") == [500_000.0]
@@ -209,10 +217,9 @@ def test_the_65th_peer_is_refused(serve, name):
     serve(NAPS).ready()
     peers = []
     try:
+        peers.extend(isthmus.connect(name) for _ in range(63))
         with pytest.raises(isthmus.ConnectError, match="has its 64 peers already"):
-            for _ in range(64):
-                peers.append(isthmus.connect(name))
-        assert len(peers) == 63
+            isthmus.connect(name)
         assert peers[-1].call("nap", 0, "last") == "last"
     finally:
         for peer in peers:

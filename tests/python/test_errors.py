@@ -2,8 +2,9 @@
 
 import builtins
 
-import isthmus
 import pytest
+
+import isthmus
 
 FAILING = """
     import sys
@@ -148,12 +149,16 @@ def test_an_unknown_export_names_what_is_close(bus):
         bus.call("totale", 1)
     assert str(caught.value) == "the host exports no function named 'totale': did you mean total?"
     assert (caught.value.name, caught.value.close, caught.value.code) == ("totale", ["total"], "NOT_EXPORTED")
-    with pytest.raises(isthmus.NotExported, match="named 'quite else'$"):
+    with pytest.raises(isthmus.NotExported, match=r"named 'quite else'$"):
         bus.call("quite else")
 
 
 def test_every_error_has_a_code_of_its_own_and_one_base():
-    classes = [value for value in vars(isthmus).values() if isinstance(value, type) and issubclass(value, isthmus.Error)]
+    classes = [
+        value
+        for value in vars(isthmus).values()
+        if isinstance(value, type) and issubclass(value, isthmus.Error)
+    ]
     assert len(classes) == 9
     assert len({each.code for each in classes}) == 9
     assert issubclass(isthmus.TimeoutError, builtins.TimeoutError)

@@ -4,8 +4,9 @@ import functools
 import importlib
 import sys
 
-import isthmus
 import pytest
+
+import isthmus
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_async_functions_and_generators_are_refused_when_they_are_exported():
     for function in (fetch, ticks):
         with pytest.raises(TypeError, match=rf"^'{function.__name__}' is async, which can't be exported yet"):
             isthmus.export(function)
-    with pytest.raises(TypeError, match="^'rows' is a generator, which can't be exported yet"):
+    with pytest.raises(TypeError, match=r"^'rows' is a generator, which can't be exported yet"):
         isthmus.export(rows)
     for option in ({"executor": "threads"}, {"batch": 3}):
         with pytest.raises(TypeError, match=f"export has no option '{next(iter(option))}' yet"):

@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 
-import isthmus
 import pytest
+
+import isthmus
 
 
 @isthmus.export
@@ -69,9 +70,14 @@ def test_a_host_stops_twice_without_harm_and_serves_once(name):
 
 
 def test_several_hosts_live_in_one_process(name):
-    with isthmus.Host(name), isthmus.Host(name + "-b"):
-        with isthmus.connect(name) as one, isthmus.connect(name + "-b") as two:
-            assert one.call("nine") + two.call("nine") == 18
+    second = f"{name}-b"
+    with (
+        isthmus.Host(name),
+        isthmus.Host(second),
+        isthmus.connect(name) as one,
+        isthmus.connect(second) as two,
+    ):
+        assert one.call("nine") + two.call("nine") == 18
 
 
 @pytest.mark.parametrize("memory", ["much", -1, 0, "12X", 1 << 60])
@@ -80,11 +86,11 @@ def test_an_amount_of_memory_that_is_none_is_refused(memory):
         isthmus.Host("any", memory=memory)
 
 
-def test_a_bus_has_its_programs_name_when_it_is_given_none(run, sockets, tmp_path):
+def test_a_bus_has_its_programs_name_when_it_is_given_none(tmp_path):
     app = tmp_path / "my app.v2.py"
-    app.write_text("import isthmus, os\nwith isthmus.Host() as host:\n    print(host.name, os.listdir(%r))\n" % str(sockets))
+    app.write_text("import isthmus\nwith isthmus.Host() as host:\n    print(host.name)\n")
     done = subprocess.run([sys.executable, app], capture_output=True, text=True, timeout=20)
-    assert done.stdout.split()[0] == "my-app.v2", done.stderr
+    assert done.stdout == "my-app.v2\n", done.stderr
 
 
 def test_stop_lets_the_call_that_runs_finish_and_refuses_what_has_not_begun(name):
@@ -201,8 +207,13 @@ print("returned", os.listdir(sys.argv[2]))
     "ending", ["", "sys.exit(0)", "raise SystemExit", "del host", "host = None; import gc; gc.collect()"]
 )
 def test_a_program_that_never_stops_its_host_ends_all_the_same(run, name, sockets, ending):
-    source = f"import sys, isthmus\nhost = isthmus.Host(sys.argv[1])\nhost.start()\nbus = isthmus.connect(sys.argv[1])\n{ending}"
-    done = run(source, name)
+    source = """
+import sys, isthmus
+host = isthmus.Host(sys.argv[1])
+host.start()
+bus = isthmus.connect(sys.argv[1])
+"""
+    done = run(source + ending, name)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert not (sockets / f"{name}.sock").exists()
@@ -243,7 +254,6 @@ def test_hosts_and_callers_come_and_go_in_every_order(until, name):
         both_at_once(host, bus)
         caller.join()
 
-    descriptors = None
     for turn in range(100):
         for end in (host_first, caller_first, both_at_once, in_mid_call):
             host = isthmus.Host(name, memory="1MiB")
@@ -253,12 +263,12 @@ def test_hosts_and_callers_come_and_go_in_every_order(until, name):
             end(host, bus)
         if turn == 10:
             time.sleep(0.6)  # what watches a peer's pulse goes within a quarter of a second
-            descriptors = len(os.listdir("/proc/self/fd"))
+            descriptors, tasks = (len(os.listdir(f"/proc/self/{each}")) for each in ("fd", "task"))
     assert dispatchers() == []
     del host, bus
     gc.collect()
     until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
-    until(lambda: len(os.listdir("/proc/self/task")) == threading.active_count())
+    until(lambda: len(os.listdir("/proc/self/task")) <= tasks)
 
 
 def test_a_fork_leaves_the_bus_to_the_parent(run, name):
@@ -275,7 +285,7 @@ if child == 0:
     try:
         bus.call("same", 1)
     except isthmus.PeerLost as error:
-        assert str(error).endswith("was joined before this process was forked and belongs to the parent: connect again here")
+        assert "was joined before this process was forked" in str(error)
     else:
         os._exit(2)
     try:
@@ -307,6 +317,24 @@ print("fine")
 """
     done = run(source, name)
     assert done.stdout == "fine\n", done.stderr
+
+
+def test_a_child_that_an_export_forks_can_not_answer_in_its_parents_place(serve, name):
+    serve("""
+        import os, warnings, isthmus
+        warnings.simplefilter("ignore")
+
+        @isthmus.export
+        def fork():
+            child = os.fork()
+            if child == 0:
+                return "from the child"
+            _, status = os.waitpid(child, 0)
+            return os.waitstatus_to_exitcode(status)
+    """).ready()
+    with isthmus.connect(name) as bus:
+        assert [bus.call("fork") for _ in range(5)] == [1] * 5
+        assert bus.stats()["host"]["replies"] == 5
 
 
 if sys.version_info >= (3, 12):

@@ -11,9 +11,10 @@ import typing
 import uuid
 from collections import Counter, OrderedDict, defaultdict
 
-import isthmus
 import numpy as np
 import pytest
+
+import isthmus
 
 UTC = dt.timezone.utc
 
@@ -154,7 +155,9 @@ def test_a_datetime_keeps_its_microseconds(echo):
     assert echo.call("echo", value) == value
 
 
-@pytest.mark.parametrize("value", [b"", b"abc", bytearray(b"abc"), memoryview(b"abc"), bytes(5000), bytes(100_000)])
+@pytest.mark.parametrize(
+    "value", [b"", b"abc", bytearray(b"abc"), memoryview(b"abc"), bytes(5000), bytes(100_000)]
+)
 def test_bytes_arrive_as_a_memoryview(echo, value):
     back = echo.call("echo", value)
     assert type(back) is memoryview
@@ -164,7 +167,11 @@ def test_bytes_arrive_as_a_memoryview(echo, value):
 
 def test_arguments_keep_their_places_and_names(echo):
     assert echo.call("echo", 1, [2], None) == [1, [2], None]
-    assert echo.call("echo", timeout=5, a=1, self=2, naïve={"b": None}) == {"a": 1, "self": 2, "naïve": {"b": None}}
+    assert echo.call("echo", timeout=5, a=1, self=2, naïve={"b": None}) == {
+        "a": 1,
+        "self": 2,
+        "naïve": {"b": None},
+    }
 
 
 def test_values_nested_to_the_limit_pass(echo):
@@ -219,7 +226,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("make", "path", "why"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("make", "path", "why"), REFUSED, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_what_can_not_travel_is_an_error_that_says_where(echo, make, path, why):
     before = echo.stats()["self"]["calls"]
     with pytest.raises(isthmus.EncodeError) as caught:

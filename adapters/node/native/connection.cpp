@@ -18,7 +18,9 @@ constexpr std::int32_t few_in_flight = 16;
 constexpr std::uint32_t flush_every = 16;
 constexpr std::uint32_t attend_every = 64;  // drains, where every drain brings something
 
-constexpr std::uint64_t id_of(std::uint32_t slot, std::uint32_t uses) { return std::uint64_t{uses} << slot_bits | slot; }
+constexpr std::uint64_t id_of(std::uint32_t slot, std::uint32_t uses) {
+    return std::uint64_t{uses} << slot_bits | slot;
+}
 
 Connection& of(napi_env env, napi_callback_info info, std::size_t* count = nullptr, napi_value* arguments = nullptr) {
     void* self = nullptr;
@@ -111,7 +113,8 @@ Status Connection::send() {
         draft.id = is_call ? id_of(slot, uses) : 0;
         draft.target = target(name, link);
         if (draft.target == wire::name_only) draft.name = name.text;
-        if (real(Double::timeout) > 0) draft.deadline = static_cast<std::uint64_t>(deadline().time_since_epoch().count());
+        if (real(Double::timeout) > 0)
+            draft.deadline = static_cast<std::uint64_t>(deadline().time_since_epoch().count());
         draft.cells = cells_.subspan(index(Word::firstCell), index(Word::cells));
         draft.heap = heap_.subspan(index(Word::firstHeap), index(Word::heapBytes));
         draft.payloads = payloads_;
@@ -269,7 +272,8 @@ napi_value Connection::collect(napi_env env) {
         const auto room = inbox_.subspan(at);
         auto received = bus_->receive(room);
         if (received.status == Status::ok) {
-            if (describe(received, inbox_.data())) at += std::min<std::size_t>((received.bytes + 7) & ~std::size_t{7}, room.size());
+            if (describe(received, inbox_.data()))
+                at += std::min<std::size_t>((received.bytes + 7) & ~std::size_t{7}, room.size());
             continue;
         }
         if (received.status == Status::empty) {
@@ -372,7 +376,9 @@ napi_value Connection::copy_out(napi_env env, napi_callback_info info) {  // the
     Connection& self = of(env, info);
     return guarded(env, [&]() -> napi_value {
         const auto bytes = static_cast<std::uint64_t>(self.real(Double::bytes));
-        const std::byte* from = self.bus_ ? self.bus_->arena().memory().base + static_cast<std::uint64_t>(self.real(Double::offset)) : nullptr;
+        const std::byte* from =
+            self.bus_ ? self.bus_->arena().memory().base + static_cast<std::uint64_t>(self.real(Double::offset))
+                      : nullptr;
         void* data = nullptr;
         napi_value buffer = nullptr;
         if (from == nullptr || self.bus_->arena().find(from, bytes).bytes == 0 ||
@@ -448,9 +454,10 @@ napi_value Connection::lend(napi_env env, napi_callback_info info) {  // the iso
 namespace {
 
 #define ISTHMUS_COUNTERS(X)                                                                                        \
-    X(posts) X(replies) X(errors) X(frames_sent) X(frames_received) X(bytes_sent) X(bytes_received)                \
-    X(bytes_copied) X(full) X(wakes) X(sleeps) X(spins) X(batches) X(gil_takes) X(leases_taken) X(leases_released) \
-    X(leases_refused) X(chunks_taken) X(chunks_returned) X(links_opened) X(links_lost) X(links_corrupt)
+    X(posts)                                                                                                       \
+    X(replies) X(errors) X(frames_sent) X(frames_received) X(bytes_sent) X(bytes_received) X(bytes_copied) X(full) \
+        X(wakes) X(sleeps) X(spins) X(batches) X(gil_takes) X(leases_taken) X(leases_released) X(leases_refused)   \
+            X(chunks_taken) X(chunks_returned) X(links_opened) X(links_lost) X(links_corrupt)
 
 napi_value counters_object(napi_env env, const layout::Counters& counters, bool answers) {
     napi_value object = nullptr;

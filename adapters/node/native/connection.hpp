@@ -20,9 +20,10 @@
 namespace isthmus::node {
 
 // The control block: these words, then these doubles.
-#define ISTHMUS_WORDS(X)                                                                                              \
-    X(status) X(kind) X(name) X(slot) X(firstCell) X(cells) X(firstHeap) X(heapBytes) X(firstPayload) X(frames)       \
-    X(inFlight) X(loop) X(block) X(generation)
+#define ISTHMUS_WORDS(X)                                                                                          \
+    X(status)                                                                                                     \
+    X(kind) X(name) X(slot) X(firstCell) X(cells) X(firstHeap) X(heapBytes) X(firstPayload) X(frames) X(inFlight) \
+        X(loop) X(block) X(generation)
 #define ISTHMUS_DOUBLES(X) X(timeout) X(offset) X(bytes)
 // A descriptor of what arrived. `cells` and `payloads` count words from the inbox's start, `heap` bytes.
 #define ISTHMUS_FIELDS(X) X(kind) X(status) X(slot) X(cells) X(cellCount) X(heap) X(payloads) X(payloadCount)
@@ -117,7 +118,8 @@ private:
     std::int32_t word(Word word) const { return control_[static_cast<std::uint32_t>(word)]; }
     std::uint32_t index(Word word) const { return static_cast<std::uint32_t>(this->word(word)); }
     double& real(Double real) {
-        return reinterpret_cast<double*>(reinterpret_cast<std::byte*>(control_) + doubles_at)[static_cast<std::uint32_t>(real)];
+        return reinterpret_cast<double*>(reinterpret_cast<std::byte*>(control_) +
+                                         doubles_at)[static_cast<std::uint32_t>(real)];
     }
     void outcome(Status status) { word(Word::status) = static_cast<std::int32_t>(status); }
 

@@ -114,7 +114,9 @@ export class NDArray<T extends TypedArray = TypedArray> {
     const elements = dtype === undefined ? own : byName.get(dtype)
     if (elements === undefined) throw new TypeError(`'${dtype}' is no dtype`)
     if (elements.Type !== own.Type && !(elements.code === dtypes.uint8 && own.code === dtypes.clamped8)) {
-      throw new TypeError(`elements of ${elements.name} lie in a ${elements.Type.name}, not in a ${own.Type.name}`)
+      throw new TypeError(
+        `elements of ${elements.name} lie in a ${elements.Type.name}, not in a ${own.Type.name}`,
+      )
     }
     let count = elements.per
     for (const extent of shape) {
@@ -291,7 +293,8 @@ export class Memory {
 
   alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T {
     const bytes = length * Type.BYTES_PER_ELEMENT
-    if (!Number.isSafeInteger(length) || length < 0) throw new RangeError(`${length} is no length of an array`)
+    if (!Number.isSafeInteger(length) || length < 0)
+      throw new RangeError(`${length} is no length of an array`)
     const buffer = this.buffer
     if (buffer === undefined) throw closedError()
     if (bytes === 0) return new Type(buffer, 0, 0)
@@ -300,17 +303,29 @@ export class Memory {
     const status = this.#words[words.status] as number
     if (status !== statuses.ok) throw errorOf(status, `${bytes} bytes for a ${Type.name}`)
     const offset = this.#doubles[doubles.offset] as number
-    const lease = new Lease(this, this.#words[words.block] as number, this.#words[words.generation] as number, bytes)
+    const lease = new Lease(
+      this,
+      this.#words[words.block] as number,
+      this.#words[words.generation] as number,
+      bytes,
+    )
     if (offset + bytes > buffer.byteLength) {
       lease.hold()
       lease.drop()
-      throw new BusFullError(`${bytes} bytes for a ${Type.name}: this engine can't see that far into the bus's memory`)
+      throw new BusFullError(
+        `${bytes} bytes for a ${Type.name}: this engine can't see that far into the bus's memory`,
+      )
     }
     return this.view(Type, offset, length, lease)
   }
 
   /** A view that holds a lease, until it is released or collected. */
-  view<T extends TypedArray>(Type: TypedArrayConstructor<T>, offset: number, length: number, lease: Lease): T {
+  view<T extends TypedArray>(
+    Type: TypedArrayConstructor<T>,
+    offset: number,
+    length: number,
+    lease: Lease,
+  ): T {
     const view = new Type(this.buffer, offset, length)
     lease.hold()
     define(view, leaseOf, lease)

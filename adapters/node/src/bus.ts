@@ -1,10 +1,24 @@
 // A connection to a bus: calls, their answers, and the life of both.
 
-import { Memory, type Moved, NDArray, release, type TypedArray, type TypedArrayConstructor } from './arrays.js'
+import {
+  Memory,
+  type Moved,
+  NDArray,
+  release,
+  type TypedArray,
+  type TypedArrayConstructor,
+} from './arrays.js'
 import { Calls, type Settle } from './calls.js'
 import { Decoder, pythonError } from './decode.js'
 import { Encoder, KeywordArguments } from './encode.js'
-import { closedError, errorOf, HostLostError, type IsthmusError, NotExportedError, TimeoutError } from './errors.js'
+import {
+  closedError,
+  errorOf,
+  HostLostError,
+  type IsthmusError,
+  NotExportedError,
+  TimeoutError,
+} from './errors.js'
 import { type Counters, constants, type NativeConnection, native } from './native.js'
 
 const { kinds, fields, sizes, statuses, words, doubles, loops } = constants
@@ -109,7 +123,12 @@ export class Bus implements AsyncDisposable {
   #idle = 0
 
   /** @internal */
-  constructor(name: string, connection: NativeConnection, buffers: Buffers, companion: Companion | undefined) {
+  constructor(
+    name: string,
+    connection: NativeConnection,
+    buffers: Buffers,
+    companion: Companion | undefined,
+  ) {
     this.name = name
     this.#native = connection
     this.#companion = companion
@@ -194,7 +213,11 @@ export class Bus implements AsyncDisposable {
     calls: Iterable<readonly unknown[]>,
     options: CallManyOptions & { readonly settled: true },
   ): Promise<(T | Error)[]>
-  callMany<T = unknown>(name: string, calls: Iterable<readonly unknown[]>, options?: CallManyOptions): Promise<T[]>
+  callMany<T = unknown>(
+    name: string,
+    calls: Iterable<readonly unknown[]>,
+    options?: CallManyOptions,
+  ): Promise<T[]>
   callMany<T = unknown>(
     name: string,
     calls: Iterable<readonly unknown[]>,
@@ -203,7 +226,8 @@ export class Bus implements AsyncDisposable {
     const promises: Promise<T>[] = []
     for (const args of calls) promises.push(this.call<T>(name, args, options))
     if (options?.settled !== true) return Promise.all(promises)
-    const asError = (reason: unknown) => (reason instanceof Error ? reason : new Error(String(reason), { cause: reason }))
+    const asError = (reason: unknown) =>
+      reason instanceof Error ? reason : new Error(String(reason), { cause: reason })
     return Promise.all(promises.map(promise => promise.catch(asError)))
   }
 
@@ -358,7 +382,8 @@ export class Bus implements AsyncDisposable {
       const large = this.#native.drain()
       this.#decoder.look(large ?? this.#inbox)
       this.#next = 0
-      const count = (this.#count = this.#words[words.frames] as number)
+      const count = this.#words[words.frames] as number
+      this.#count = count
       this.#settleDrained()
       if (count < sizes.mostFrames && large === undefined) return
     }
@@ -504,4 +529,4 @@ export function makeBuffers(): Buffers {
   }
 }
 
-export { native, type Moved, NDArray }
+export { type Moved, NDArray, native }

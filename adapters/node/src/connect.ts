@@ -28,7 +28,11 @@ function label(): string {
 }
 
 /** @internal */
-export async function joinBus(bus: string, milliseconds: number, companion: Companion | undefined): Promise<Bus> {
+export async function joinBus(
+  bus: string,
+  milliseconds: number,
+  companion: Companion | undefined,
+): Promise<Bus> {
   const buffers = makeBuffers()
   let connection: Awaited<ReturnType<typeof native.join>>
   const target = { ...buffers, onWake: () => buffers.onWake() }
@@ -47,7 +51,9 @@ function explained(bus: string, error: Error & { status?: number }): ConnectErro
     case statuses.no_bus:
       return new ConnectError(`${error.message}; serve it with: ${served}`, { cause: error })
     case statuses.timed_out:
-      return new ConnectError(`${error.message}; if it hangs, end it and serve anew: ${served}`, { cause: error })
+      return new ConnectError(`${error.message}; if it hangs, end it and serve anew: ${served}`, {
+        cause: error,
+      })
     default:
       return new ConnectError(`the bus '${bus}' could not be joined: ${error.message}`, { cause: error })
   }

@@ -1,6 +1,6 @@
 // Cells into values. What is decoded here was verified by the core: every offset, count and extent fits.
 
-import { elementsOf, type Elements, Lease, type Memory, NDArray, type TypedArray } from './arrays.js'
+import { type Elements, elementsOf, Lease, type Memory, NDArray, type TypedArray } from './arrays.js'
 import { PythonError } from './errors.js'
 import { constants } from './native.js'
 
@@ -72,7 +72,12 @@ export class Decoder {
   /** Held once for the frame itself, while it is being decoded. */
   #lease(index: number): Lease {
     const at = this.#payloads + index * handleWords
-    const lease = new Lease(this.#memory, this.#i32[at + 4] as number, this.#i32[at + 5] as number, this.#long(at + 2))
+    const lease = new Lease(
+      this.#memory,
+      this.#i32[at + 4] as number,
+      this.#i32[at + 5] as number,
+      this.#long(at + 2),
+    )
     lease.hold()
     return lease
   }
@@ -196,7 +201,9 @@ export class Decoder {
   }
 
   #bigint(start: number, bytes: number): number | bigint {
-    const digits = Buffer.from(this.#bytes.subarray(start, start + bytes)).reverse().toString('hex')
+    const digits = Buffer.from(this.#bytes.subarray(start, start + bytes))
+      .reverse()
+      .toString('hex')
     const value = BigInt.asIntN(bytes * 8, BigInt(`0x${digits || '0'}`))
     const small = Number(value)
     return Number.isSafeInteger(small) ? small : value
@@ -214,7 +221,10 @@ export class Decoder {
       length *= extent
     }
     const where = this.#i32[at + 2] as number
-    const data = (head >> 16) & flags.leased ? this.#leased(elements, where, length) : this.#inline(elements, where, length)
+    const data =
+      (head >> 16) & flags.leased
+        ? this.#leased(elements, where, length)
+        : this.#inline(elements, where, length)
     if (isBytes || (dimensions === 1 && elements.native)) return data
     return new NDArray(data, shape, elements.name, (head >> 16) & flags.fortran ? 'F' : 'C')
   }

@@ -1,7 +1,15 @@
 // Values into cells (bus/wire.hpp), in buffers that the addon reads.
 
 import { types } from 'node:util'
-import { type Elements, elementsOfArray, elementsOfView, isReleased, type Memory, Moved, NDArray } from './arrays.js'
+import {
+  type Elements,
+  elementsOfArray,
+  elementsOfView,
+  isReleased,
+  type Memory,
+  Moved,
+  NDArray,
+} from './arrays.js'
 import { EncodeError } from './errors.js'
 import { constants, type NativeConnection } from './native.js'
 
@@ -95,8 +103,11 @@ export class Encoder {
     const cell = this.#cell
     const heapBase = this.#heapBase
     const payloadBase = this.#payloadBase
-    const first = (this.#heapAt = this.#heapBase = (this.#heapAt + 7) & ~7)
-    const firstPayload = (this.#payloadBase = this.#payload)
+    const first = (this.#heapAt + 7) & ~7
+    const firstPayload = this.#payload
+    this.#heapAt = first
+    this.#heapBase = first
+    this.#payloadBase = firstPayload
     const moving = this.#moving
     this.#moving = undefined
     const keys = this.#keys.length
@@ -144,7 +155,8 @@ export class Encoder {
     this.#cell = control[words.firstCell] as number
     this.#heapAt = control[words.firstHeap] as number
     this.#payload = control[words.firstPayload] as number
-    if (this.#cell === 0 && this.#heap.length + this.#i32.byteLength > 8 * sizes.inbox) this.#lend(fewCells, littleHeap)
+    if (this.#cell === 0 && this.#heap.length + this.#i32.byteLength > 8 * sizes.inbox)
+      this.#lend(fewCells, littleHeap)
   }
 
   #argument(value: unknown, i: number): void {
@@ -175,7 +187,8 @@ export class Encoder {
   /** The index, in 32-bit words, of a new cell. */
   #put(head: number, count: number): number {
     if (this.#cell === this.#cells) {
-      if (this.#cells * sizes.cell >= mostBytes) this.#fail(`is too large: a message holds at most ${mostBytes} bytes`)
+      if (this.#cells * sizes.cell >= mostBytes)
+        this.#fail(`is too large: a message holds at most ${mostBytes} bytes`)
       this.#lend(this.#cells * 2, this.#heap.length)
     }
     const at = this.#cell++ << 2
@@ -312,7 +325,9 @@ export class Encoder {
     }
     const bytes = bytesOf(value)
     const start = this.#room(bytes)
-    const digits = BigInt.asUintN(bytes * 8, value).toString(16).padStart(bytes * 2, '0')
+    const digits = BigInt.asUintN(bytes * 8, value)
+      .toString(16)
+      .padStart(bytes * 2, '0')
     this.#heap.write(digits, start, 'hex')
     this.#heap.subarray(start, start + bytes).reverse()
     const at = this.#put(tags.bigint, bytes)
@@ -322,32 +337,37 @@ export class Encoder {
   }
 
   #composite(value: object): void {
-    if (Array.isArray(value)) return this.#list(value)
-    const prototype = Object.getPrototypeOf(value)
-    if (prototype === null || prototype === Object.prototype || Object.getPrototypeOf(prototype) === null) {
-      return this.#object(value as Record<string, unknown>, 0)
-    }
-    if (ArrayBuffer.isView(value)) {
-      const elements = Buffer.isBuffer(value) ? undefined : elementsOfView(value)
-      if (elements !== undefined) return this.#array(value, elements, [(value as Uint8Array).length], 0)
-      return this.#bytes(value.buffer, value.byteOffset, value.byteLength)
-    }
-    if (value instanceof NDArray) return this.#ndarray(value, 0)
-    if (value instanceof Moved) return this.#moved(value)
-    if (types.isDate(value)) {
-      const at = this.#put(tags.date, 0)
-      this.#f64[(at >> 1) + 1] = value.getTime()
-      if (Number.isNaN(value.getTime())) this.#fail('is an invalid Date')
+    if (Array.isArray(value)) {
+      this.#list(value)
       return
     }
-    if (types.isMap(value)) return this.#map(value)
-    if (types.isSet(value)) return this.#set(value)
-    if (types.isAnyArrayBuffer(value)) {
-      return this.#bytes(value, 0, value.byteLength)
+    const prototype = Object.getPrototypeOf(value)
+    if (prototype === null || prototype === Object.prototype || Object.getPrototypeOf(prototype) === null) {
+      this.#object(value as Record<string, unknown>, 0)
+    } else if (ArrayBuffer.isView(value)) {
+      const elements = Buffer.isBuffer(value) ? undefined : elementsOfView(value)
+      if (elements === undefined) this.#bytes(value.buffer, value.byteOffset, value.byteLength, value)
+      else this.#array(value, elements, [(value as Uint8Array).length], 0)
+    } else if (value instanceof NDArray) this.#ndarray(value, 0)
+    else if (value instanceof Moved) this.#moved(value)
+    else if (types.isDate(value)) this.#date(value)
+    else if (types.isMap(value)) this.#map(value)
+    else if (types.isSet(value)) this.#set(value)
+    else if (types.isAnyArrayBuffer(value)) this.#bytes(value, 0, value.byteLength, value)
+    else if (value instanceof KeywordArguments)
+      this.#fail('holds named arguments, which come last and only there')
+    else {
+      const name = (value.constructor as { name?: unknown } | undefined)?.name
+      const what = typeof name === 'string' && name !== '' ? `of class ${name}` : 'no plain object'
+      this.#fail(`is ${what}, which can't travel`)
     }
-    if (value instanceof KeywordArguments) this.#fail('holds named arguments, which come last and only there')
-    const name = (value.constructor as { name?: unknown } | undefined)?.name
-    this.#fail(`is ${typeof name === 'string' && name !== '' ? `of class ${name}` : 'no plain object'}, which can't travel`)
+  }
+
+  #date(date: Date): void {
+    const time = date.getTime()
+    if (Number.isNaN(time)) this.#fail('is an invalid Date')
+    const at = this.#put(tags.date, 0)
+    this.#f64[(at >> 1) + 1] = time
   }
 
   #enter(value: object): void {
@@ -382,7 +402,8 @@ export class Encoder {
   #object(value: Readonly<Record<string, unknown>>, flag: number): void {
     this.#enter(value)
     const keys = Object.keys(value)
-    if (Object.getOwnPropertySymbols(value).length > 0) this.#fail("has a symbol as a key, which can't travel")
+    if (Object.getOwnPropertySymbols(value).length > 0)
+      this.#fail("has a symbol as a key, which can't travel")
     const head = this.#put(tags.object | (flag << 16), keys.length)
     this.#i32[head + 2] = 0
     this.#i32[head + 3] = 0
@@ -426,9 +447,9 @@ export class Encoder {
     this.#around.pop()
   }
 
-  #bytes(buffer: ArrayBufferLike, offset: number, length: number): void {
+  #bytes(buffer: ArrayBufferLike, offset: number, length: number, view: object): void {
     const at = this.#put(tags.bytes | (dtypes.uint8 << 8), 1)
-    this.#elements(at, 0, buffer, offset, length, buffer)
+    this.#elements(at, 0, buffer, offset, length, view)
     this.#extent(length)
   }
 
@@ -441,7 +462,8 @@ export class Encoder {
     const array = moved.array
     if (array instanceof NDArray) this.#ndarray(array, flags.moved)
     else this.#array(array, elementsOfView(array) as Elements, [array.length], flags.moved)
-    ;(this.#moving ??= []).push(moved)
+    this.#moving ??= []
+    this.#moving.push(moved)
   }
 
   #array(view: ArrayBufferView, elements: Elements, shape: readonly number[], flag: number): void {

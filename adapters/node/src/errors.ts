@@ -139,7 +139,9 @@ export function errorOf(status: number, subject: string): IsthmusError {
     case statuses.closed:
       return closedError()
     case statuses.too_large:
-      return new BusFullError(`${subject}: more than the memory of the whole bus; serve it with a larger memory`)
+      return new BusFullError(
+        `${subject}: more than the memory of the whole bus; serve it with a larger memory`,
+      )
     default:
       return new BusFullError(sentence)
   }

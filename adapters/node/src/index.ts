@@ -4,7 +4,15 @@
  * @packageDocumentation
  */
 
-export { type DType, Moved, move, NDArray, release, type TypedArray, type TypedArrayConstructor } from './arrays.js'
+export {
+  type DType,
+  Moved,
+  move,
+  NDArray,
+  release,
+  type TypedArray,
+  type TypedArrayConstructor,
+} from './arrays.js'
 export { Bus, type CallManyOptions, type CallOptions, type ExportedFunction, type Stats } from './bus.js'
 export { type ConnectOptions, connect } from './connect.js'
 export { KeywordArguments, kwargs } from './encode.js'

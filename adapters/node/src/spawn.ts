@@ -136,12 +136,18 @@ class Host implements Companion {
 
   #failure(error: { type: string; message: string; traceback: string } | undefined): ConnectError {
     const { path, reason } = this.#python
-    const output = Buffer.concat(this.#output ?? []).toString().slice(-outputKept)
+    const output = Buffer.concat(this.#output ?? [])
+      .toString()
+      .slice(-outputKept)
     const who = `${path} (from ${reason})`
     if (error === undefined && /No module named '?isthmus/.test(output)) {
-      return new ConnectError(`${who} has no package 'isthmus': install it with: ${path} -m pip install isthmus`)
+      return new ConnectError(
+        `${who} has no package 'isthmus': install it with: ${path} -m pip install isthmus`,
+      )
     }
-    const why = error ? `${error.type}: ${error.message}` : `the host ${this.ended ?? 'said nothing that makes sense'}`
+    const why = error
+      ? `${error.type}: ${error.message}`
+      : `the host ${this.ended ?? 'said nothing that makes sense'}`
     const details = output.trim() || error?.traceback.trim()
     const cause = error && new PythonError({ ...error, module: '', args: [error.message] })
     return new ConnectError(
@@ -159,7 +165,8 @@ class Host implements Companion {
 
   #reference(how: 'ref' | 'unref'): void {
     this.#child[how]()
-    for (const stream of [this.#child.stdout, this.#child.stderr, this.#lifeline]) (stream as Socket | null)?.[how]()
+    for (const stream of [this.#child.stdout, this.#child.stderr, this.#lifeline])
+      (stream as Socket | null)?.[how]()
   }
 
   async howItEnded(): Promise<string | undefined> {

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from . import _isthmus, host
 from .errors import ConnectError
@@ -174,9 +174,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _exit() -> NoReturn:
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    _exit()
+    sys.exit(main())

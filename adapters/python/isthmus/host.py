@@ -64,28 +64,19 @@ class Host:
             if self._peer is not None:
                 raise Error(f"the host of '{self.name}' was started already")
             self._broker = _isthmus.Broker(self.name, self._memory, 0)
-            self._peer = Peer(self.name, registry)
-            try:
-                self._peer.start()
-            except BaseException:
-                self._broker.close()
-                raise
+            self._peer = Peer(self.name, registry, self._end)
+            self._peer.start()
         log.info("serving '%s' with %d exports", self.name, len(registry.names()))
 
     def stop(self) -> None:
         """Ends the bus: the call that runs is finished, what has not begun is refused."""
-        peer = self._peer
-        if peer is None:
-            return
-        peer.stop()
-        if threading.current_thread() is not peer._thread:
-            self._end()
+        if self._peer is not None:
+            self._peer.stop()
 
     def wait(self) -> None:
         """Blocks until the host is stopped, by ``stop`` or otherwise. Signal handlers run meanwhile."""
         if self._peer is not None:
             self._peer.wait()
-            self._end()
 
     def stats(self) -> dict[str, Any]:
         """This host's counters, as ``{"self": {...}, "host": {...}}``; both are the same here."""
@@ -99,10 +90,9 @@ class Host:
         return self._peer is not None and self._peer.is_open
 
     def _end(self) -> None:
-        with self._lock:
-            broker, self._broker = self._broker, None
-        if broker is not None:
-            broker.close()
+        """On the dispatcher's thread, however it ended."""
+        if self._broker is not None:
+            self._broker.close()
             log.info("stopped serving '%s'", self.name)
 
     def _request_stop(self) -> None:

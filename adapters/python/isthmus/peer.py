@@ -33,10 +33,13 @@ def default_name() -> str:
 class Peer:
     """A native Bus and the thread that it lives on."""
 
-    def __init__(self, name: str, exports: _isthmus.Exports | None) -> None:
+    def __init__(
+        self, name: str, exports: _isthmus.Exports | None, at_end: Callable[[], object] | None = None
+    ) -> None:
         self._bus = _isthmus.Bus(name, exports, program())
         self._joined = threading.Event()
         self._failure: BaseException | None = None
+        self._at_end = at_end
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name=f"isthmus-{name}", daemon=False)
 
@@ -88,8 +91,9 @@ class Peer:
             self._bus.run(self._joined.set)
         except BaseException as failure:
             self._failure = failure
-        finally:
-            self._joined.set()
+        if self._at_end is not None:
+            self._at_end()
+        self._joined.set()
 
 
 def _stop_all() -> None:

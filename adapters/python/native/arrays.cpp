@@ -152,12 +152,22 @@ bool is_fortran(const Py_buffer& view) {
 }  // namespace
 
 const Numpy& numpy(State& state) {
-    if (state.numpy.is == Numpy::Is::unknown) {
-        const bool here = load(state.numpy);
-        if (!here) PyErr_Clear();
-        state.numpy.is = here ? Numpy::Is::here : Numpy::Is::absent;
-    }
-    return state.numpy;
+    if (state.numpy.is.load(std::memory_order_acquire) != Numpy::Is::unknown) return state.numpy;
+    Numpy found;
+    const bool here = load(found);
+    if (!here) PyErr_Clear();
+    // The import gives the GIL back now and then, so another thread may have been here first.
+    std::lock_guard lock(state.mutex);
+    Numpy& known = state.numpy;
+    if (known.is.load(std::memory_order_relaxed) != Numpy::Is::unknown) return known;
+    known.ndarray = found.ndarray;
+    known.generic = found.generic;
+    known.masked = found.masked;
+    known.frombuffer = found.frombuffer;
+    known.empty = found.empty;
+    std::copy(std::begin(found.dtypes), std::end(found.dtypes), std::begin(known.dtypes));
+    known.is.store(here ? Numpy::Is::here : Numpy::Is::absent, std::memory_order_release);
+    return known;
 }
 
 const Numpy* numpy_if_imported(State& state) {

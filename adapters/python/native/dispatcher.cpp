@@ -1,6 +1,9 @@
 #include "dispatcher.hpp"
 
+#include <unistd.h>
+
 #include <bit>
+#include <cstdlib>
 #include <ctime>
 
 #include "errors.hpp"
@@ -13,6 +16,7 @@ constexpr std::size_t most_calls = 256;            // of a batch
 constexpr std::size_t most_batch_bytes = 1 << 20;  // likewise; a single frame may be larger
 constexpr std::size_t room_at_least = most_batch_bytes + 2 * Link::inline_bytes;
 constexpr std::size_t room_to_keep = 8 << 20;     // after a larger frame the room shrinks again
+constexpr std::size_t most_kept_heap = 1 << 20;   // of a result's encoding, for the next one
 constexpr std::uint64_t publish_after = 100'000;  // ns that an answer may wait for the rest of its batch
 constexpr std::uint64_t slow_call = 50'000;       // ns from which a call counts as slow
 constexpr std::int32_t wary_calls = 256;          // after a slow one
@@ -53,6 +57,15 @@ void Dispatcher::note_service() {
 // --- the loop: without the GIL but where take_gil and give_gil stand around -------------------------------------
 
 void Dispatcher::run() {
+    try {
+        serve();
+    } catch (...) {
+        if (thread_ != nullptr) take_gil();
+        throw;
+    }
+}
+
+void Dispatcher::serve() {
     give_gil();
     while (!stop_.load(std::memory_order_acquire) && !bus_.closed()) {
         bus_.attend(lost_);
@@ -70,7 +83,7 @@ void Dispatcher::run() {
     }
     farewell();
     take_gil();
-    drop_late();
+    catch_up();
 }
 
 /// Receives calls up to the bounds of a batch, behind those that an earlier take has left over. False when there was nothing.
@@ -150,7 +163,7 @@ void Dispatcher::refuse_what_cannot_run(std::uint64_t now) {
 void Dispatcher::run_batch() {
     if (!has_batch()) return;
     take_gil();
-    drop_late();
+    catch_up();
     const std::uint64_t began = now_ns();
     std::uint64_t now = published_at_ = began;
     while (has_batch() && !stop_.load(std::memory_order_relaxed)) {
@@ -196,9 +209,9 @@ void Dispatcher::idle() {
         count(counters.spins);
         return;
     }
-    if (!late_.empty()) {
+    if (!late_.empty() || !unknown_posts_.empty()) {
         take_gil();
-        drop_late();
+        catch_up();
         give_gil();
     }
     if (!bus_.arm() && !ready()) {
@@ -252,6 +265,8 @@ void Dispatcher::perform(Call& call) {
             result = Ref(PyObject_Vectorcall(callable.get(), arguments_.data() + 1,
                                              positional | PY_VECTORCALL_ARGUMENTS_OFFSET, names.get()));
         }
+        // An export has forked, and its child came back from it: the bus is the parent's, and there is nobody to answer.
+        if (!memory_->is_ours()) ::_exit(EXIT_FAILURE);
         for (std::size_t i = 1; i < arguments_.size(); ++i) Py_DECREF(arguments_[i]);
     }
     if (call.frame.kind == wire::Kind::post) {
@@ -272,7 +287,6 @@ bool Dispatcher::read_arguments(Decoder& decoder, Ref& names, std::size_t& posit
             for (std::uint32_t i = 0; names && i < cell.count; ++i) {
                 PyObject* name = decoder.next_text();
                 if (name == nullptr) return false;
-                PyUnicode_InternInPlace(&name);
                 PyTuple_SET_ITEM(names.get(), i, name);
                 PyObject* value = decoder.next();
                 if (value == nullptr) return false;
@@ -305,7 +319,9 @@ void Dispatcher::reply(Call& call, Outgoing& out, wire::Kind kind) {
     draft.heap = out.values.heap();
     draft.payloads = out.payloads;
     (void)call.link->answer(draft);
+    const bool was_large = draft.heap.size() > most_kept_heap;
     out.release_payloads(*memory_);
+    if (was_large) out = Outgoing();
     unpublished_ = true;
 }
 
@@ -314,7 +330,10 @@ void Dispatcher::reply(Call& call, Outgoing& out, wire::Kind kind) {
 void Dispatcher::refuse(Call& call, Status status) {
     release_payloads(*memory_, call.frame);
     Link& link = *std::exchange(call.link, nullptr);
-    if (call.frame.kind == wire::Kind::post) return;
+    if (call.frame.kind == wire::Kind::post) {
+        if (status == Status::not_exported) unknown_posts_.emplace_back(call.frame.name);
+        return;
+    }
     wire::Draft draft{.kind = wire::Kind::error, .status = status, .target = call.index, .id = call.frame.id};
     wire::Values about;
     if (status == Status::not_exported) {
@@ -351,10 +370,13 @@ void Dispatcher::answer_late() {
     }
 }
 
-/// Lets go of what large results were copied from. GIL held.
-void Dispatcher::drop_late() {
+/// Does what had to wait for the GIL: lets go of what large results were copied from, logs. GIL held.
+void Dispatcher::catch_up() {
     for (Late& late : late_) late.out.drop_copies();
     late_.clear();
+    for (const std::string& name : std::exchange(unknown_posts_, {})) {
+        log_exception(state_, "a post was lost: no function is exported under the name '" + name + "'", nullptr);
+    }
 }
 
 }  // namespace isthmus::python

@@ -26,6 +26,8 @@ public:
     std::uint32_t service_slot() const { return service_slot_.load(std::memory_order_relaxed); }
 
 private:
+    void serve();
+
     struct Call {
         Link* link;
         wire::Draft frame;
@@ -53,7 +55,7 @@ private:
     void answer_exception(Call& call);
     void refuse(Call& call, Status status);
     void answer_late();
-    void drop_late();
+    void catch_up();
     void publish(std::uint64_t now);
     void idle();
     void farewell();
@@ -77,6 +79,7 @@ private:
     std::vector<Call> batch_;  // views room_
     std::size_t next_ = 0;     // in batch_
     std::vector<Late> late_;
+    std::vector<std::string> unknown_posts_;  // names, still to be logged
 
     // Reused from call to call.
     Outgoing out_;

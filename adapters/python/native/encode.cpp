@@ -49,6 +49,22 @@ namespace {
 
 constexpr std::uint64_t most_bytes = std::uint64_t{256} << 20;  // of one message, its arrays aside
 
+/// What is gone through: where there is no GIL a copy, since another thread may change the original.
+Ref steady_list(PyObject* list) {
+#ifdef Py_GIL_DISABLED
+    return Ref(PyList_GetSlice(list, 0, PY_SSIZE_T_MAX));
+#else
+    return Ref::to(list);
+#endif
+}
+Ref steady_dict(PyObject* dict) {
+#ifdef Py_GIL_DISABLED
+    return Ref(PyDict_Copy(dict));
+#else
+    return Ref::to(dict);
+#endif
+}
+
 /// One value and what is in it. GIL held.
 class Encoder {
 public:
@@ -162,12 +178,14 @@ private:
     }
 
     bool list(PyObject* object) {
-        const Py_ssize_t count = PyList_GET_SIZE(object);
+        const Ref steady = steady_list(object);
+        if (!steady) return false;
+        const Py_ssize_t count = PyList_GET_SIZE(steady.get());
         if (!open(object, wire::Tag::list, count)) return false;
         for (Py_ssize_t i = 0; i < count; ++i) {
-            if (i >= PyList_GET_SIZE(object)) return changed();
+            if (i >= PyList_GET_SIZE(steady.get())) return changed();
             at(i);
-            Ref item = Ref::to(PyList_GET_ITEM(object, i));
+            const Ref item = Ref::to(PyList_GET_ITEM(steady.get(), i));
             if (!value(item.get())) return false;
         }
         return close();
@@ -184,15 +202,17 @@ private:
     }
 
     bool dict(PyObject* object) {
+        const Ref steady = steady_dict(object);
+        if (!steady) return false;
         Py_ssize_t position = 0;
         PyObject *key, *item;
         bool keyed_by_text = true;
-        while (keyed_by_text && PyDict_Next(object, &position, &key, &item)) keyed_by_text = PyUnicode_Check(key);
-        const Py_ssize_t count = PyDict_GET_SIZE(object);
+        while (keyed_by_text && PyDict_Next(steady.get(), &position, &key, &item)) keyed_by_text = PyUnicode_Check(key);
+        const Py_ssize_t count = PyDict_GET_SIZE(steady.get());
         if (!open(object, keyed_by_text ? wire::Tag::object : wire::Tag::map, count)) return false;
         Py_ssize_t seen = 0;
         position = 0;
-        while (PyDict_Next(object, &position, &key, &item)) {
+        while (PyDict_Next(steady.get(), &position, &key, &item)) {
             if (seen++ == count) return changed();
             Ref held_key = Ref::to(key);
             Ref held_item = Ref::to(item);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bus/bus.hpp"
+#include "fork.hpp"
 #include "python.hpp"
 
 namespace isthmus::python {
@@ -40,14 +41,14 @@ public:
 
     private:
         ExportTable& table_;
-        std::lock_guard<std::mutex> lock_;
+        std::lock_guard<ForkMutex> lock_;
     };
 
     int traverse(visitproc visit, void* arg);
     void clear();
 
 private:
-    std::mutex mutex_;
+    ForkMutex mutex_;
     std::deque<Export> entries_;
     std::unordered_map<std::string, std::uint32_t> by_name_;
 };

@@ -1,7 +1,10 @@
 #include "lease.hpp"
 
+#include <atomic>
 #include <cstring>
 #include <new>
+
+#include "errors.hpp"
 
 namespace isthmus::python {
 
@@ -9,18 +12,18 @@ namespace isthmus::python {
 
 namespace {
 
-// Behind it: shape and strides, then the bytes of a copy. The GIL guards all of it.
+// Behind it: shape and strides, then the bytes of a copy. Written when it is made; the rest is atomic.
 struct alignas(16) Lease {
     PyObject_VAR_HEAD std::shared_ptr<Memory> memory;  // null: a copy
     Memory::Hold hold;
     std::byte* data;
     Py_ssize_t bytes;
-    Py_ssize_t exports;  // buffers that are out
+    std::atomic<Py_ssize_t> exports;  // buffers that are out
     wire::DType dtype;
     int dimensions;
     bool fortran;
     bool writable;
-    bool released;
+    std::atomic<bool> released;
 
     Py_ssize_t* shape() { return reinterpret_cast<Py_ssize_t*>(this + 1); }
     Py_ssize_t* strides() { return shape() + dimensions; }
@@ -38,6 +41,8 @@ Lease* make(State& state, const Layout& layout, Py_ssize_t own_bytes, bool writa
     Lease& lease = lease_of(object);
     new (&lease.memory) std::shared_ptr<Memory>();
     new (&lease.hold) Memory::Hold();
+    new (&lease.exports) std::atomic<Py_ssize_t>(0);
+    new (&lease.released) std::atomic<bool>(false);
     lease.dtype = layout.dtype;
     lease.dimensions = static_cast<int>(dimensions);
     lease.fortran = layout.fortran;
@@ -55,9 +60,8 @@ Lease* make(State& state, const Layout& layout, Py_ssize_t own_bytes, bool writa
 }
 
 void end(Lease& lease) {
-    if (std::exchange(lease.released, true) || !lease.memory) return;
+    if (lease.released.exchange(true) || !lease.memory) return;
     lease.memory->drop(lease.hold);
-    lease.memory.reset();
 }
 
 }  // namespace
@@ -71,7 +75,11 @@ PyObject* new_lease(State& state, std::shared_ptr<Memory> memory, const Handle& 
     }
     lease->data = memory->at(handle);
     lease->hold.handle = handle;
-    memory->hold(lease->hold);
+    if (!memory->hold(lease->hold)) {
+        Py_DECREF(lease);
+        raise(state, Status::closed);
+        return nullptr;
+    }
     lease->memory = std::move(memory);
     return reinterpret_cast<PyObject*>(lease);
 }
@@ -140,7 +148,7 @@ PyObject* release(PyObject* self, PyObject*) {
     Lease& lease = lease_of(self);
     if (lease.exports > 0) {
         PyErr_Format(PyExc_BufferError, "%zd array(s) or memoryview(s) still look at this memory: drop them first",
-                     lease.exports);
+                     lease.exports.load());
         return nullptr;
     }
     end(lease);
@@ -151,9 +159,11 @@ PyObject* enter(PyObject* self, PyObject*) { return Py_NewRef(self); }
 
 PyObject* leave(PyObject* self, PyObject*) { return release(self, nullptr); }
 
-PyObject* get_released(PyObject* self, void*) { return PyBool_FromLong(lease_of(self).released); }
+PyObject* get_released(PyObject* self, void*) { return PyBool_FromLong(lease_of(self).released.load()); }
 PyObject* get_nbytes(PyObject* self, void*) { return PyLong_FromSsize_t(lease_of(self).bytes); }
-PyObject* get_in_bus(PyObject* self, void*) { return PyBool_FromLong(lease_of(self).memory != nullptr); }
+PyObject* get_in_bus(PyObject* self, void*) {
+    return PyBool_FromLong(lease_of(self).memory && !lease_of(self).released.load());
+}
 
 // --- slot tables ---------------------------------------------------------------------------------------------
 

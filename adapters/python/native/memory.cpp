@@ -1,22 +1,10 @@
 #include "memory.hpp"
 
-#include <pthread.h>
 #include <sys/mman.h>
 
-#include <atomic>
 #include <cstring>
 
 namespace isthmus::python {
-
-namespace {
-
-std::atomic<std::uint64_t> forks{0};
-[[maybe_unused]] const int at_fork =
-    ::pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
-
-}  // namespace
-
-std::uint64_t fork_count() { return forks.load(std::memory_order_relaxed); }
 
 Memory::Memory(Bus& bus)
     : mapping_(bus.mapping()),
@@ -28,11 +16,13 @@ Memory::Memory(Bus& bus)
     held_.before = held_.after = &held_;
 }
 
-void Memory::hold(Hold& hold) {
+bool Memory::hold(Hold& hold) {
     std::lock_guard lock(mutex_);
+    if (arena_ == nullptr) return false;
     hold.before = &held_;
     hold.after = held_.after;
     hold.after->before = hold.before->after = &hold;
+    return true;
 }
 
 void Memory::drop(Hold& hold) {

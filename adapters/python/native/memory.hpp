@@ -5,11 +5,9 @@
 #include <mutex>
 
 #include "bus/bus.hpp"
+#include "fork.hpp"
 
 namespace isthmus::python {
-
-/// Counts the forks that led to this process. What was joined before a fork belongs to the parent alone.
-std::uint64_t fork_count();
 
 /// Outlives the Bus: what Python keeps stays readable after the bus was left. Any thread, with or without the GIL.
 class Memory {
@@ -24,8 +22,8 @@ public:
         Hold* before = nullptr;
         Hold* after = nullptr;
     };
-    /// Takes over one use of the block.
-    void hold(Hold& hold);
+    /// Takes over one use of the block. False when the bus was left, and the block with it.
+    bool hold(Hold& hold);
     /// Ends it, and the use.
     void drop(Hold& hold);
 

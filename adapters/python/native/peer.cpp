@@ -39,7 +39,7 @@ struct Peer {
     std::unique_ptr<Bus> bus;          // made and destroyed by the dispatcher's thread
     std::shared_ptr<Memory> memory;    // as long as the bus is there
     Dispatcher* dispatcher = nullptr;  // likewise
-    bool has_run = false;
+    std::atomic<bool> has_run{false};
     bool was_lost = false;  // the bus ended by itself
 
     std::shared_ptr<Memory> open_memory() {
@@ -64,12 +64,12 @@ bool is_ours(Peer& peer) {
 }
 
 void add_memory(State& state, const std::shared_ptr<Memory>& memory) {
-    std::lock_guard lock(state.memories_mutex);
+    std::lock_guard lock(state.mutex);
     state.memories.push_back(memory);
 }
 
 void remove_memory(State& state, const std::shared_ptr<Memory>& memory) {
-    std::lock_guard lock(state.memories_mutex);
+    std::lock_guard lock(state.mutex);
     std::erase(state.memories, memory);
 }
 
@@ -205,7 +205,7 @@ void leave(Peer& peer) {
 PyObject* run(PyObject* self, PyObject* joined) {
     Peer& peer = peer_of(self);
     if (!is_ours(peer)) return nullptr;
-    if (std::exchange(peer.has_run, true)) {
+    if (peer.has_run.exchange(true)) {
         PyErr_SetString(PyExc_RuntimeError, "a Bus runs once");
         return nullptr;
     }
@@ -229,10 +229,10 @@ PyObject* run(PyObject* self, PyObject* joined) {
         }
         const Ref said(PyObject_CallNoArgs(joined));
         if (said) dispatcher.run();
-                          std::lock_guard lock(peer.gate);
-                          peer.dispatcher = nullptr;
-                          return true;
-                      });
+        std::lock_guard lock(peer.gate);
+        peer.dispatcher = nullptr;
+        return true;
+    });
     {
         Ref error = fine ? Ref() : take_exception();
         {
@@ -499,7 +499,7 @@ PyObject* allocate(PyObject* module, PyObject* arguments) {
     return guarded(state, static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
         std::shared_ptr<Memory> memory;
         {
-            std::lock_guard lock(state.memories_mutex);
+            std::lock_guard lock(state.mutex);
             for (const auto& each : state.memories) {
                 if (each->is_ours()) memory = each;
             }

@@ -1,11 +1,13 @@
 // What one interpreter's copy of the module holds. No static objects: each interpreter has its own.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "bus/bus.hpp"
+#include "fork.hpp"
 #include "python.hpp"
 
 namespace isthmus::python {
@@ -39,7 +41,8 @@ enum class Kind : int {
 };
 
 struct Numpy {
-    enum class Is : int { unknown, absent, here } is = Is::unknown;
+    enum class Is : int { unknown, absent, here };
+    std::atomic<Is> is = Is::unknown;  // once it is known, the rest stays as it is
     PyObject* ndarray = nullptr;
     PyObject* generic = nullptr;
     PyObject* masked = nullptr;
@@ -48,7 +51,7 @@ struct Numpy {
     PyObject* dtypes[16] = {};  // by wire::DType
 };
 
-// All members are guarded by the GIL, where there is one, but for `memories`.
+// All members are guarded by the GIL, where there is one, but for `memories` and `numpy`.
 struct State {
     PyTypeObject* broker = nullptr;
     PyTypeObject* bus = nullptr;
@@ -76,7 +79,7 @@ struct State {
     PyObject* kinds = nullptr;  // dict: type -> Kind as int
     Numpy numpy;
 
-    std::mutex memories_mutex;
+    ForkMutex mutex;                                // guards memories, and numpy while it is filled in
     std::vector<std::shared_ptr<Memory>> memories;  // of the buses this interpreter is on, the newest last
 
     /// Every owned reference, for traverse and clear.

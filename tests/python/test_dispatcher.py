@@ -1,0 +1,227 @@
+"""The batch: one GIL take for many calls, answers that wait for no other, failures that stay alone."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import isthmus
+
+APP = """
+    import os, threading, time
+    import isthmus
+
+    spun = 0
+    isthmus.export(name="pid")(os.getpid)
+
+    @isthmus.export
+    def add(a, b):
+        return a + b
+
+    @isthmus.export
+    def fail(x):
+        raise ValueError(x)
+
+    @isthmus.export
+    def nap(seconds):
+        time.sleep(seconds)
+        return seconds
+
+    @isthmus.export
+    def burn(seconds):
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+        return seconds
+
+    @isthmus.export
+    def ones(size):
+        import numpy as np
+        return np.ones(size)
+
+    @isthmus.export
+    def start_other():
+        def other():
+            global spun
+            while True:
+                spun += 1
+                time.sleep(0)
+        threading.Thread(target=other, daemon=True).start()
+
+    @isthmus.export
+    def other():
+        return spun
+"""
+
+
+@pytest.fixture
+def bus(serve, name):
+    serve(APP).ready()
+    with isthmus.connect(name) as bus:
+        bus.call("add", 1, 2)
+        yield bus
+
+
+def together(bus, calls):
+    """Makes the calls while the host is busy, so that they are one batch. Their outcomes, in their order."""
+    outcomes = [None] * len(calls)
+
+    def call(i, name, *args):
+        try:
+            outcomes[i] = bus.call(name, *args)
+        except isthmus.Error as error:
+            outcomes[i] = error
+
+    busy = threading.Thread(target=bus.call, args=["nap", 0.3])
+    busy.start()
+    time.sleep(0.1)
+    before = bus.stats()
+    callers = [threading.Thread(target=call, args=[i, *each]) for i, each in enumerate(calls)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    busy.join()
+    return outcomes, before["host"], bus.stats()["host"]
+
+
+def test_calls_that_wait_are_one_batch_and_one_gil_take(bus):
+    outcomes, before, after = together(bus, [("add", i, 1) for i in range(64)])
+    assert outcomes == [i + 1 for i in range(64)]
+    assert after["gil_takes"] - before["gil_takes"] <= 2
+    assert after["batches"] - before["batches"] <= 2
+    assert sum(after["batch_sizes"][5:]) - sum(before["batch_sizes"][5:]) >= 1
+    assert after["replies"] - before["replies"] == 65
+
+
+def test_a_failing_call_spares_the_rest_of_its_batch(bus):
+    calls = [
+        ("fail", i) if i % 3 == 0 else ("missing", i) if i % 3 == 1 else ("add", i, 1) for i in range(48)
+    ]
+    outcomes, before, after = together(bus, calls)
+    for i, outcome in enumerate(outcomes):
+        if i % 3 == 0:
+            assert isinstance(outcome, isthmus.PythonError)
+            assert outcome.remote_args == [i]
+        elif i % 3 == 1:
+            assert isinstance(outcome, isthmus.NotExported)
+        else:
+            assert outcome == i + 1
+    assert after["errors"] - before["errors"] == 32
+    assert after["gil_takes"] - before["gil_takes"] <= 4
+
+
+def test_large_results_of_one_batch_all_arrive(bus):
+    outcomes, _, _ = together(
+        bus, [("ones", size) for size in (1, 20_000, 300, 100_000, 5000, 0, 30_000)] * 3
+    )
+    assert [len(each) for each in outcomes] == [1, 20_000, 300, 100_000, 5000, 0, 30_000] * 3
+    assert all((np.asarray(each) == 1).all() for each in outcomes)
+
+
+def test_an_answer_does_not_wait_for_a_slow_call_behind_it(bus):
+    ended = {}
+
+    def call(key, *args):
+        bus.call(*args)
+        ended[key] = time.monotonic()
+
+    busy = threading.Thread(target=bus.call, args=["nap", 0.2])
+    busy.start()
+    time.sleep(0.1)
+    callers = []
+    for key, args in [("fast", ("add", 1, 2)), ("slow", ("burn", 0.5)), ("last", ("add", 3, 4))]:
+        callers.append(threading.Thread(target=call, args=[key, *args]))
+        callers[-1].start()
+        time.sleep(0.02)
+    for caller in callers:
+        caller.join()
+    busy.join()
+    assert ended["slow"] - ended["fast"] > 0.4
+    assert ended["last"] - ended["slow"] < 0.1
+
+
+def test_other_threads_of_the_host_get_the_gil_between_slices_of_a_batch(bus):
+    bus.call("start_other")
+    before = bus.call("other")
+    outcomes, stats_before, stats_after = together(bus, [("burn", 0.004)] * 40)
+    assert outcomes == [0.004] * 40
+    assert stats_after["gil_takes"] - stats_before["gil_takes"] >= 10
+    assert bus.call("other") > before
+
+
+def test_a_call_whose_time_ran_out_in_the_middle_of_a_batch_is_not_begun(bus):
+    outcomes = []
+
+    def call(timeout):
+        try:
+            outcomes.append(bus.call("burn", 0.1, timeout=timeout))
+        except isthmus.TimeoutError:
+            outcomes.append("late")
+
+    before = bus.stats()["host"]["replies"]
+    callers = [threading.Thread(target=call, args=[0.25]) for _ in range(10)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert outcomes.count("late") >= 7
+    time.sleep(0.2)
+    assert bus.stats()["host"]["replies"] - before <= 4
+
+
+def test_an_idle_host_sleeps(bus):
+    def ticks():
+        with open(f"/proc/{pid}/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    pid = bus.call("pid")
+    time.sleep(0.1)
+    before, sleeps = ticks(), bus.stats()["host"]["sleeps"]
+    time.sleep(2)
+    assert ticks() - before <= 2
+    assert bus.stats()["host"]["sleeps"] - sleeps <= 4
+
+
+LOAD = """
+import sys, threading, isthmus
+bus = isthmus.connect(sys.argv[1])
+def work():
+    for i in range(int(sys.argv[2])):
+        assert bus.call("add", i, 1) == i + 1
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_under_load_from_several_processes_the_gil_is_taken_less_often_than_called(bus):
+    before = bus.stats()["host"]
+    command = [sys.executable, "-c", LOAD, bus.name, "1000"]
+    callers = [subprocess.Popen(command) for _ in range(3)]
+    assert [caller.wait(60) for caller in callers] == [0, 0, 0]
+    after = bus.stats()["host"]
+    calls = after["replies"] - before["replies"]
+    assert calls == 24_000
+    assert after["gil_takes"] - before["gil_takes"] < calls
+
+
+def test_several_callers_have_their_own_answers(bus):
+    others = [isthmus.connect(bus.name) for _ in range(5)]
+    wrong = []
+
+    def work(number, other):
+        wrong.extend(i for i in range(300) if other.call("add", [number], [i]) != [number, i])
+
+    threads = [threading.Thread(target=work, args=each) for each in enumerate(others)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for other in others:
+        other.close()
+    assert wrong == []
