@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { connect, HostLostError, PythonError, spawn } from 'isthmus'
 import {
   isAlive,
+  ownTime,
   privateDirectory,
   python,
   runNode,
@@ -31,10 +32,10 @@ async function lossTakes(resident) {
   for (let i = 0; i < 999; i++) calls.push(py.call('add', [i, 1]))
   await sleep(50)
   const ended = Promise.allSettled(calls)
-  const killed = performance.now()
+  const killed = ownTime()
   process.kill(pid, 'SIGKILL')
   const results = await ended
-  const took = performance.now() - killed
+  const took = ownTime() - killed
   for (const { status, reason } of results) {
     assert.ok(status === 'rejected' && reason instanceof HostLostError, `${status} ${reason}`)
   }
@@ -142,23 +143,29 @@ test('SIGKILL of a Node process that holds arrays: the host serves on, and its m
   const py = await connect('holders')
   await py.call('add', [1, 2])
   const before = segmentBytes(host.pid)
-  let peak = 0
+  const held = []
+  const left = []
   for (let i = 0; i < 3; i++) {
     const holder = start(process.execPath, [child, 'holds', 'holders'])
     for (let line = 0; line < 3; line++) await holder.line()
-    peak = segmentBytes(host.pid)
-    assert.ok(peak - before > 100 * 2 ** 20, `${peak - before} bytes are held`)
+    held.push(segmentBytes(host.pid) - before)
+    assert.ok(held[i] > 100 * 2 ** 20, `${held[i]} bytes are held`)
     holder.child.kill('SIGKILL')
     await holder.ended
     assert.equal(await py.call('add', [1, 2]), 3)
+    // The tables of the blocks stay, 16 KiB for each 256 KiB that were in use at once.
+    const tables = Math.max(...held) / 16
+    await until('memory comes back', 10_000, async () => {
+      await py.call('add', [1, 2])
+      left[i] = segmentBytes(host.pid) - before
+      return left[i] < tables + 2 * 2 ** 20
+    }).catch(error => {
+      throw new Error(`${error.message}: ${held} bytes were held, ${left} are left`)
+    })
   }
-  await until('memory comes back', 10_000, async () => {
-    await py.call('add', [1, 2])
-    return segmentBytes(host.pid) - before < 4 * 2 ** 20
-  }).catch(error => {
-    throw new Error(`${error.message}: ${before} before, ${peak} at most, ${segmentBytes(host.pid)} now`)
-  })
-  t.diagnostic(`${before >> 20} MiB before, ${peak >> 20} held, ${segmentBytes(host.pid) >> 20} after`)
+  t.diagnostic(
+    `${held.map(bytes => bytes >> 20)} MiB were held, ${left.map(bytes => bytes >> 20)} MiB are left`,
+  )
   await py.close()
   await host.stop()
 })

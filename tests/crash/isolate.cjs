@@ -1,19 +1,21 @@
-// A worker thread that keeps calls in flight until its host or itself ends. Says `busy` once they are, and what went wrong.
-// CommonJS, because a thread starts faster so.
+// A worker thread that keeps calls in flight on several buses until their hosts or itself end. Says `busy` once they all are,
+// and in the end what went wrong. CommonJS, because a thread starts faster so.
 
 const { parentPort, workerData } = require('node:worker_threads')
 const { connect, IsthmusError } = require('isthmus')
 
-async function keepBusy() {
-  const py = await connect(workerData.bus)
+let toBeBusy = workerData.buses.length
+const wrong = []
+
+async function keepBusy(bus) {
+  const py = await connect(bus)
   let answered = 0
-  const wrong = []
 
   const lane = async call => {
     try {
       for (;;) {
         await call()
-        if (++answered === 20) parentPort.postMessage('busy')
+        if (++answered === 20 && --toBeBusy === 0) parentPort.postMessage('busy')
       }
     } catch (error) {
       if (!(error instanceof IsthmusError)) wrong.push(`${error?.stack ?? error}`)
@@ -27,8 +29,9 @@ async function keepBusy() {
   parentPort.on('message', () => py.close())
   await Promise.all(lanes)
   await py.close()
-  parentPort.postMessage({ wrong })
-  parentPort.close()
 }
 
-keepBusy()
+Promise.all(workerData.buses.map(keepBusy)).then(() => {
+  parentPort.postMessage({ wrong })
+  parentPort.close()
+})

@@ -1,29 +1,14 @@
 // The event loop, and the processor, while Python computes, is stopped, or rests.
 
 import assert from 'node:assert/strict'
-import { openSync, readSync } from 'node:fs'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { connect, IsthmusError, spawn, TimeoutError } from 'isthmus'
-import { busyMs, privateDirectory, serve, sleep, start } from '../cross/lib.mjs'
+import { busyMs, ownTime, privateDirectory, serve, sleep, start } from '../cross/lib.mjs'
 
 privateDirectory()
 const app = fileURLToPath(new URL('host.py', import.meta.url))
 const child = fileURLToPath(new URL('child.mjs', import.meta.url))
-
-// How long this thread was ready to run and had no processor, in milliseconds
-const schedule = openSync('/proc/thread-self/schedstat')
-const text = Buffer.alloc(64)
-const waited = () => Number(text.latin1Slice(0, readSync(schedule, text, 0, 64, 0)).split(' ')[1]) / 1e6
-
-/** A time that stands still while the kernel has no processor for this thread. */
-function ownTime() {
-  for (;;) {
-    const before = waited()
-    const now = performance.now()
-    if (waited() === before) return now - before
-  }
-}
 
 async function during(end, turn) {
   let going = true
@@ -91,7 +76,9 @@ for (const [what, probe] of Object.entries({ 'the turns': longestTurn, 'the time
       const others = []
       const timer = setInterval(() => {
         others.push(py.call('add', [others.length, 1]))
-        others.push(assert.rejects(py.call('add', [1, 2], { timeout: 5 }), TimeoutError))
+        others.push(
+          py.call('add', [1, 2], { timeout: 5 }).catch(error => assert.ok(error instanceof TimeoutError)),
+        )
         others.push(py.call('echo', [new Float64Array(1000)]).then(x => x.length))
         py.post('add', [1, 2])
       }, 5)

@@ -1,9 +1,20 @@
 // Processes, places and figures that the tests of several processes share.
 
 import { spawn as startProcess } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync } from 'node:fs'
+import {
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  rmSync,
+  statSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { after } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect } from 'isthmus'
 
@@ -39,9 +50,16 @@ export async function until(what, ms, ask) {
   }
 }
 
+// What a failed test has left running would keep its file from ending
+const started = []
+after(() => {
+  for (const child of started) child.kill('SIGKILL')
+})
+
 /** A child whose output is kept: lines as they come, and how it ended. */
 export function start(program, args, options = {}) {
   const child = startProcess(program, args, { stdio: ['pipe', 'pipe', 'pipe'], ...options })
+  started.push(child)
   const process = { pid: child.pid, child, out: '', err: '', lines: [] }
   const waiting = []
   const offer = () => {
@@ -130,6 +148,21 @@ export function busyMs(pid) {
     Number(readFileSync(join(tasks, task, 'schedstat'), 'utf8').split(' ')[0]),
   )
   return ns.reduce((sum, each) => sum + each, 0) / 1e6
+}
+
+// How long this thread was ready to run and had no processor, in milliseconds
+const schedule = openSync('/proc/thread-self/schedstat')
+const scheduleText = Buffer.alloc(64)
+const waited = () =>
+  Number(scheduleText.latin1Slice(0, readSync(schedule, scheduleText, 0, 64, 0)).split(' ')[1]) / 1e6
+
+/** Milliseconds, in a time that stands still while the kernel has no processor for this thread. */
+export function ownTime() {
+  for (;;) {
+    const before = waited()
+    const now = performance.now()
+    if (waited() === before) return now - before
+  }
 }
 
 /** Pages that the segments which a process has open take up, in bytes. */
