@@ -85,6 +85,49 @@ TEST_CASE("process: is the broker and serves", "[.process]") {
     }
 }
 
+TEST_CASE("process: is the broker and serves, and has a child that lets go", "[.process]") {
+    Broker broker({.bus = bus_of_process(), .arena_bytes = 16 << 20, .ring_bytes = 64 << 10});
+    Player player(bus_of_process(), true);
+    if (::fork() == 0) {
+        broker.forsake();
+        player.bus->forsake();
+        ::sleep(3);
+        ::_exit(0);
+    }
+    for (;;) {
+        if (player.sweep() == 0) player.bus->wait(Clock::now() + 1s);
+    }
+}
+
+TEST_CASE("a child that was forked and let go keeps neither the name nor the bus", "[death]") {
+    RuntimeDirectory::use();
+    std::unique_ptr<Player> caller;
+    Process broker("is the broker and serves, and has a child that lets go", "forked");
+    REQUIRE(soon([&] {
+        try {
+            caller = std::make_unique<Player>("forked", false);
+            return true;
+        } catch (const Error& error) {
+            return false;
+        }
+    }));
+    caller->call_and_wait(5, 100);
+    CHECK(caller->completed == 5);
+    std::this_thread::sleep_for(20ms);
+    const auto start = Clock::now();
+    broker.kill();
+    while (caller->lost.empty() && Clock::now() - start < 5s) {
+        if (caller->sweep() == 0 && caller->lost.empty()) caller->bus->wait(Clock::now() + 1s);
+    }
+    CHECK(caller->bus->closed());
+    Broker next(small("forked"));
+    Service service("forked");
+    Player again("forked", false);
+    again.call_and_wait(5, 100);
+    CHECK(again.completed == 5);
+    CHECK(Clock::now() - start < 2s);
+}
+
 TEST_CASE("callers killed at any moment are lost in milliseconds and leave nothing behind", "[death]") {
     Broker broker(small("killed"));
     Player service("killed", true);
