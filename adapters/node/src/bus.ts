@@ -376,17 +376,13 @@ export class Bus implements AsyncDisposable {
 
   // --- answers -----------------------------------------------------------------------------------------------
 
-  /** Settles everything that has arrived. The addon calls it when the bell has rung. */
+  /** Settles some of what has arrived. The addon calls it as long as there is more. */
   #drain(): void {
-    for (;;) {
-      const large = this.#native.drain()
-      this.#decoder.look(large ?? this.#inbox)
-      this.#next = 0
-      const count = this.#words[words.frames] as number
-      this.#count = count
-      this.#settleDrained()
-      if (count < sizes.mostFrames && large === undefined) return
-    }
+    const large = this.#native.drain()
+    this.#decoder.look(large ?? this.#inbox)
+    this.#next = 0
+    this.#count = this.#words[words.frames] as number
+    this.#settleDrained()
   }
 
   /** A call that is made while an answer is being settled finds the rest of the answers settled first. */
