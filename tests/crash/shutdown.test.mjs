@@ -8,6 +8,7 @@ import { Worker } from 'node:worker_threads'
 import {
   collect,
   descriptors,
+  isAlive,
   privateDirectory,
   python,
   runNode,
