@@ -22,8 +22,9 @@ namespace isthmus::node {
 // The control block: these words, then these doubles.
 #define ISTHMUS_WORDS(X)                                                                                          \
     X(status)                                                                                                     \
-    X(kind) X(name) X(slot) X(firstCell) X(cells) X(firstHeap) X(heapBytes) X(firstPayload) X(frames) X(inFlight) \
-        X(loop) X(block) X(generation)
+    X(kind)                                                                                                       \
+    X(name) X(slot) X(firstCell) X(cells) X(firstHeap) X(heapBytes) X(firstPayload) X(frames) X(inFlight) X(loop) \
+        X(block) X(generation)
 #define ISTHMUS_DOUBLES(X) X(timeout) X(offset) X(bytes)
 // A descriptor of what arrived. `cells` and `payloads` count words from the inbox's start, `heap` bytes.
 #define ISTHMUS_FIELDS(X) X(kind) X(status) X(slot) X(cells) X(cellCount) X(heap) X(payloads) X(payloadCount)
@@ -37,7 +38,8 @@ enum class Field : std::uint32_t { ISTHMUS_FIELDS(ISTHMUS_ENUMERATOR) count };
 inline constexpr std::uint32_t doubles_at = 128;  // byte offset in the control block
 inline constexpr std::uint32_t control_bytes = doubles_at + 8 * static_cast<std::uint32_t>(Double::count);
 inline constexpr std::uint32_t descriptor_words = static_cast<std::uint32_t>(Field::count);
-inline constexpr std::uint32_t most_frames = 64;  // in one drain: the host has work again while the next ones are settled
+inline constexpr std::uint32_t most_frames =
+    64;  // in one drain: the host has work again while the next ones are settled
 inline constexpr std::uint32_t inbox_bytes = 128 << 10;
 inline constexpr std::uint32_t leased_from = 2048;  // bytes of elements: smaller arrays travel in the frame's heap
 inline constexpr std::uint32_t slot_bits = 24;      // of an id; the rest counts the slot's uses
