@@ -1,6 +1,8 @@
 // The module isthmus._isthmus: its state and its birth. All with the GIL held.
 #include <new>
 
+#include "arrays.hpp"
+#include "broker.hpp"
 #include "errors.hpp"
 #include "exports.hpp"
 #include "lease.hpp"
