@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -49,6 +50,9 @@ static_assert(static_cast<std::uint32_t>(Word::count) * 4 <= doubles_at);
 
 /// Word::loop: whether the connection keeps the event loop alive.
 enum class Loop : std::int32_t { in_flight, always, never };
+
+/// Whether the isolate may run no JavaScript any more. Nothing but running some tells.
+bool is_terminated(napi_env env);
 
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
@@ -95,6 +99,11 @@ private:
         bool own;  // allocated for this message alone
     };
 
+    struct Felt {
+        std::uint64_t views = 0;
+        std::int64_t bytes = 0;
+    };
+
     // What TypeScript calls.
     void submit(napi_env env);
     void call_and_wait(napi_env env);
@@ -127,6 +136,7 @@ private:
     }
     void outcome(Status status) { word(Word::status) = static_cast<std::int32_t>(status); }
 
+    void report(napi_status called);
     Status send();
     napi_value collect(napi_env env);
     bool describe(const Bus::Received& received, const std::byte* base);
@@ -135,8 +145,9 @@ private:
     void attend();
     std::uint32_t target(const Name& name, const Link* link) const;
     void drop(std::span<const Handle> payloads);
+    void feel(std::uint32_t block, std::uint64_t bytes);
+    void feel_no_more(std::uint32_t block);
     doorbell::Deadline deadline();
-    bool terminated(napi_env env);
 
     napi_env env_;
     std::unique_ptr<Bus> bus_;
@@ -151,6 +162,7 @@ private:
     std::vector<Handle> payloads_;
     std::vector<Call> calls_;  // by slot
     std::vector<Name> names_;
+    std::unordered_map<std::uint32_t, Felt> felt_;  // by block
     std::vector<std::uint32_t> lost_;  // slots of calls whose link is gone
     std::uint32_t unflushed_ = 0;
     std::uint32_t drains_ = 0;
