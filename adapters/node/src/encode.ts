@@ -29,6 +29,9 @@ const mostBytes = 1 << 30
 const fewCells = 256
 const littleHeap = 16 << 10
 
+const firstDate = Date.parse('0001-01-01T00:00:00Z')
+const lastDate = Date.UTC(9999, 11, 31, 23, 59, 59, 999)
+
 /** The named arguments of a call; see `kwargs`. */
 export class KeywordArguments {
   constructor(readonly values: Readonly<Record<string, unknown>>) {}
@@ -366,6 +369,9 @@ export class Encoder {
   #date(date: Date): void {
     const time = date.getTime()
     if (Number.isNaN(time)) this.#fail('is an invalid Date')
+    if (time < firstDate || time > lastDate) {
+      this.#fail('is a Date outside of the years 1 to 9999, which Python can hold')
+    }
     const at = this.#put(tags.date, 0)
     this.#f64[(at >> 1) + 1] = time
   }
