@@ -47,6 +47,11 @@ napi_value number(napi_env env, double value) {
 
 }  // namespace
 
+bool is_terminated(napi_env env) {
+    napi_value script = nullptr, result = nullptr;
+    return napi_create_string_utf8(env, "0", 1, &script) != napi_ok || napi_run_script(env, script, &result) != napi_ok;
+}
+
 Connection::Connection(napi_env env, std::unique_ptr<Bus> bus, Lent lent, napi_value on_wake)
     : env_(env), bus_(std::move(bus)), control_(lent.control), descriptors_(lent.descriptors), inbox_(lent.inbox) {
     napi_create_reference(env, on_wake, 1, &on_wake_);
@@ -66,22 +71,29 @@ void Connection::flush() {
 
 void Connection::enter() {
     napi_handle_scope scope = nullptr;
-    if (napi_open_handle_scope(env_, &scope) != napi_ok) return;
-    napi_value function = nullptr, result = nullptr, error = nullptr;
-    if (napi_get_reference_value(env_, on_wake_, &function) == napi_ok &&
-        napi_make_callback(env_, nullptr, function, function, 0, nullptr, &result) != napi_ok &&
-        napi_get_and_clear_last_exception(env_, &error) == napi_ok) {
-        napi_fatal_exception(env_, error);
-    }
-    napi_close_handle_scope(env_, scope);
+    do {
+        if (napi_open_handle_scope(env_, &scope) != napi_ok) return;
+        napi_value function = nullptr, result = nullptr;
+        if (napi_get_reference_value(env_, on_wake_, &function) == napi_ok)
+            report(napi_make_callback(env_, nullptr, function, function, 0, nullptr, &result));
+        napi_close_handle_scope(env_, scope);
+    } while (!lost_.empty());
 }
 
 void Connection::call_on_wake() {
     napi_value function = nullptr, result = nullptr;
-    if (napi_get_reference_value(env_, on_wake_, &function) != napi_ok) return;
-    if (napi_call_function(env_, function, function, 0, nullptr, &result) == napi_ok) return;
+    do {
+        if (napi_get_reference_value(env_, on_wake_, &function) != napi_ok) return;
+        report(napi_call_function(env_, function, function, 0, nullptr, &result));
+    } while (!lost_.empty());
+}
+
+/// An exception must not stay pending in a native callback: it is the program's own uncaught one.
+void Connection::report(napi_status called) {
     napi_value error = nullptr;
+    if (called == napi_ok) return;
     if (napi_get_and_clear_last_exception(env_, &error) == napi_ok) napi_fatal_exception(env_, error);
+    lost_.clear();
 }
 
 // --- calls -------------------------------------------------------------------------------------------------
@@ -98,6 +110,9 @@ Status Connection::send() {
     const std::uint32_t first = index(Word::firstPayload);
     Link* link = bus_ ? bus_->service() : nullptr;
     Status status = !bus_ ? Status::closed : link == nullptr ? Status::lost : Status::ok;
+    const bool staged = std::size_t{index(Word::firstCell)} + index(Word::cells) <= cells_.size() &&
+                        std::size_t{index(Word::firstHeap)} + index(Word::heapBytes) <= heap_.size();
+    if (!staged || index(Word::name) >= names_.size() || index(Word::slot) >> slot_bits != 0) status = Status::corrupt;
     if (status == Status::ok) {
         const auto kind = static_cast<wire::Kind>(word(Word::kind));
         const bool is_call = kind == wire::Kind::call;
@@ -156,17 +171,10 @@ void Connection::wait(napi_env env) {  // the isolate's thread; no lock; blocks
                 outcome(Status::timed_out);
                 break;
             }
-            // A terminated worker must not wait for its answer, and nothing but running JavaScript tells.
-            if (bus_->wait(std::min(until, now + 20ms))) break;
-            if (terminated(env)) break;
+            if (bus_->wait(std::min(until, now + 20ms)) || is_terminated(env)) break;
         }
         if (wake_) wake_->waited();
     }
-}
-
-bool Connection::terminated(napi_env env) {
-    napi_value script = nullptr, result = nullptr;
-    return napi_create_string_utf8(env, "0", 1, &script) != napi_ok || napi_run_script(env, script, &result) != napi_ok;
 }
 
 doorbell::Deadline Connection::deadline() {
@@ -494,6 +502,7 @@ napi_value Connection::stats(napi_env env, napi_callback_info info) {  // the is
 void Connection::leave() {
     if (auto wake = std::exchange(wake_, nullptr)) wake->close();
     bus_.reset();
+    lost_.clear();
 }
 
 void Connection::close(napi_env env) {  // the isolate's thread; the arena's mutex

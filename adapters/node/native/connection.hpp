@@ -48,6 +48,9 @@ static_assert(static_cast<std::uint32_t>(Word::count) * 4 <= doubles_at);
 /// Word::loop: whether the connection keeps the event loop alive.
 enum class Loop : std::int32_t { in_flight, always, never };
 
+/// Whether the isolate may run no JavaScript any more. Nothing but running some tells.
+bool is_terminated(napi_env env);
+
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
     struct Lent {
@@ -125,6 +128,7 @@ private:
     }
     void outcome(Status status) { word(Word::status) = static_cast<std::int32_t>(status); }
 
+    void report(napi_status called);
     Status send();
     napi_value collect(napi_env env);
     bool describe(const Bus::Received& received, const std::byte* base);
@@ -134,7 +138,6 @@ private:
     std::uint32_t target(const Name& name, const Link* link) const;
     void drop(std::span<const Handle> payloads);
     doorbell::Deadline deadline();
-    bool terminated(napi_env env);
 
     napi_env env_;
     std::unique_ptr<Bus> bus_;
