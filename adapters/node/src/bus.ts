@@ -231,10 +231,10 @@ export class Bus implements AsyncDisposable {
   }
 
   /** A typed array of zeros in bus memory: it travels without a copy. Give it back with `release`, `using`, or not at all. */
-  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T {
+  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T & Disposable {
     if (this.#closing) throw closedError()
     this.#keepHouse()
-    return this.#memory.alloc(Type, length)
+    return this.#memory.alloc(Type, length) as T & Disposable
   }
 
   /** Gives an array in bus memory back at once; see the function of this name. */
