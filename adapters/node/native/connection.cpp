@@ -225,9 +225,7 @@ bool Connection::describe(const Bus::Received& received, const std::byte* base) 
         frame.target != wire::name_only && target(name, received.link) == wire::name_only) {
         name.targets.emplace_back(received.link, frame.target);
     }
-    std::int64_t leased = 0;
-    for (const Handle& payload : frame.payloads) leased += static_cast<std::int64_t>(payload.bytes);
-    if (leased > 0) napi_adjust_external_memory(env_, leased, &leased);
+    for (const Handle& payload : frame.payloads) feel(payload.block, payload.bytes);
 
     std::int32_t* words = descriptor();
     const auto put = [&](Field field, auto value) {
@@ -324,7 +322,7 @@ void Connection::delivered(napi_env) {  // the isolate's thread; no lock
 
 // --- arrays ------------------------------------------------------------------------------------------------
 
-void Connection::allocate(napi_env env) {  // the isolate's thread; the arena's mutex
+void Connection::allocate(napi_env) {  // the isolate's thread; the arena's mutex
     if (!bus_) return outcome(Status::closed);
     const auto bytes = static_cast<std::uint64_t>(real(Double::bytes));
     const auto made = bus_->arena().allocate(bytes);
@@ -334,8 +332,24 @@ void Connection::allocate(napi_env env) {  // the isolate's thread; the arena's 
     word(Word::block) = static_cast<std::int32_t>(made.handle.block);
     word(Word::generation) = static_cast<std::int32_t>(made.handle.generation);
     real(Double::offset) = static_cast<double>(made.handle.offset);
+    feel(made.handle.block, bytes);
+}
+
+/// The garbage collector feels a block as long as JavaScript has views of it, once for all of them.
+void Connection::feel(std::uint32_t block, std::uint64_t bytes) {
+    Felt& felt = felt_[block];
+    if (felt.views++ > 0) return;
+    felt.bytes = static_cast<std::int64_t>(bytes);
     std::int64_t all = 0;
-    napi_adjust_external_memory(env, static_cast<std::int64_t>(bytes), &all);
+    napi_adjust_external_memory(env_, felt.bytes, &all);
+}
+
+void Connection::feel_no_more(std::uint32_t block) {
+    const auto felt = felt_.find(block);
+    if (felt == felt_.end() || --felt->second.views > 0) return;
+    std::int64_t all = 0;
+    napi_adjust_external_memory(env_, -felt->second.bytes, &all);
+    felt_.erase(felt);
 }
 
 /// Stages a piece of the arena that this isolate uses. The payload's index is in `block`.
@@ -409,10 +423,9 @@ void Connection::unstage(napi_env) {  // the isolate's thread; the arena's mutex
     staged_.resize(std::min(staged_.size(), first));
 }
 
-/// One use of a block less, and `bytes` less for the garbage collector to feel.
-void Connection::release(napi_env env) {  // the isolate's thread; the arena's mutex
-    std::int64_t all = 0;
-    napi_adjust_external_memory(env, -static_cast<std::int64_t>(real(Double::bytes)), &all);
+/// One use of a block less.
+void Connection::release(napi_env) {  // the isolate's thread; the arena's mutex
+    feel_no_more(index(Word::block));
     if (!bus_) return outcome(Status::closed);
     outcome(bus_->arena().release(index(Word::block), index(Word::generation)));
 }

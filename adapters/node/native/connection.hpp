@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -96,6 +97,11 @@ private:
         bool own;  // allocated for this message alone
     };
 
+    struct Felt {
+        std::uint64_t views = 0;
+        std::int64_t bytes = 0;
+    };
+
     // What TypeScript calls.
     void submit(napi_env env);
     void call_and_wait(napi_env env);
@@ -137,6 +143,8 @@ private:
     void attend();
     std::uint32_t target(const Name& name, const Link* link) const;
     void drop(std::span<const Handle> payloads);
+    void feel(std::uint32_t block, std::uint64_t bytes);
+    void feel_no_more(std::uint32_t block);
     doorbell::Deadline deadline();
 
     napi_env env_;
@@ -152,6 +160,7 @@ private:
     std::vector<Handle> payloads_;
     std::vector<Call> calls_;  // by slot
     std::vector<Name> names_;
+    std::unordered_map<std::uint32_t, Felt> felt_;  // by block
     std::vector<std::uint32_t> lost_;  // slots of calls whose link is gone
     std::uint32_t unflushed_ = 0;
     std::uint32_t drains_ = 0;
