@@ -15,7 +15,7 @@ namespace {
 
 // Few calls in flight: each is shown at once. Many: the other side has work, and one store and one fence serve several.
 constexpr std::int32_t few_in_flight = 16;
-constexpr std::uint32_t flush_every = 16;
+constexpr std::uint32_t flush_every = 32;
 constexpr std::uint32_t attend_every = 64;  // drains, where every drain brings something
 
 constexpr std::uint64_t id_of(std::uint32_t slot, std::uint32_t uses) {
