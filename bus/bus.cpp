@@ -118,6 +118,12 @@ Bus::Received Bus::receive(std::span<std::byte> room) {
         }
         in_turn_ = frames_per_turn;
     }
+    // Who waits for an answer also moves on what could not be sent before the other side attached or had room.
+    for (const auto& link : links_) {
+        if (link->waiting() == 0) continue;
+        link->pump();
+        link->publish();
+    }
     return {Status::empty, nullptr, {}, 0};
 }
 

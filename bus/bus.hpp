@@ -48,7 +48,8 @@ public:
         wire::Draft frame;  // views the room; one use of each payload is the caller's to release
         std::uint64_t bytes;
     };
-    /// The next frame of any link, the links taking turns so that a flooder does not crowd out the others.
+    /// The next frame of any link, the links taking turns so that a flooder does not crowd out the others. When there is
+    /// none, what waits for room in the links' backlogs is moved on.
     Received receive(std::span<std::byte> room);
 
     /// Publishes on every link that was used and wakes who sleeps.

@@ -250,11 +250,11 @@ void Link::starve() {
 
 void Link::publish() {
     // In this order: who sees new calls finds the room that their answers count on.
-    in_.retire();
+    const bool gave_room = in_.retire();
     const bool shown = out_.publish();
+    if (!gave_room && !shown) return;
     auto& other = segment_.peer(ends_.other);
-    if (shown ? doorbell::must_ring(other.asleep)
-              : attached() && doorbell::must_ring_for_room(other.asleep, in_positions_.starved)) {
+    if (shown ? doorbell::must_ring(other.asleep) : doorbell::must_ring_for_room(other.asleep, in_positions_.starved)) {
         doorbell::ring(bell_.get());
         count(counters_.wakes);
     }

@@ -141,11 +141,12 @@ public:
     /// Steps over the record that peek returned.
     void release() { read_ = next_; }
 
-    /// Gives the room of all released records back to the producer.
-    void retire() {
-        if (retired_ == read_) return;
+    /// Gives the room of all released records back to the producer. False when there was none to give.
+    bool retire() {
+        if (retired_ == read_) return false;
         retired_ = read_;
         positions_->head.store(read_, std::memory_order_release);  // pairs with "head" in Producer: copied before reuse
+        return true;
     }
 
     /// Whether a peek would find something, at the price of one load.

@@ -85,11 +85,54 @@ TEST_CASE("process: is the broker and serves", "[.process]") {
     }
 }
 
+TEST_CASE("process: is the broker and serves, and has a child that lets go", "[.process]") {
+    Broker broker({.bus = bus_of_process(), .arena_bytes = 16 << 20, .ring_bytes = 64 << 10});
+    Player player(bus_of_process(), true);
+    if (::fork() == 0) {
+        broker.forsake();
+        player.bus->forsake();
+        ::sleep(3);
+        ::_exit(0);
+    }
+    for (;;) {
+        if (player.sweep() == 0) player.bus->wait(Clock::now() + 1s);
+    }
+}
+
+TEST_CASE("a child that was forked and let go keeps neither the name nor the bus", "[death]") {
+    RuntimeDirectory::use();
+    std::unique_ptr<Player> caller;
+    Process broker("is the broker and serves, and has a child that lets go", "forked");
+    REQUIRE(soon([&] {
+        try {
+            caller = std::make_unique<Player>("forked", false);
+            return true;
+        } catch (const Error& error) {
+            return false;
+        }
+    }));
+    caller->call_and_wait(5, 100);
+    CHECK(caller->completed == 5);
+    std::this_thread::sleep_for(20ms);
+    const auto start = Clock::now();
+    broker.kill();
+    while (caller->lost.empty() && Clock::now() - start < 5s) {
+        if (caller->sweep() == 0 && caller->lost.empty()) caller->bus->wait(Clock::now() + 1s);
+    }
+    CHECK(caller->bus->closed());
+    Broker next(small("forked"));
+    Service service("forked");
+    Player again("forked", false);
+    again.call_and_wait(5, 100);
+    CHECK(again.completed == 5);
+    CHECK(Clock::now() - start < 2s);
+}
+
 TEST_CASE("callers killed at any moment are lost in milliseconds and leave nothing behind", "[death]") {
     Broker broker(small("killed"));
     Player service("killed", true);
     std::mt19937 random(7);
-    std::vector<std::chrono::milliseconds> delays;
+    std::vector<Clock::duration> delays;
     const auto play_until = [&](auto&& done, std::chrono::milliseconds within) {
         const auto deadline = Clock::now() + within;
         while (!done() && Clock::now() < deadline) {
@@ -105,7 +148,7 @@ TEST_CASE("callers killed at any moment are lost in milliseconds and leave nothi
         first.signal(SIGKILL);
         const auto killed = Clock::now();
         REQUIRE(play_until([&] { return service.lost.size() == 1; }, 5s));
-        delays.push_back(std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - killed));
+        delays.push_back(Clock::now() - killed);
         // The other one is not harmed.
         const auto before = service.bus->counters().replies.load();
         REQUIRE(play_until([&] { return service.bus->counters().replies > before + 10; }, 5s));
@@ -118,8 +161,7 @@ TEST_CASE("callers killed at any moment are lost in milliseconds and leave nothi
     }
     CHECK(soon([&] { return nothing_held(*service.bus); }));
     CHECK(no_leases(*service.bus));
-    std::sort(delays.begin(), delays.end());
-    CHECK(delays[delays.size() / 2] < 50ms);
+    CHECK(median(delays) < 50ms);
 }
 
 TEST_CASE("peers killed while they join or leave take no place with them", "[death]") {
@@ -154,6 +196,7 @@ TEST_CASE("peers killed while they join or leave take no place with them", "[dea
 
 TEST_CASE("the death of the service ends every call that waits for it", "[death]") {
     Broker broker(small("service"));
+    std::vector<Clock::duration> delays;
     for (int round = 0; round < 25; ++round) {
         Process service("serves for ever", "service");
         Player caller("service", false);
@@ -165,16 +208,18 @@ TEST_CASE("the death of the service ends every call that waits for it", "[death]
         while (caller.lost.empty() && Clock::now() - killed < 5s) {
             if (caller.sweep() == 0 && caller.lost.empty()) caller.bus->wait(Clock::now() + 1s);
         }
-        CHECK(Clock::now() - killed < 100ms);
+        delays.push_back(Clock::now() - killed);
         CHECK(caller.lost == std::vector{Status::lost});
         CHECK(caller.wrong == 0);
         CHECK(caller.bus->service() == nullptr);
         CHECK(caller.bus->arena().usage().held_blocks == 0);
     }
+    CHECK(median(delays) < 50ms);
 }
 
 TEST_CASE("the death of the broker is known to everyone in milliseconds, and a new one takes its name", "[death]") {
     RuntimeDirectory::use();
+    std::vector<Clock::duration> delays;
     for (int round = 0; round < 12; ++round) {
         Process broker("is the broker and serves", "headless");
         std::unique_ptr<Player> caller;
@@ -193,9 +238,10 @@ TEST_CASE("the death of the broker is known to everyone in milliseconds, and a n
         while (caller->lost.empty() && Clock::now() - killed < 5s) {
             if (caller->sweep() == 0 && caller->lost.empty()) caller->bus->wait(Clock::now() + 1s);
         }
-        CHECK(Clock::now() - killed < 100ms);
+        delays.push_back(Clock::now() - killed);
         CHECK(soon([&] { return caller->bus->closed(); }, 1s));
     }
+    CHECK(median(delays) < 50ms);
 }
 
 TEST_CASE("a stopped process is not dead", "[death]") {

@@ -52,6 +52,7 @@ struct Fired {
 TEST_CASE("the death of a thread is told within milliseconds", "[peers][threads]") {
     Room room;
     auto& pulse = room.segment->peer(0).pulse;
+    std::vector<Clock::duration> delays;
     for (int round = 0; round < 5; ++round) {
         std::promise<void> started, die;
         std::thread peer([&] {
@@ -68,8 +69,9 @@ TEST_CASE("the death of a thread is told within milliseconds", "[peers][threads]
         die.set_value();
         peer.join();
         CHECK(soon([&] { return fired.state->times == 1; }));
-        CHECK(fired.state->at.load() - death < 100ms);
+        delays.push_back(fired.state->at.load() - death);
     }
+    CHECK(median(delays) < 50ms);
 }
 
 TEST_CASE("a pulse that was stopped in order is told as well, and can be started again", "[peers][threads]") {

@@ -1,6 +1,7 @@
 // What the tests of several rooms need: an arena in given memory, a value in one line, a wait with a deadline.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -75,6 +76,12 @@ bool soon(Done&& done, std::chrono::milliseconds within = 5s) {
         std::this_thread::sleep_for(200us);
     }
     return true;
+}
+
+/// The middle one of some durations: a busy machine makes one late, not half of them.
+inline Clock::duration median(std::vector<Clock::duration> times) {
+    std::sort(times.begin(), times.end());
+    return times.at(times.size() / 2);
 }
 
 inline std::string_view view(std::span<const std::byte> bytes) {

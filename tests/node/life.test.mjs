@@ -215,6 +215,16 @@ test('workers that are terminated in mid-call leave nothing behind', async () =>
   }
 })
 
+test('workers that are terminated while they connect leave their places free', async () => {
+  for (let round = 0; round < 20; ++round) {
+    const workers = Array.from({ length: 8 }, () => work({ calls: 10 }))
+    await delay(round * 4)
+    await Promise.all(workers.map(worker => worker.terminate()))
+  }
+  const others = await Promise.all(Array.from({ length: 30 }, () => connect(py.name)))
+  await Promise.all(others.map(other => other.close()))
+})
+
 test('more isolates than a bus has places for are refused with a sentence', async () => {
   const others = []
   const refused = await (async () => {

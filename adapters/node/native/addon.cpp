@@ -44,6 +44,8 @@ public:
 
     void OnOK() override {  // the isolate's thread
         Napi::HandleScope scope(Env());
+        // A worker that was terminated meanwhile gets no place: the invitation is closed with this object.
+        if (is_terminated(Env())) return;
         try {
             Napi::Object buffers = buffers_.Value();
             auto control = buffers.Get("control").As<Napi::ArrayBuffer>();
@@ -64,6 +66,7 @@ public:
     }
 
     void OnError(const Napi::Error& error) override {  // the isolate's thread
+        if (is_terminated(Env())) return;
         promise_.Reject(to_js(Env(), status_, error.Message()).Value());
     }
 
@@ -125,7 +128,7 @@ Napi::Object constants(Napi::Env env) {
                        X(float16) X(float32) X(float64) X(complex64) X(complex128) X(clamped8)});
 #undef X
 #define X(name) ISTHMUS_NUMBER(Status, name)
-    put("statuses", {X(ok) X(full) X(too_large) X(no_memory) X(lost) X(stale) X(timed_out) X(not_exported) X(no_bus)
+    put("statuses", {X(ok) X(full) X(too_large) X(no_memory) X(lost) X(corrupt) X(stale) X(timed_out) X(not_exported) X(no_bus)
                          X(closed) X(busy)});
 #undef X
 #define X(name) ISTHMUS_NUMBER(Loop, name)

@@ -15,7 +15,7 @@ namespace {
 
 // Few calls in flight: each is shown at once. Many: the other side has work, and one store and one fence serve several.
 constexpr std::int32_t few_in_flight = 16;
-constexpr std::uint32_t flush_every = 16;
+constexpr std::uint32_t flush_every = 32;
 constexpr std::uint32_t attend_every = 64;  // drains, where every drain brings something
 
 constexpr std::uint64_t id_of(std::uint32_t slot, std::uint32_t uses) {
@@ -47,6 +47,11 @@ napi_value number(napi_env env, double value) {
 
 }  // namespace
 
+bool is_terminated(napi_env env) {
+    napi_value script = nullptr, result = nullptr;
+    return napi_create_string_utf8(env, "0", 1, &script) != napi_ok || napi_run_script(env, script, &result) != napi_ok;
+}
+
 Connection::Connection(napi_env env, std::unique_ptr<Bus> bus, Lent lent, napi_value on_wake)
     : env_(env), bus_(std::move(bus)), control_(lent.control), descriptors_(lent.descriptors), inbox_(lent.inbox) {
     napi_create_reference(env, on_wake, 1, &on_wake_);
@@ -66,22 +71,29 @@ void Connection::flush() {
 
 void Connection::enter() {
     napi_handle_scope scope = nullptr;
-    if (napi_open_handle_scope(env_, &scope) != napi_ok) return;
-    napi_value function = nullptr, result = nullptr, error = nullptr;
-    if (napi_get_reference_value(env_, on_wake_, &function) == napi_ok &&
-        napi_make_callback(env_, nullptr, function, function, 0, nullptr, &result) != napi_ok &&
-        napi_get_and_clear_last_exception(env_, &error) == napi_ok) {
-        napi_fatal_exception(env_, error);
-    }
-    napi_close_handle_scope(env_, scope);
+    do {
+        if (napi_open_handle_scope(env_, &scope) != napi_ok) return;
+        napi_value function = nullptr, result = nullptr;
+        if (napi_get_reference_value(env_, on_wake_, &function) == napi_ok)
+            report(napi_make_callback(env_, nullptr, function, function, 0, nullptr, &result));
+        napi_close_handle_scope(env_, scope);
+    } while (!lost_.empty());
 }
 
 void Connection::call_on_wake() {
     napi_value function = nullptr, result = nullptr;
-    if (napi_get_reference_value(env_, on_wake_, &function) != napi_ok) return;
-    if (napi_call_function(env_, function, function, 0, nullptr, &result) == napi_ok) return;
+    do {
+        if (napi_get_reference_value(env_, on_wake_, &function) != napi_ok) return;
+        report(napi_call_function(env_, function, function, 0, nullptr, &result));
+    } while (!lost_.empty());
+}
+
+/// An exception must not stay pending in a native callback: it is the program's own uncaught one.
+void Connection::report(napi_status called) {
     napi_value error = nullptr;
+    if (called == napi_ok) return;
     if (napi_get_and_clear_last_exception(env_, &error) == napi_ok) napi_fatal_exception(env_, error);
+    lost_.clear();
 }
 
 // --- calls -------------------------------------------------------------------------------------------------
@@ -98,6 +110,9 @@ Status Connection::send() {
     const std::uint32_t first = index(Word::firstPayload);
     Link* link = bus_ ? bus_->service() : nullptr;
     Status status = !bus_ ? Status::closed : link == nullptr ? Status::lost : Status::ok;
+    const bool staged = std::size_t{index(Word::firstCell)} + index(Word::cells) <= cells_.size() &&
+                        std::size_t{index(Word::firstHeap)} + index(Word::heapBytes) <= heap_.size();
+    if (!staged || index(Word::name) >= names_.size() || index(Word::slot) >> slot_bits != 0) status = Status::corrupt;
     if (status == Status::ok) {
         const auto kind = static_cast<wire::Kind>(word(Word::kind));
         const bool is_call = kind == wire::Kind::call;
@@ -156,17 +171,10 @@ void Connection::wait(napi_env env) {  // the isolate's thread; no lock; blocks
                 outcome(Status::timed_out);
                 break;
             }
-            // A terminated worker must not wait for its answer, and nothing but running JavaScript tells.
-            if (bus_->wait(std::min(until, now + 20ms))) break;
-            if (terminated(env)) break;
+            if (bus_->wait(std::min(until, now + 20ms)) || is_terminated(env)) break;
         }
         if (wake_) wake_->waited();
     }
-}
-
-bool Connection::terminated(napi_env env) {
-    napi_value script = nullptr, result = nullptr;
-    return napi_create_string_utf8(env, "0", 1, &script) != napi_ok || napi_run_script(env, script, &result) != napi_ok;
 }
 
 doorbell::Deadline Connection::deadline() {
@@ -217,9 +225,7 @@ bool Connection::describe(const Bus::Received& received, const std::byte* base) 
         frame.target != wire::name_only && target(name, received.link) == wire::name_only) {
         name.targets.emplace_back(received.link, frame.target);
     }
-    std::int64_t leased = 0;
-    for (const Handle& payload : frame.payloads) leased += static_cast<std::int64_t>(payload.bytes);
-    if (leased > 0) napi_adjust_external_memory(env_, leased, &leased);
+    for (const Handle& payload : frame.payloads) feel(payload.block, payload.bytes);
 
     std::int32_t* words = descriptor();
     const auto put = [&](Field field, auto value) {
@@ -316,7 +322,7 @@ void Connection::delivered(napi_env) {  // the isolate's thread; no lock
 
 // --- arrays ------------------------------------------------------------------------------------------------
 
-void Connection::allocate(napi_env env) {  // the isolate's thread; the arena's mutex
+void Connection::allocate(napi_env) {  // the isolate's thread; the arena's mutex
     if (!bus_) return outcome(Status::closed);
     const auto bytes = static_cast<std::uint64_t>(real(Double::bytes));
     const auto made = bus_->arena().allocate(bytes);
@@ -326,8 +332,24 @@ void Connection::allocate(napi_env env) {  // the isolate's thread; the arena's 
     word(Word::block) = static_cast<std::int32_t>(made.handle.block);
     word(Word::generation) = static_cast<std::int32_t>(made.handle.generation);
     real(Double::offset) = static_cast<double>(made.handle.offset);
+    feel(made.handle.block, bytes);
+}
+
+/// The garbage collector feels a block as long as JavaScript has views of it, once for all of them.
+void Connection::feel(std::uint32_t block, std::uint64_t bytes) {
+    Felt& felt = felt_[block];
+    if (felt.views++ > 0) return;
+    felt.bytes = static_cast<std::int64_t>(bytes);
     std::int64_t all = 0;
-    napi_adjust_external_memory(env, static_cast<std::int64_t>(bytes), &all);
+    napi_adjust_external_memory(env_, felt.bytes, &all);
+}
+
+void Connection::feel_no_more(std::uint32_t block) {
+    const auto felt = felt_.find(block);
+    if (felt == felt_.end() || --felt->second.views > 0) return;
+    std::int64_t all = 0;
+    napi_adjust_external_memory(env_, -felt->second.bytes, &all);
+    felt_.erase(felt);
 }
 
 /// Stages a piece of the arena that this isolate uses. The payload's index is in `block`.
@@ -401,10 +423,9 @@ void Connection::unstage(napi_env) {  // the isolate's thread; the arena's mutex
     staged_.resize(std::min(staged_.size(), first));
 }
 
-/// One use of a block less, and `bytes` less for the garbage collector to feel.
-void Connection::release(napi_env env) {  // the isolate's thread; the arena's mutex
-    std::int64_t all = 0;
-    napi_adjust_external_memory(env, -static_cast<std::int64_t>(real(Double::bytes)), &all);
+/// One use of a block less.
+void Connection::release(napi_env) {  // the isolate's thread; the arena's mutex
+    feel_no_more(index(Word::block));
     if (!bus_) return outcome(Status::closed);
     outcome(bus_->arena().release(index(Word::block), index(Word::generation)));
 }
@@ -453,10 +474,11 @@ napi_value Connection::lend(napi_env env, napi_callback_info info) {  // the iso
 
 namespace {
 
-#define ISTHMUS_COUNTERS(X)                                                                                        \
-    X(posts)                                                                                                       \
-    X(replies) X(errors) X(frames_sent) X(frames_received) X(bytes_sent) X(bytes_received) X(bytes_copied) X(full) \
-        X(wakes) X(sleeps) X(spins) X(batches) X(gil_takes) X(leases_taken) X(leases_released) X(leases_refused)   \
+#define ISTHMUS_COUNTERS(X)                                                                                      \
+    X(posts)                                                                                                     \
+    X(replies)                                                                                                   \
+    X(errors) X(frames_sent) X(frames_received) X(bytes_sent) X(bytes_received) X(bytes_copied) X(full) X(wakes) \
+        X(sleeps) X(spins) X(batches) X(gil_takes) X(leases_taken) X(leases_released) X(leases_refused)          \
             X(chunks_taken) X(chunks_returned) X(links_opened) X(links_lost) X(links_corrupt)
 
 napi_value counters_object(napi_env env, const layout::Counters& counters, bool answers) {
@@ -493,6 +515,7 @@ napi_value Connection::stats(napi_env env, napi_callback_info info) {  // the is
 void Connection::leave() {
     if (auto wake = std::exchange(wake_, nullptr)) wake->close();
     bus_.reset();
+    lost_.clear();
 }
 
 void Connection::close(napi_env env) {  // the isolate's thread; the arena's mutex

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -22,8 +23,9 @@ namespace isthmus::node {
 // The control block: these words, then these doubles.
 #define ISTHMUS_WORDS(X)                                                                                          \
     X(status)                                                                                                     \
-    X(kind) X(name) X(slot) X(firstCell) X(cells) X(firstHeap) X(heapBytes) X(firstPayload) X(frames) X(inFlight) \
-        X(loop) X(block) X(generation)
+    X(kind)                                                                                                       \
+    X(name) X(slot) X(firstCell) X(cells) X(firstHeap) X(heapBytes) X(firstPayload) X(frames) X(inFlight) X(loop) \
+        X(block) X(generation)
 #define ISTHMUS_DOUBLES(X) X(timeout) X(offset) X(bytes)
 // A descriptor of what arrived. `cells` and `payloads` count words from the inbox's start, `heap` bytes.
 #define ISTHMUS_FIELDS(X) X(kind) X(status) X(slot) X(cells) X(cellCount) X(heap) X(payloads) X(payloadCount)
@@ -37,7 +39,8 @@ enum class Field : std::uint32_t { ISTHMUS_FIELDS(ISTHMUS_ENUMERATOR) count };
 inline constexpr std::uint32_t doubles_at = 128;  // byte offset in the control block
 inline constexpr std::uint32_t control_bytes = doubles_at + 8 * static_cast<std::uint32_t>(Double::count);
 inline constexpr std::uint32_t descriptor_words = static_cast<std::uint32_t>(Field::count);
-inline constexpr std::uint32_t most_frames = 64;  // in one drain: the host has work again while the next ones are settled
+inline constexpr std::uint32_t most_frames =
+    64;  // in one drain: the host has work again while the next ones are settled
 inline constexpr std::uint32_t inbox_bytes = 128 << 10;
 inline constexpr std::uint32_t leased_from = 2048;  // bytes of elements: smaller arrays travel in the frame's heap
 inline constexpr std::uint32_t slot_bits = 24;      // of an id; the rest counts the slot's uses
@@ -45,6 +48,9 @@ static_assert(static_cast<std::uint32_t>(Word::count) * 4 <= doubles_at);
 
 /// Word::loop: whether the connection keeps the event loop alive.
 enum class Loop : std::int32_t { in_flight, always, never };
+
+/// Whether the isolate may run no JavaScript any more. Nothing but running some tells.
+bool is_terminated(napi_env env);
 
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
@@ -91,6 +97,11 @@ private:
         bool own;  // allocated for this message alone
     };
 
+    struct Felt {
+        std::uint64_t views = 0;
+        std::int64_t bytes = 0;
+    };
+
     // What TypeScript calls.
     void submit(napi_env env);
     void call_and_wait(napi_env env);
@@ -123,6 +134,7 @@ private:
     }
     void outcome(Status status) { word(Word::status) = static_cast<std::int32_t>(status); }
 
+    void report(napi_status called);
     Status send();
     napi_value collect(napi_env env);
     bool describe(const Bus::Received& received, const std::byte* base);
@@ -131,8 +143,9 @@ private:
     void attend();
     std::uint32_t target(const Name& name, const Link* link) const;
     void drop(std::span<const Handle> payloads);
+    void feel(std::uint32_t block, std::uint64_t bytes);
+    void feel_no_more(std::uint32_t block);
     doorbell::Deadline deadline();
-    bool terminated(napi_env env);
 
     napi_env env_;
     std::unique_ptr<Bus> bus_;
@@ -147,6 +160,7 @@ private:
     std::vector<Handle> payloads_;
     std::vector<Call> calls_;  // by slot
     std::vector<Name> names_;
+    std::unordered_map<std::uint32_t, Felt> felt_;  // by block
     std::vector<std::uint32_t> lost_;  // slots of calls whose link is gone
     std::uint32_t unflushed_ = 0;
     std::uint32_t drains_ = 0;

@@ -173,7 +173,6 @@ export class Lease {
     memory: Memory,
     readonly block: number,
     readonly generation: number,
-    readonly bytes: number,
   ) {
     this.#memory = memory
   }
@@ -303,12 +302,7 @@ export class Memory {
     const status = this.#words[words.status] as number
     if (status !== statuses.ok) throw errorOf(status, `${bytes} bytes for a ${Type.name}`)
     const offset = this.#doubles[doubles.offset] as number
-    const lease = new Lease(
-      this,
-      this.#words[words.block] as number,
-      this.#words[words.generation] as number,
-      bytes,
-    )
+    const lease = new Lease(this, this.#words[words.block] as number, this.#words[words.generation] as number)
     if (offset + bytes > buffer.byteLength) {
       lease.hold()
       lease.drop()
@@ -338,7 +332,6 @@ export class Memory {
   giveBack(lease: Lease): void {
     this.#words[words.block] = lease.block
     this.#words[words.generation] = lease.generation
-    this.#doubles[doubles.bytes] = lease.bytes
     this.#native.release()
   }
 

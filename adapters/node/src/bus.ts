@@ -1,13 +1,6 @@
 // A connection to a bus: calls, their answers, and the life of both.
 
-import {
-  Memory,
-  type Moved,
-  NDArray,
-  release,
-  type TypedArray,
-  type TypedArrayConstructor,
-} from './arrays.js'
+import { Memory, type NDArray, release, type TypedArray, type TypedArrayConstructor } from './arrays.js'
 import { Calls, type Settle } from './calls.js'
 import { Decoder, pythonError } from './decode.js'
 import { Encoder, KeywordArguments } from './encode.js'
@@ -19,7 +12,7 @@ import {
   NotExportedError,
   TimeoutError,
 } from './errors.js'
-import { type Counters, constants, type NativeConnection, native } from './native.js'
+import { type Counters, constants, type NativeConnection } from './native.js'
 
 const { kinds, fields, sizes, statuses, words, doubles, loops } = constants
 const OK = statuses.ok
@@ -28,12 +21,13 @@ const descriptorWords = sizes.descriptorWords
 const chores = 1000
 const idleChores = 8
 const delivery = 1000
+const longestTimer = 2 ** 31 - 1
 
 /** How a call is made. */
 export interface CallOptions {
   /** Python's named arguments. */
   readonly kwargs?: Readonly<Record<string, unknown>>
-  /** Milliseconds; after that the call rejects with `TimeoutError`, and the host no longer begins it. */
+  /** Milliseconds, 0 for no limit; after that the call rejects with `TimeoutError`, and the host no longer begins it. */
   readonly timeout?: number
   /** Aborting rejects the call with the signal's reason, and tells the host that nobody waits for it. */
   readonly signal?: AbortSignal
@@ -62,6 +56,11 @@ let rejectIt: Settle
 function hand(resolve: Settle, reject: Settle): void {
   resolveIt = resolve
   rejectIt = reject
+}
+
+function milliseconds(timeout: number): number {
+  if (timeout >= 0) return timeout
+  throw new RangeError(`${timeout} is no number of milliseconds`)
 }
 
 /** What a host that was spawned adds to its bus. */
@@ -105,7 +104,7 @@ export class Bus implements AsyncDisposable {
 
   // The names of exports that were called, as the addon numbers them.
   readonly #names = new Map<string, number>()
-  #lastName = ''
+  #lastName: string | undefined
   #lastNumber = -1
 
   // What was drained and is not settled yet.
@@ -232,10 +231,10 @@ export class Bus implements AsyncDisposable {
   }
 
   /** A typed array of zeros in bus memory: it travels without a copy. Give it back with `release`, `using`, or not at all. */
-  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T {
+  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T & Disposable {
     if (this.#closing) throw closedError()
     this.#keepHouse()
-    return this.#memory.alloc(Type, length)
+    return this.#memory.alloc(Type, length) as T & Disposable
   }
 
   /** Gives an array in bus memory back at once; see the function of this name. */
@@ -293,11 +292,12 @@ export class Bus implements AsyncDisposable {
   #stage(kind: number, name: string, args: readonly unknown[], options: CallOptions | undefined): number {
     if (this.#closing !== undefined) throw closedError()
     const number = name === this.#lastName ? this.#lastNumber : this.#intern(name)
+    if (!Array.isArray(args)) throw new TypeError(`the arguments of '${name}' are an array`)
     let named: KeywordArguments | undefined
     let timeout = 0
     if (options !== undefined) {
       if (options.kwargs !== undefined) named = new KeywordArguments(options.kwargs)
-      timeout = options.timeout ?? 0
+      if (options.timeout !== undefined) timeout = milliseconds(options.timeout)
     }
     this.#encoder.stage(args, named)
     const slot = kind === kinds.call ? this.#take(name) : 0
@@ -327,7 +327,7 @@ export class Bus implements AsyncDisposable {
     this.#encoder.done()
     if (status !== OK && status !== statuses.timed_out) {
       if (slot >= 0) this.#calls.giveBack(slot)
-      throw this.#error(status, this.#lastName)
+      throw this.#error(status, this.#lastName as string)
     }
     if (moved !== undefined) for (const each of moved) release(each.array)
   }
@@ -355,7 +355,10 @@ export class Bus implements AsyncDisposable {
     }
     const onAbort = signal && (() => give(signal.reason))
     const name = this.#calls.name[slot] as string
-    const timer = timeout ? setTimeout(() => give(this.#tooLate(name, timeout)), timeout) : undefined
+    const timer =
+      timeout && timeout <= longestTimer
+        ? setTimeout(() => give(this.#tooLate(name, timeout)), timeout)
+        : undefined
     timer?.unref()
     if (onAbort) signal.addEventListener('abort', onAbort, { once: true })
     this.#calls.watch[slot] = { timer, signal, onAbort }
@@ -447,7 +450,7 @@ export class Bus implements AsyncDisposable {
   }
 
   #error(status: number, name: string): IsthmusError {
-    if (status !== statuses.lost) return errorOf(status, `'${name}'`)
+    if (status !== statuses.lost && status !== statuses.corrupt) return errorOf(status, `'${name}'`)
     return this.#lost(name, this.#companion?.ended)
   }
 
@@ -524,5 +527,3 @@ export function makeBuffers(): Buffers {
     onWake: () => {},
   }
 }
-
-export { type Moved, NDArray, native }

@@ -72,12 +72,7 @@ export class Decoder {
   /** Held once for the frame itself, while it is being decoded. */
   #lease(index: number): Lease {
     const at = this.#payloads + index * handleWords
-    const lease = new Lease(
-      this.#memory,
-      this.#i32[at + 4] as number,
-      this.#i32[at + 5] as number,
-      this.#long(at + 2),
-    )
+    const lease = new Lease(this.#memory, this.#i32[at + 4] as number, this.#i32[at + 5] as number)
     lease.hold()
     return lease
   }

@@ -87,6 +87,7 @@ type StatusName =
   | 'too_large'
   | 'no_memory'
   | 'lost'
+  | 'corrupt'
   | 'stale'
   | 'timed_out'
   | 'not_exported'

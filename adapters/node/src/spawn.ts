@@ -27,11 +27,12 @@ export interface SpawnOptions {
 const lifelineFd = 3
 const outputKept = 64 << 10
 const stopPatience = 2000
-const exitPatience = 10
+const exitPatience = 25
 const outputPatience = 200
 
 /**
- * Starts a Python host that serves what `app` (a file, or a module's name) exports, and joins its bus. The host ends when the
+ * Starts a Python host that serves what `app` (a file, seen from the host's directory, or a module's name) exports, and joins
+ * its bus. The host ends when the
  * bus is closed, and when this process ends, however it does.
  *
  * @throws (as a rejection) ConnectError, which names the interpreter, why that one, and what the host printed.
@@ -53,6 +54,7 @@ export async function spawn(app: string | URL, options: SpawnOptions = {}): Prom
 
 class Host implements Companion {
   ended: string | undefined
+  #asked: Promise<string | undefined> | undefined
   readonly #app: string
   readonly #python: Interpreter
   readonly #child: ChildProcess
@@ -169,7 +171,12 @@ class Host implements Companion {
       (stream as Socket | null)?.[how]()
   }
 
-  async howItEnded(): Promise<string | undefined> {
+  howItEnded(): Promise<string | undefined> {
+    this.#asked ??= this.#waitForExit()
+    return this.#asked
+  }
+
+  async #waitForExit(): Promise<string | undefined> {
     this.#child.ref()
     await Promise.race([this.#exit, pause(exitPatience)])
     this.#child.unref()

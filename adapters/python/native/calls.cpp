@@ -9,6 +9,7 @@ bool Calls::push(const std::shared_ptr<Pending>& call) {
     if (ended_) return false;
     call->id = ++last_id_;
     outbox_.push_back(call);
+    has_work_.store(true, std::memory_order_relaxed);
     return true;
 }
 
@@ -23,16 +24,14 @@ bool Calls::abandon(Pending& call, Memory& memory) {
     }
     if (sent_.erase(call.id) == 0) return false;
     cancels_.push_back({call.id, call.link});
+    has_work_.store(true, std::memory_order_relaxed);
     return true;
 }
 
-bool Calls::has_work() {
-    std::lock_guard lock(mutex_);
-    return !outbox_.empty() || !cancels_.empty();
-}
-
 void Calls::send(Bus& bus, Memory& memory) {
+    if (!has_work()) return;
     std::lock_guard lock(mutex_);
+    has_work_.store(false, std::memory_order_relaxed);
     for (const Cancel& cancel : cancels_) {
         const wire::Draft draft{.kind = wire::Kind::cancel, .id = cancel.id};
         (void)cancel.link->submit(draft);

@@ -3,6 +3,7 @@
 
 #include <semaphore.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -38,7 +39,7 @@ public:
     bool push(const std::shared_ptr<Pending>& call);
     /// The caller waits no longer. False when the call is settled already.
     bool abandon(Pending& call, Memory& memory);
-    bool has_work();
+    bool has_work() const { return has_work_.load(std::memory_order_relaxed); }
 
     // The dispatcher's thread, without the GIL.
 
@@ -55,7 +56,8 @@ private:
     };
     void finish(Pending& call, Status outcome);
 
-    std::mutex mutex_;  // guards all of it
+    std::atomic<bool> has_work_{false};  // for the dispatcher: something waits in the outbox or in cancels
+    std::mutex mutex_;                   // guards what follows
     bool ended_ = false;
     std::uint64_t last_id_ = 0;
     std::vector<std::shared_ptr<Pending>> outbox_;

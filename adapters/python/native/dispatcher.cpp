@@ -32,12 +32,6 @@ void count(layout::Word64& counter) {
 
 }  // namespace
 
-std::uint64_t now_ns() {
-    timespec now;
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    return static_cast<std::uint64_t>(now.tv_sec) * second + static_cast<std::uint64_t>(now.tv_nsec);
-}
-
 Dispatcher::Dispatcher(State& state, Bus& bus, std::shared_ptr<Memory> memory, Calls& calls, ExportTable* exports,
                        const std::atomic<bool>& stop)
     : state_(state), bus_(bus), memory_(std::move(memory)), calls_(calls), exports_(exports), stop_(stop) {
@@ -73,7 +67,7 @@ void Dispatcher::serve() {
         calls_.send(bus_, *memory_);
         const bool received = gather();
         if (has_batch()) {
-            refuse_what_cannot_run(now_ns());
+            refuse_what_cannot_run();
             run_batch();
             answer_late();
         }
@@ -140,7 +134,7 @@ void Dispatcher::accept(const Bus::Received& received, std::span<const std::byte
 }
 
 /// Looks the exports up, and answers what is not exported, cancelled or too late.
-void Dispatcher::refuse_what_cannot_run(std::uint64_t now) {
+void Dispatcher::refuse_what_cannot_run() {
     if (exports_ != nullptr) {
         ExportTable::Reader reader(*exports_);
         for (std::size_t i = next_; i < batch_.size(); ++i) {
@@ -153,7 +147,7 @@ void Dispatcher::refuse_what_cannot_run(std::uint64_t now) {
         if (call.link == nullptr) continue;
         if (call.target == nullptr) {
             refuse(call, Status::not_exported);
-        } else if (call.cancelled || (call.frame.deadline != 0 && call.frame.deadline < now)) {
+        } else if (call.cancelled || (call.frame.deadline != 0 && call.frame.deadline < now_ns())) {
             refuse(call, Status::timed_out);
         }
     }
@@ -164,12 +158,15 @@ void Dispatcher::run_batch() {
     if (!has_batch()) return;
     take_gil();
     catch_up();
-    const std::uint64_t began = now_ns();
+    ticks_.learn();
+    const std::uint64_t slow = ticks_.of_ns(slow_call), late = ticks_.of_ns(publish_after),
+                        enough = ticks_.of_ns(gil_at_most);
+    const std::uint64_t began = Ticks::now();
     std::uint64_t now = published_at_ = began;
     while (has_batch() && !stop_.load(std::memory_order_relaxed)) {
         Call& call = batch_[next_++];
         if (call.link == nullptr) continue;
-        if (call.frame.deadline != 0 && call.frame.deadline < now) {
+        if (call.frame.deadline != 0 && call.frame.deadline < now_ns()) {
             refuse(call, Status::timed_out);
             continue;
         }
@@ -178,14 +175,14 @@ void Dispatcher::run_batch() {
         if (wary > 0 && unpublished_) publish(now);
         perform(call);
         const std::uint64_t started = now;
-        now = now_ns();
-        if (now - started > slow_call) {
+        now = Ticks::now();
+        if (now - started > slow) {
             target.wary.store(wary_calls, std::memory_order_relaxed);
         } else if (wary > 0) {
             target.wary.store(wary - 1, std::memory_order_relaxed);
         }
-        if (now - published_at_ > publish_after) publish(now);
-        if (now - began > gil_at_most) break;
+        if (now - published_at_ > late) publish(now);
+        if (now - began > enough) break;
     }
     give_gil();
 }

@@ -7,6 +7,7 @@
 
 #include "calls.hpp"
 #include "exports.hpp"
+#include "ticks.hpp"
 #include "values.hpp"
 
 namespace isthmus::python {
@@ -47,7 +48,7 @@ private:
     void note_service();
     bool gather();
     void accept(const Bus::Received& received, std::span<const std::byte> bytes);
-    void refuse_what_cannot_run(std::uint64_t now);
+    void refuse_what_cannot_run();
     void run_batch();
     void perform(Call& call);
     bool read_arguments(Decoder& decoder, Ref& names, std::size_t& positional);
@@ -85,14 +86,12 @@ private:
     Outgoing out_;
     std::vector<PyObject*> arguments_;
 
-    std::uint64_t published_at_ = 0;
+    Ticks ticks_;
+    std::uint64_t published_at_ = 0;  // in ticks
     bool unpublished_ = false;
     std::uint64_t ticked_at_ = 0;
     doorbell::Spin spin_;
     std::atomic<std::uint32_t> service_slot_{layout::max_peers};
 };
-
-/// CLOCK_MONOTONIC in nanoseconds, as deadlines count.
-std::uint64_t now_ns();
 
 }  // namespace isthmus::python

@@ -33,6 +33,7 @@ Ref ExportTable::callable(const Export& entry) {
 std::vector<std::string> ExportTable::names() {
     std::lock_guard lock(mutex_);
     std::vector<std::string> names;
+    names.reserve(entries_.size());
     for (const Export& entry : entries_) names.push_back(entry.name);
     return names;
 }

@@ -1,0 +1,51 @@
+// What a user's editor is to know: this file is only compiled.
+
+import {
+  type Bus,
+  connect,
+  EncodeError,
+  HostLostError,
+  IsthmusError,
+  kwargs,
+  move,
+  NDArray,
+  NotExportedError,
+  PythonError,
+  release,
+  type Stats,
+  spawn,
+} from 'isthmus'
+
+export async function tour(signal: AbortSignal): Promise<void> {
+  await using py: Bus = await spawn(new URL('./app.py', 'file:///'), { python: 'python3', memory: '1GiB' })
+  const other: Bus = await connect(py.name, { timeout: 100 })
+
+  const total: number = await py.call<number>('total', [new Float64Array(3)])
+  const unknown: unknown = await py.call('total', [total], { kwargs: { a: 1 }, timeout: 5, signal })
+  const sync: string = other.callSync<string>('name')
+  other.post('log', [sync, unknown])
+  const sums: number[] = await py.callMany<number>('add', [[1, 2]])
+  const settled: (number | Error)[] = await py.callMany<number>('add', [[1, 2]], { settled: true })
+  const answer: unknown = await py.exports.fit?.(sums, settled, kwargs({ epochs: 3 }))
+
+  const x: Float32Array = py.alloc(Float32Array, 10)
+  const big: BigInt64Array = py.alloc(BigInt64Array, 10)
+  const grid = new NDArray(x, [2, 5])
+  const row: Float32Array = grid.data
+  await py.call('fill', [move(grid), move(big), row, answer])
+  const given: boolean = release(grid)
+  const stats: Stats = await py.stats()
+  const calls: number | undefined = stats.host?.calls
+  py.ref().unref()
+  await other.close()
+  return void [given, calls]
+}
+
+export function sort(error: unknown): string {
+  if (error instanceof PythonError) return `${error.type}: ${error.message}\n${error.traceback}`
+  if (error instanceof EncodeError) return error.path
+  if (error instanceof NotExportedError) return error.close.join()
+  if (error instanceof HostLostError || error instanceof IsthmusError) return error.code
+  // @ts-expect-error: no code that is not there
+  return (error as IsthmusError).code === 'ERR_ISTHMUS_NOTHING' ? '' : ''
+}
