@@ -474,12 +474,13 @@ napi_value Connection::lend(napi_env env, napi_callback_info info) {  // the iso
 
 namespace {
 
-#define ISTHMUS_COUNTERS(X)                                                                                      \
-    X(posts)                                                                                                     \
-    X(replies)                                                                                                   \
-    X(errors) X(frames_sent) X(frames_received) X(bytes_sent) X(bytes_received) X(bytes_copied) X(full) X(wakes) \
-        X(sleeps) X(spins) X(batches) X(gil_takes) X(leases_taken) X(leases_released) X(leases_refused)          \
-            X(chunks_taken) X(chunks_returned) X(links_opened) X(links_lost) X(links_corrupt)
+// clang-format off
+#define ISTHMUS_COUNTERS(X)                                                                              \
+    X(posts) X(replies) X(errors) X(frames_sent) X(frames_received) X(bytes_sent) X(bytes_received)      \
+    X(bytes_copied) X(full) X(wakes) X(sleeps) X(spins) X(batches) X(gil_takes) X(leases_taken)          \
+    X(leases_released) X(leases_refused) X(chunks_taken) X(chunks_returned) X(links_opened)              \
+    X(links_lost) X(links_corrupt)
+// clang-format on
 
 napi_value counters_object(napi_env env, const layout::Counters& counters, bool answers) {
     napi_value object = nullptr;

@@ -20,15 +20,17 @@
 
 namespace isthmus::node {
 
+// clang-format off
 // The control block: these words, then these doubles.
-#define ISTHMUS_WORDS(X)                                                                                          \
-    X(status)                                                                                                     \
-    X(kind)                                                                                                       \
-    X(name) X(slot) X(firstCell) X(cells) X(firstHeap) X(heapBytes) X(firstPayload) X(frames) X(inFlight) X(loop) \
-        X(block) X(generation)
-#define ISTHMUS_DOUBLES(X) X(timeout) X(offset) X(bytes)
+#define ISTHMUS_WORDS(X)                                                                                 \
+    X(status) X(kind) X(name) X(slot) X(firstCell) X(cells) X(firstHeap) X(heapBytes)                    \
+    X(firstPayload) X(frames) X(inFlight) X(loop) X(block) X(generation)
+#define ISTHMUS_DOUBLES(X)                                                                               \
+    X(timeout) X(offset) X(bytes)
 // A descriptor of what arrived. `cells` and `payloads` count words from the inbox's start, `heap` bytes.
-#define ISTHMUS_FIELDS(X) X(kind) X(status) X(slot) X(cells) X(cellCount) X(heap) X(payloads) X(payloadCount)
+#define ISTHMUS_FIELDS(X)                                                                                \
+    X(kind) X(status) X(slot) X(cells) X(cellCount) X(heap) X(payloads) X(payloadCount)
+// clang-format on
 
 #define ISTHMUS_ENUMERATOR(name) name,
 enum class Word : std::uint32_t { ISTHMUS_WORDS(ISTHMUS_ENUMERATOR) count };
