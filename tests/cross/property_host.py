@@ -43,7 +43,11 @@ arrays = hnp.arrays(
     | hnp.floating_dtypes(sizes=(32, 64), endianness="="),
     hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=8),
 )
-keys = any_text | st.integers()
+keys = st.recursive(
+    any_text | st.integers(),
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
+    max_leaves=3,
+)
 values = st.recursive(
     scalars | arrays,
     lambda inner: (
@@ -76,9 +80,13 @@ def generated(i):
     return made[i]
 
 
-def joined(text):
-    """A str whose surrogates that make a pair are one character, as JavaScript has it."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+def plain(key):
+    """A key as it is after a journey: surrogates that make a pair are one character in JavaScript."""
+    if isinstance(key, str):
+        return key.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    if isinstance(key, tuple):
+        return tuple(map(plain, key))
+    return frozenset(map(plain, key)) if isinstance(key, frozenset) else key
 
 
 def same(a, b):
@@ -93,14 +101,14 @@ def same(a, b):
     if isinstance(a, bytes):
         return bytes(b) == a
     if isinstance(a, str):
-        return isinstance(b, str) and joined(a) == b
+        return isinstance(b, str) and plain(a) == b
     if isinstance(a, dict):
-        keys = {joined(key) if isinstance(key, str) else key: key for key in a}
+        keys = {plain(key): key for key in a}
         return type(b) is dict and keys.keys() == b.keys() and all(same(a[keys[key]], b[key]) for key in b)
     if isinstance(a, list):
         return type(b) is list and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, set):
-        return type(b) is set and {joined(x) if isinstance(x, str) else x for x in a} == b
+        return type(b) is set and set(map(plain, a)) == b
     return type(a) is type(b) and a == b
 
 

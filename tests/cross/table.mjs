@@ -163,8 +163,17 @@ value(
   "v == {1: 'a', 'b': 2, None: [3], 2.5: {4: 5}, 2**70: 6, False: 7} and [type(k) for k in v] == [int, str, type(None), float, int, bool]",
 )
 value('a Map with a Date as key', new Map([[new Date(0), 1]]), 'v == {EPOCH: 1}')
+value(
+  'a Map with an Array and a Set as keys',
+  new Map([
+    [[1, [2]], 'a'],
+    [new Set([3]), 'b'],
+  ]),
+  "v == {(1, (2,)): 'a', frozenset({3}): 'b'}",
+)
 value('an empty Set', new Set(), 'type(v) is set and v == set()')
 value('a Set', new Set([1, 'a', null, 2.5, 2n ** 64n]), "v == {1, 'a', None, 2.5, 2**64}")
+value('a Set of Arrays and Sets', new Set([[1, [2]], new Set([3])]), 'v == {(1, (2,)), frozenset({3})}')
 value('a Set of 1,000', new Set(Array(1000).keys()), 'v == set(range(1000))')
 
 const nested = (depth, wrap, core = 'core') => {

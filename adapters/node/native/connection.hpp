@@ -74,6 +74,8 @@ public:
     // For Wake.
     Bus* bus() { return bus_.get(); }
     bool awaits() const { return word(Word::inFlight) > 0; }
+    /// Calls of a link that is gone, which TypeScript has not been told of yet: one drain does not tell of them all.
+    bool has_lost() const { return !lost_.empty(); }
     bool keeps_loop() const;
     /// Everything that was submitted becomes visible.
     void flush();

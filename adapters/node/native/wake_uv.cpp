@@ -167,7 +167,7 @@ private:
                 }
             }
         }
-        if (!more) more = bus.arm();
+        if (!more) more = bus.arm() || connection_->has_lost();
         if (more != idling_) {
             idling_ = more;
             if (more) {
@@ -184,7 +184,7 @@ private:
         const auto self = self_;
         Bus& bus = *connection_->bus();
         bus.disarm();
-        if (!bus.ready()) return;
+        if (!bus.ready() && !connection_->has_lost()) return;
         fresh_ = true;
         if (enter()) settled();
     }

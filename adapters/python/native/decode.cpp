@@ -77,18 +77,44 @@ PyObject* Decoder::list(const wire::Cell& cell) {
 PyObject* Decoder::dict(const wire::Cell& cell) {
     Ref result(PyDict_New());
     for (std::uint32_t i = 0; result && i < cell.count; ++i) {
-        Ref key(next());
+        Ref key(next_hashable());
         Ref value(key ? next() : nullptr);
         if (!value || PyDict_SetItem(result.get(), key.get(), value.get()) < 0) return nullptr;
     }
+    if (result && PyDict_GET_SIZE(result.get()) != cell.count) return confused("keys");
     return result.give();
 }
 
 PyObject* Decoder::set(const wire::Cell& cell) {
     Ref result(PySet_New(nullptr));
     for (std::uint32_t i = 0; result && i < cell.count; ++i) {
-        Ref item(next());
+        Ref item(next_hashable());
         if (!item || PySet_Add(result.get(), item.get()) < 0) return nullptr;
+    }
+    if (result && PySet_GET_SIZE(result.get()) != cell.count) return confused("members");
+    return result.give();
+}
+
+PyObject* Decoder::confused(const char* what) {
+    PyErr_Format(PyExc_ValueError, "a container has %s that Python takes for one, such as 1 and True: nothing is dropped silently",
+                 what);
+    return nullptr;
+}
+
+/// As a key or a member of a set, where a list is a tuple and a set is frozen.
+PyObject* Decoder::next_hashable() {
+    const wire::Cell& cell = frame_.cells[at_];
+    if (cell.tag != wire::Tag::list && cell.tag != wire::Tag::set) return next();
+    ++at_;
+    if (cell.tag == wire::Tag::set) {
+        Ref members(set(cell));
+        return members ? PyFrozenSet_New(members.get()) : nullptr;
+    }
+    Ref result(PyTuple_New(cell.count));
+    for (std::uint32_t i = 0; result && i < cell.count; ++i) {
+        PyObject* item = next_hashable();
+        if (item == nullptr) return nullptr;
+        PyTuple_SET_ITEM(result.get(), i, item);
     }
     return result.give();
 }

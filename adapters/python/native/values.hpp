@@ -81,6 +81,8 @@ private:
     PyObject* list(const wire::Cell& cell);
     PyObject* dict(const wire::Cell& cell);
     PyObject* set(const wire::Cell& cell);
+    PyObject* next_hashable();
+    static PyObject* confused(const char* what);
     PyObject* array(const wire::Cell& cell);
     PyObject* date(double milliseconds);
     Handle take(std::uint64_t payload);
