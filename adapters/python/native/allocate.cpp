@@ -33,8 +33,9 @@ PyObject* allocate(PyObject* module, PyObject* arguments) {
         return nullptr;
     }
     return guarded(state, static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
-        std::shared_ptr<Memory> memory;
-        {
+        std::shared_ptr<Memory> memory = Memory::of_this_thread();
+        if (!memory || !memory->is_ours()) {
+            memory = nullptr;
             std::lock_guard lock(state.mutex);
             for (const auto& each : state.memories) {
                 if (each->is_ours()) memory = each;
