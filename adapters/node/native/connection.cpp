@@ -147,7 +147,8 @@ Status Connection::send() {
 
 void Connection::submit(napi_env) {  // the isolate's thread; no lock
     if (send() != Status::ok) return;
-    if (word(Word::inFlight) < few_in_flight || unflushed_ >= flush_every) flush();
+    const bool later = wake_ && wake_->flushes() && word(Word::inFlight) >= few_in_flight && unflushed_ < flush_every;
+    if (!later) flush();
     if (wake_) wake_->submitted();
 }
 
