@@ -108,8 +108,6 @@ private:
 
     // What TypeScript calls.
     void submit(napi_env env);
-    void call_and_wait(napi_env env);
-    void wait(napi_env env);
     void cancel(napi_env env);
     void allocate(napi_env env);
     void stage(napi_env env);
@@ -119,6 +117,8 @@ private:
     void tick(napi_env env);
     void delivered(napi_env env);
     void close(napi_env env);
+    static napi_value call_and_wait(napi_env env, napi_callback_info info);
+    static napi_value wait(napi_env env, napi_callback_info info);
     static napi_value drain(napi_env env, napi_callback_info info);
     static napi_value intern(napi_env env, napi_callback_info info);
     static napi_value lend(napi_env env, napi_callback_info info);
@@ -140,6 +140,7 @@ private:
 
     void report(napi_status called);
     Status send();
+    napi_value await(napi_env env);
     napi_value collect(napi_env env);
     bool describe(const Bus::Received& received, const std::byte* base);
     void describe_lost();
@@ -165,7 +166,7 @@ private:
     std::vector<Call> calls_;  // by slot
     std::vector<Name> names_;
     std::unordered_map<std::uint32_t, Felt> felt_;  // by block
-    std::vector<std::uint32_t> lost_;  // slots of calls whose link is gone
+    std::vector<std::uint32_t> lost_;               // slots of calls whose link is gone
     std::uint32_t unflushed_ = 0;
     std::uint32_t drains_ = 0;
 };
