@@ -165,7 +165,7 @@ private:
     std::vector<Call> calls_;  // by slot
     std::vector<Name> names_;
     std::unordered_map<std::uint32_t, Felt> felt_;  // by block
-    std::vector<std::uint32_t> lost_;  // slots of calls whose link is gone
+    std::vector<std::uint32_t> lost_;               // slots of calls whose link is gone
     std::uint32_t unflushed_ = 0;
     std::uint32_t drains_ = 0;
 };
