@@ -78,7 +78,8 @@ private:
 
     /// Something is there already, so that the bell will not ring for it.
     void arm() {
-        if (connection_->bus()->arm() || connection_->has_lost()) napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking);
+        if (connection_->bus()->arm() || connection_->has_lost())
+            napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking);
     }
 
     /// The isolate's thread, in a turn of its event loop.

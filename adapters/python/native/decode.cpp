@@ -96,8 +96,8 @@ PyObject* Decoder::set(const wire::Cell& cell) {
 }
 
 PyObject* Decoder::confused(const char* what) {
-    PyErr_Format(PyExc_ValueError, "a container has %s that Python takes for one, such as 1 and True: nothing is dropped silently",
-                 what);
+    PyErr_Format(PyExc_ValueError,
+                 "a container has %s that Python takes for one, such as 1 and True: nothing is dropped silently", what);
     return nullptr;
 }
 
