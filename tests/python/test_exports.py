@@ -1,5 +1,6 @@
 """What can be exported, and how it is named."""
 
+import dataclasses
 import functools
 import importlib
 import sys
@@ -111,6 +112,10 @@ def test_a_reload_replaces_what_it_exports_again(bus, tmp_path, monkeypatch):
 
 
 def test_a_map_with_a_key_that_python_can_not_hash_is_an_error_of_that_call(bus):
+    @dataclasses.dataclass(frozen=True)
+    class Point:  # travels as a dict
+        x: int
+
     isthmus.export(name="same")(lambda x: x)
     with pytest.raises(isthmus.PythonError, match="unhashable"):
-        bus.call("same", {(1, 2): 3})
+        bus.call("same", {Point(1): 3})
