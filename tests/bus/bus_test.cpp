@@ -179,9 +179,9 @@ TEST_CASE("an isolate's death is not its process's death, and is known in millis
     std::thread isolate([&] {
         Player service("isolate", true);
         while (!may_die) service.sweep();
-        std::this_thread::sleep_for(100ms);      // its caller is asleep by then
-        [[maybe_unused]] static Bus* abandoned;  // in sight of the leak check
-        abandoned = service.bus.release();       // dies without leaving
+        std::this_thread::sleep_for(100ms);  // its caller is asleep by then
+        static Bus* volatile abandoned;      // in sight of the leak check
+        abandoned = service.bus.release();   // dies without leaving
         died = Clock::now();
     });
     Player caller("isolate", false);
