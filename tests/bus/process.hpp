@@ -40,12 +40,16 @@ class Process {
 public:
     Process(const std::string& part, const std::string& bus) {
         const std::string name = "process: " + part;
-        ::setenv("ISTHMUS_TEST_BUS", bus.c_str(), 1);
+        const std::string told = "ISTHMUS_TEST_BUS=" + bus;
+        std::vector<char*> environment{const_cast<char*>(told.c_str())};
+        for (char** each = environ; *each; ++each) environment.push_back(*each);
+        environment.push_back(nullptr);
         const char* arguments[] = {"bus_tests", name.c_str(), nullptr};
         posix_spawn_file_actions_t actions;
         ::posix_spawn_file_actions_init(&actions);
         ::posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-        REQUIRE(::posix_spawn(&pid_, "/proc/self/exe", &actions, nullptr, const_cast<char**>(arguments), environ) == 0);
+        REQUIRE(::posix_spawn(&pid_, "/proc/self/exe", &actions, nullptr, const_cast<char**>(arguments),
+                              environment.data()) == 0);
         ::posix_spawn_file_actions_destroy(&actions);
     }
     ~Process() {

@@ -28,6 +28,18 @@ test('with a thread, calls are answered one at a time and many at once', () =>
     assert.equal(await py.call('total', [py.alloc(Float64Array, 10_000).fill(1)]), 10_000)
     await py.close()`))
 
+test('with a thread, calls reach the host at once, also behind many that take long', () =>
+  succeeds(`
+    const { connect } = await import('isthmus')
+    const slow = Array.from({ length: 40 }, () => py.call('sleep', [0.01]))
+    py.post('post', ['last'])
+    await new Promise(resolve => setTimeout(resolve, 50))
+    const other = await connect(py.name)
+    await Promise.all(slow)
+    assert.deepEqual(await other.call('take_posted'), ['last'])
+    await other.close()
+    await py.close()`))
+
 test('with a thread, blocking and waiting calls get along', () =>
   succeeds(`
     for (let i = 0; i < 200; ++i) {

@@ -264,6 +264,30 @@ def test_what_was_copied_from_is_let_go(echo):
     assert gone() is None
 
 
+def test_an_export_gets_memory_of_the_bus_that_it_is_called_over(name):
+    @isthmus.export(name="grid")
+    def grid(size):
+        x = isthmus.empty(size)
+        x[:] = 4
+        return x
+
+    second = f"{name}-b"
+    with (
+        isthmus.Host(name) as one,
+        isthmus.Host(second) as two,
+        isthmus.connect(name) as to_one,
+        isthmus.connect(second) as to_two,
+    ):
+        assert to_one.call("grid", 100_000).sum() == to_two.call("grid", 100_000).sum() == 400_000
+        assert [host.stats()["self"]["bytes_copied"] for host in (one, two)] == [0, 0]
+        assert to_one.stats()["host"] == one.stats()["host"]
+
+
+def test_without_a_bus_there_is_no_memory_to_give(run):
+    done = run("import isthmus\nisthmus.empty(3)")
+    assert "PeerLost: this process is on no bus" in done.stderr
+
+
 def test_empty_makes_arrays_of_every_dtype_and_shape(echo):
     for dtype in DTYPES:
         assert isthmus.empty(3, dtype).dtype == dtype

@@ -147,20 +147,28 @@ Status Connection::send() {
 
 void Connection::submit(napi_env) {  // the isolate's thread; no lock
     if (send() != Status::ok) return;
-    if (word(Word::inFlight) < few_in_flight || unflushed_ >= flush_every) flush();
+    const bool later = wake_ && wake_->flushes() && word(Word::inFlight) >= few_in_flight && unflushed_ < flush_every;
+    if (!later) flush();
     if (wake_) wake_->submitted();
 }
 
-void Connection::call_and_wait(napi_env env) {  // the isolate's thread; no lock; blocks
-    if (send() == Status::ok) wait(env);
+napi_value Connection::call_and_wait(napi_env env, napi_callback_info info) {  // the isolate's thread; no lock; blocks
+    Connection& self = of(env, info);
+    return guarded(env, [&]() -> napi_value { return self.send() == Status::ok ? self.await(env) : nullptr; });
 }
 
-/// Until something has arrived, the time is out (timed_out) or the isolate is terminated.
-void Connection::wait(napi_env env) {  // the isolate's thread; no lock; blocks
-    if (!bus_) return outcome(Status::closed);
+napi_value Connection::wait(napi_env env, napi_callback_info info) {  // the isolate's thread; no lock; blocks
+    Connection& self = of(env, info);
+    return guarded(env, [&] { return self.await(env); });
+}
+
+/// Until something has arrived, which is collected, or the time is out (timed_out), or the isolate is terminated.
+napi_value Connection::await(napi_env env) {
+    word(Word::frames) = 0;
+    outcome(bus_ ? Status::ok : Status::closed);
+    if (!bus_) return nullptr;
     const bool limited = real(Double::timeout) > 0;
     const auto until = limited ? deadline() : doorbell::Deadline::max();
-    outcome(Status::ok);
     flush();  // also what has waited for the host to attach, or for room
     if (!bus_->spin(until)) {
         for (;;) {
@@ -175,6 +183,7 @@ void Connection::wait(napi_env env) {  // the isolate's thread; no lock; blocks
         }
         if (wake_) wake_->waited();
     }
+    return collect(env);
 }
 
 doorbell::Deadline Connection::deadline() {
@@ -547,8 +556,8 @@ napi_value Connection::expose(napi_env env, const std::shared_ptr<Connection>& c
         napi_set_named_property(env, object, name, value);
     };
     method("submit", plain<&Connection::submit>);
-    method("callAndWait", plain<&Connection::call_and_wait>);
-    method("wait", plain<&Connection::wait>);
+    method("callAndWait", call_and_wait);
+    method("wait", wait);
     method("cancel", plain<&Connection::cancel>);
     method("drain", drain);
     method("intern", intern);

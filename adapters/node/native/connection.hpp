@@ -108,8 +108,6 @@ private:
 
     // What TypeScript calls.
     void submit(napi_env env);
-    void call_and_wait(napi_env env);
-    void wait(napi_env env);
     void cancel(napi_env env);
     void allocate(napi_env env);
     void stage(napi_env env);
@@ -119,6 +117,8 @@ private:
     void tick(napi_env env);
     void delivered(napi_env env);
     void close(napi_env env);
+    static napi_value call_and_wait(napi_env env, napi_callback_info info);
+    static napi_value wait(napi_env env, napi_callback_info info);
     static napi_value drain(napi_env env, napi_callback_info info);
     static napi_value intern(napi_env env, napi_callback_info info);
     static napi_value lend(napi_env env, napi_callback_info info);
@@ -140,6 +140,7 @@ private:
 
     void report(napi_status called);
     Status send();
+    napi_value await(napi_env env);
     napi_value collect(napi_env env);
     bool describe(const Bus::Received& received, const std::byte* base);
     void describe_lost();

@@ -13,6 +13,8 @@ class Connection;
 class Wake {
 public:
     virtual ~Wake() = default;
+    /// Whether everything that was submitted is flushed before the loop sleeps.
+    virtual bool flushes() const = 0;
     /// A call was submitted: its answer is to be noticed, and the loop kept alive for it.
     virtual void submitted() = 0;
     /// Looks again at whether the loop is to be kept alive.

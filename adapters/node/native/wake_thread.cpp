@@ -32,6 +32,8 @@ public:
         arm();
     }
 
+    bool flushes() const override { return false; }
+
     void submitted() override {
         if (!kept_) settled();
     }

@@ -81,6 +81,8 @@ public:
     /// Held by itself until libuv has let go of the last handle.
     void hold(std::shared_ptr<UvWake> self) { self_ = std::move(self); }
 
+    bool flushes() const override { return true; }
+
     void submitted() override {  // the isolate's thread
         fresh_ = true;
         if (!kept_ && connection_->keeps_loop()) settled();

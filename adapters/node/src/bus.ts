@@ -169,13 +169,13 @@ export class Bus implements AsyncDisposable {
     const until = timeout > 0 ? performance.now() + timeout : 0
     const slot = this.#stage(kinds.call, name, args, options)
     const outer = this.#awaited
-    this.#native.callAndWait()
+    let large = this.#native.callAndWait()
     this.#sent(slot)
     this.#awaited = slot
     try {
       for (;;) {
         const timedOut = this.#words[words.status] === statuses.timed_out
-        this.#drain()
+        this.#settleAll(large)
         if (this.#awaited !== slot) break
         if (timedOut) {
           this.#words[words.slot] = slot
@@ -183,7 +183,7 @@ export class Bus implements AsyncDisposable {
           throw this.#tooLate(name, timeout)
         }
         this.#doubles[doubles.timeout] = until > 0 ? Math.max(until - performance.now(), 1e-6) : 0
-        this.#native.wait()
+        large = this.#native.wait()
       }
     } finally {
       this.#awaited = outer
@@ -381,7 +381,10 @@ export class Bus implements AsyncDisposable {
 
   /** Settles some of what has arrived. The addon calls it as long as there is more. */
   #drain(): void {
-    const large = this.#native.drain()
+    this.#settleAll(this.#native.drain())
+  }
+
+  #settleAll(large: ArrayBuffer | undefined): void {
     this.#decoder.look(large ?? this.#inbox)
     this.#next = 0
     this.#count = this.#words[words.frames] as number

@@ -6,10 +6,10 @@ import { join } from 'node:path'
 export interface NativeConnection {
   /** Sends what is staged: a call or a post, as the control block says. */
   submit(): void
-  /** Sends a call and waits until something has arrived. */
-  callAndWait(): void
-  /** Waits until something has arrived, or the time is out. */
-  wait(): void
+  /** Sends a call, waits until something has arrived, or the time is out, and drains. */
+  callAndWait(): ArrayBuffer | undefined
+  /** Waits until something has arrived, or the time is out, and drains. */
+  wait(): ArrayBuffer | undefined
   /** Tells the callee that a call's answer is no longer wanted. */
   cancel(): void
   /** Copies what has arrived to the inbox; a large frame comes alone, in the buffer that is returned. */

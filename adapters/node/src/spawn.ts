@@ -27,7 +27,7 @@ export interface SpawnOptions {
 const lifelineFd = 3
 const outputKept = 64 << 10
 const stopPatience = 2000
-const exitPatience = 25
+const exitPatience = 10
 const outputPatience = 200
 
 /**

@@ -25,8 +25,9 @@ def empty(
     sent as an argument, the array is not copied, whatever its size. Where there is no numpy, it is a
     writable memoryview.
 
-    With several buses, the one joined last gives the memory. Raises isthmus.PeerLost when this process is
-    on no bus, isthmus.BusFull when the bus has no memory left, ValueError for another dtype. Any thread.
+    With several buses, an export gets memory of the one that it is called over, and other code of the one
+    joined last. Raises isthmus.PeerLost when this process is on no bus, isthmus.BusFull when the bus has no
+    memory left, ValueError for another dtype. Any thread.
     """
     lengths = (shape,) if isinstance(shape, SupportsIndex) else tuple(shape)
     array: np.ndarray[Any, Any] = allocate(_code(dtype), tuple(map(operator.index, lengths)))

@@ -28,4 +28,7 @@ std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing&
 /// Copies elements in C order, or as they lie if they are contiguous. No GIL needed: the view keeps the memory.
 void copy_elements(const Py_buffer& view, bool swap, std::byte* to);
 
+/// allocate(dtype, shape): an array over fresh memory of the bus that this thread serves, else of the newest.
+PyObject* allocate(PyObject* module, PyObject* arguments);
+
 }  // namespace isthmus::python

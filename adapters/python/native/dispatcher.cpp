@@ -60,6 +60,7 @@ void Dispatcher::run() {
 }
 
 void Dispatcher::serve() {
+    Memory::of_this_thread() = memory_;
     give_gil();
     while (!stop_.load(std::memory_order_acquire) && !bus_.closed()) {
         bus_.attend(lost_);
@@ -76,6 +77,7 @@ void Dispatcher::serve() {
         if (!received && !has_batch()) idle();
     }
     farewell();
+    Memory::of_this_thread() = nullptr;
     take_gil();
     catch_up();
 }

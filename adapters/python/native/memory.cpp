@@ -16,6 +16,11 @@ Memory::Memory(Bus& bus)
     held_.before = held_.after = &held_;
 }
 
+std::shared_ptr<Memory>& Memory::of_this_thread() {
+    static thread_local std::shared_ptr<Memory> memory;
+    return memory;
+}
+
 bool Memory::hold(Hold& hold) {
     std::lock_guard lock(mutex_);
     if (arena_ == nullptr) return false;

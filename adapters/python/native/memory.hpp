@@ -38,6 +38,9 @@ public:
     /// Before the Bus goes: gives what is still held pages of its own, so that it keeps its bytes. The peer's thread.
     void leave();
 
+    /// The memory of the bus whose dispatcher runs on this thread; null on other threads.
+    static std::shared_ptr<Memory>& of_this_thread();
+
     /// Whether this is the process that joined.
     bool is_ours() const { return forks_ == fork_count(); }
 

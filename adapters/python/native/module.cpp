@@ -1,6 +1,8 @@
 // The module isthmus._isthmus: its state and its birth. All with the GIL held.
 #include <new>
 
+#include "arrays.hpp"
+#include "broker.hpp"
 #include "errors.hpp"
 #include "exports.hpp"
 #include "lease.hpp"
@@ -114,7 +116,8 @@ void free_state(void* module) {
 // --- slot tables -------------------------------------------------------------------------------------------------
 
 PyMethodDef methods[] = {
-    {"allocate", allocate, METH_VARARGS, "allocate(dtype, shape)\n--\n\nAn array in the memory of the newest bus."},
+    {"allocate", allocate, METH_VARARGS,
+     "allocate(dtype, shape)\n--\n\nAn array in the memory of the bus that this thread serves, else of the newest."},
     {"socket_path", socket_path, METH_O, "socket_path(name)\n--\n\nWhere the socket of a bus lies."},
     {"watch_parent", watch_parent, METH_VARARGS,
      "watch_parent(fd, path)\n--\n\nEnds this process once fd hangs up: SIGTERM first, _exit 300 ms later."},

@@ -1,14 +1,55 @@
-// The Python objects Broker and Bus.
+// The Python object Bus: one peer, with the dispatcher's thread and the callers' threads around it.
 #pragma once
 
-#include "state.hpp"
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "dispatcher.hpp"
 
 namespace isthmus::python {
 
-extern PyType_Spec broker_spec;
-extern PyType_Spec bus_spec;
+struct Peer {
+    // Written once, by the constructor.
+    State* state = nullptr;
+    PyObject* module = nullptr;   // owned: keeps the state
+    PyObject* exports = nullptr;  // owned; None: it offers nothing
+    std::string name;
+    std::string label;
+    bool is_service = false;
+    std::uint64_t forks = fork_count();
 
-/// allocate(nbytes, format, shape): a Lease over fresh memory of the newest bus. GIL held.
-PyObject* allocate(PyObject* module, PyObject* arguments);
+    std::atomic<bool> stop{false};
+    Calls calls;
+
+    std::mutex gate;                   // guards what follows; held for moments, never with the GIL wanted
+    std::unique_ptr<Bus> bus;          // made and destroyed by the dispatcher's thread
+    std::shared_ptr<Memory> memory;    // as long as the bus is there
+    Dispatcher* dispatcher = nullptr;  // likewise
+    std::atomic<bool> has_run{false};
+    bool was_lost = false;  // the bus ended by itself
+
+    std::shared_ptr<Memory> open_memory() {
+        std::lock_guard lock(gate);
+        return memory;
+    }
+    void wake() {
+        std::lock_guard lock(gate);
+        if (bus) bus->wake();
+    }
+};
+
+inline Peer& peer_of(PyObject* self) { return unbox<Peer>(self); }
+
+/// False with PeerLost set when the bus was joined before a fork, and so is the parent's. GIL held.
+bool is_ours(Peer& peer);
+
+/// call(name, args, kwargs, timeout): GIL held on entry, given back while waiting. Any thread.
+PyObject* call(PyObject* self, PyObject* arguments);
+/// stats(): GIL held. Any thread.
+PyObject* stats(PyObject* self, PyObject*);
+
+extern PyType_Spec bus_spec;
 
 }  // namespace isthmus::python

@@ -1,4 +1,4 @@
-// Python values to cells and back. docs and bus/wire.hpp draw the cells; contract's table says what becomes what.
+// Python values to cells and back. bus/wire.hpp draws the cells.
 #pragma once
 
 #include <memory>

@@ -1,0 +1,76 @@
+// The method Bus.stats: counters, straight from the segment.
+#include <span>
+#include <utility>
+
+#include "errors.hpp"
+#include "peer.hpp"
+
+namespace isthmus::python {
+
+namespace {
+
+PyObject* counters_dict(const layout::Counters* counters) {
+    if (counters == nullptr) return Py_NewRef(Py_None);
+    const std::pair<const char*, const layout::Word64*> all[] = {
+        {"calls", &counters->calls},
+        {"posts", &counters->posts},
+        {"replies", &counters->replies},
+        {"errors", &counters->errors},
+        {"frames_sent", &counters->frames_sent},
+        {"frames_received", &counters->frames_received},
+        {"bytes_sent", &counters->bytes_sent},
+        {"bytes_received", &counters->bytes_received},
+        {"bytes_copied", &counters->bytes_copied},
+        {"full", &counters->full},
+        {"wakes", &counters->wakes},
+        {"sleeps", &counters->sleeps},
+        {"spins", &counters->spins},
+        {"batches", &counters->batches},
+        {"gil_takes", &counters->gil_takes},
+        {"leases_taken", &counters->leases_taken},
+        {"leases_released", &counters->leases_released},
+        {"leases_refused", &counters->leases_refused},
+        {"chunks_taken", &counters->chunks_taken},
+        {"chunks_returned", &counters->chunks_returned},
+        {"links_opened", &counters->links_opened},
+        {"links_lost", &counters->links_lost},
+        {"links_corrupt", &counters->links_corrupt},
+    };
+    Ref dict(PyDict_New());
+    for (const auto& [name, counter] : all) {
+        Ref number(PyLong_FromUnsignedLongLong(counter->load(std::memory_order_relaxed)));
+        if (!dict || !number || PyDict_SetItemString(dict.get(), name, number.get()) < 0) return nullptr;
+    }
+    const auto add_list = [&dict](const char* name, std::span<const layout::Word64> words) {
+        Ref list(PyList_New(static_cast<Py_ssize_t>(words.size())));
+        for (std::size_t i = 0; list && i < words.size(); ++i) {
+            PyObject* number = PyLong_FromUnsignedLongLong(words[i].load(std::memory_order_relaxed));
+            if (number == nullptr) return false;
+            PyList_SET_ITEM(list.get(), static_cast<Py_ssize_t>(i), number);
+        }
+        return list && PyDict_SetItemString(dict.get(), name, list.get()) == 0;
+    };
+    if (!add_list("batch_sizes", counters->batch_sizes) || !add_list("latencies", counters->latencies)) return nullptr;
+    return dict.give();
+}
+
+}  // namespace
+
+// The gate keeps the segment while it is read.
+PyObject* stats(PyObject* self, PyObject*) {
+    Peer& peer = peer_of(self);
+    if (!is_ours(peer)) return nullptr;
+    std::lock_guard lock(peer.gate);
+    if (!peer.bus) {
+        raise(*peer.state, Status::closed, "the bus '" + peer.name + "' is closed");
+        return nullptr;
+    }
+    const std::uint32_t host = peer.is_service              ? peer.bus->slot()
+                               : peer.dispatcher != nullptr ? peer.dispatcher->service_slot()
+                                                            : layout::max_peers;
+    Ref own(counters_dict(&peer.bus->counters()));
+    Ref hosts(own ? counters_dict(peer.bus->counters_of(host)) : nullptr);
+    return hosts ? Py_BuildValue("{s:O,s:O}", "self", own.get(), "host", hosts.get()) : nullptr;
+}
+
+}  // namespace isthmus::python
