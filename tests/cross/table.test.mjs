@@ -1,14 +1,11 @@
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
 import { basename, dirname } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { nodes, otherPythons, privateDirectory, python, runNode, serve } from './lib.mjs'
+import { nodes, nodeVersion, otherPythons, privateDirectory, python, runNode, serve } from './lib.mjs'
 
 privateDirectory()
 const here = name => fileURLToPath(new URL(name, import.meta.url))
-const nodeName = node =>
-  `Node ${execFileSync(node, ['-p', 'process.versions.node'], { encoding: 'utf8' }).trim()}`
 const pythonName = program => basename(dirname(dirname(program))).replace('.venv', 'the main Python')
 
 const pairs = [
@@ -17,7 +14,7 @@ const pairs = [
 ]
 
 for (const [i, [node, place, program]] of pairs.entries()) {
-  test(`${nodeName(node)}, ${place} thread, with ${pythonName(program)}`, async t => {
+  test(`Node ${nodeVersion(node)}, ${place} thread, with ${pythonName(program)}`, async t => {
     const host = await serve(here('host.py'), `table-${i}`, { program })
     t.after(host.stop)
     const run = await runNode(here('play.mjs'), [`table-${i}`, place], { node, ms: 60_000 })

@@ -1,0 +1,19 @@
+// The other files of this folder, on the Nodes that are not the one running them.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { nodes, nodeVersion, runNode } from './lib.mjs'
+
+const { NODE_TEST_CONTEXT, ...env } = process.env
+
+for (const node of nodes.filter(each => nodeVersion(each) !== process.versions.node)) {
+  for (const name of ['arrays', 'errors', 'property']) {
+    test(`${name} on Node ${nodeVersion(node)}`, async () => {
+      const file = fileURLToPath(new URL(`${name}.test.mjs`, import.meta.url))
+      const run = await runNode(file, [], { node, env, ms: 110_000 })
+      assert.equal(run.code, 0, `${run.out}${run.err}`)
+      assert.match(run.out, /^# fail 0$|^ℹ fail 0$/m)
+    })
+  }
+}
