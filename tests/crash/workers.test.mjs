@@ -109,3 +109,21 @@ test('a worker that is terminated while others call spoils none of their answers
   for (let i = 0; i < 40; i++) ends.push(terminated(i))
   await Promise.all([others, ...ends])
 })
+
+test('a worker that waits in callSync is terminated at once, and its host serves on', async () => {
+  const source = `
+    const { parentPort } = require('node:worker_threads')
+    require('isthmus').connect('crowd').then(py => {
+      parentPort.postMessage('waiting')
+      py.callSync('sleep', [2])
+    })`
+  for (let i = 0; i < 3; i++) {
+    const worker = new Worker(source, { eval: true })
+    await new Promise(resolve => worker.once('message', resolve))
+    await sleep(20)
+    const started = performance.now()
+    await worker.terminate()
+    assert.ok(performance.now() - started < 1000)
+    assert.equal(await py.call('add', [1, 2]), 3)
+  }
+})
