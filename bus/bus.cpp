@@ -47,14 +47,18 @@ std::unique_ptr<Bus> Bus::join(rendezvous::Invitation invitation) {
         throw Error(Status::closed, "the bus '" + bus->name_ + "' ended while this peer was joining");
     }
     bus->broker_->live();
-    bus->watch_.emplace(
-        bus->segment_, segment.header().broker_pulse,
-        [segment = bus->segment_, bell = bus->bell_, slot = bus->slot_, cut_off = bus->cut_off_] {
-            cut_off->store(true, std::memory_order_release);
-            segment->peer(slot).asleep.store(0, std::memory_order_relaxed);
-            doorbell::ring(bell->get());
-        },
-        [socket = bus->broker_->socket()] { return hung_up(socket->get()); });
+    // Not from inside of the broker's own process: it dies with this peer, and of all who wait for a pulse the kernel wakes one,
+    // which must be one that lives to wake the next.
+    if (segment.header().broker_pid != static_cast<std::uint32_t>(::getpid())) {
+        bus->watch_.emplace(
+            bus->segment_, segment.header().broker_pulse,
+            [segment = bus->segment_, bell = bus->bell_, slot = bus->slot_, cut_off = bus->cut_off_] {
+                cut_off->store(true, std::memory_order_release);
+                segment->peer(slot).asleep.store(0, std::memory_order_relaxed);
+                doorbell::ring(bell->get());
+            },
+            [socket = bus->broker_->socket()] { return hung_up(socket->get()); });
+    }
     for (auto& service : invitation.services) {
         const Status opened = bus->open(service.slot, service.generation, std::move(service.bell));
         if (opened != Status::ok) throw Error(opened);
