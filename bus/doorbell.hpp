@@ -12,6 +12,8 @@
 // Source of the protocol: Dekker; libuv's src/unix/async.c keeps the same flag.
 #pragma once
 
+#include <sched.h>
+
 #include <chrono>
 #include <cstdint>
 
@@ -117,7 +119,10 @@ bool Spin::until(Ready&& ready, Deadline deadline) {
             }
             relax();
         }
-    } while (Clock::now() < stop);
+        const auto now = Clock::now();
+        if (now >= stop) break;
+        if (now - start > std::chrono::microseconds(2)) ::sched_yield();
+    } while (true);
     budget_ = std::max(least_, budget_ / 2);
     return false;
 }

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import sys
+from typing import NamedTuple
 
 import pytest
 
@@ -110,7 +111,17 @@ def test_a_reload_replaces_what_it_exports_again(bus, tmp_path, monkeypatch):
     assert bus.call("version") == 22
 
 
-def test_a_map_with_a_key_that_python_can_not_hash_is_an_error_of_that_call(bus):
-    isthmus.export(name="same")(lambda x: x)
+class Frozen(NamedTuple):
+    x: int
+
+
+def test_lists_and_sets_that_are_keys_arrive_as_tuples_and_frozen_sets(bus):
+    isthmus.export(name="keyed")(lambda x: x)
+    for value in ({(1, (2, "b")): 3}, {frozenset({1, 2}): None}, {(1, 2), frozenset()}):
+        assert bus.call("keyed", value) == value
+
+
+def test_a_key_that_python_can_not_hash_is_an_error_of_that_call(bus):
+    isthmus.export(name="keyed by a dict")(lambda x: x)
     with pytest.raises(isthmus.PythonError, match="unhashable"):
-        bus.call("same", {(1, 2): 3})
+        bus.call("keyed by a dict", {Frozen(1): 3})

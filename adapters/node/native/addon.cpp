@@ -2,6 +2,8 @@
 #include <napi.h>
 
 #include <cstdlib>
+#include <memory>
+#include <span>
 #include <string>
 
 #include "connection.hpp"
@@ -12,76 +14,119 @@ namespace {
 
 using namespace std::chrono_literals;
 
-Napi::Error to_js(Napi::Env env, Status status, const std::string& what) {
-    auto error = Napi::Error::New(env, what);
-    error.Set("status", static_cast<double>(status));
-    return error;
-}
-
-/// Asks for a place on a thread of the pool, and takes it on the isolate's own.
-class Joining : public Napi::AsyncWorker {
+/// Asks for a place on a thread of the pool, and takes it on the isolate's own. The C interface, without exceptions: an
+/// isolate that is being terminated refuses every call, and node-addon-api would throw what nobody can catch.
+class Joining {
 public:
-    Joining(Napi::Env env, std::string bus, rendezvous::Who who, double timeout, Napi::Object buffers, bool by_thread)
-        : Napi::AsyncWorker(env, "isthmus.join"),
-          promise_(Napi::Promise::Deferred::New(env)),
-          bus_(std::move(bus)),
-          who_(std::move(who)),
-          timeout_(timeout),
-          buffers_(Napi::Persistent(buffers)),
-          by_thread_(by_thread) {}
-
-    Napi::Promise promise() const { return promise_.Promise(); }
-
-    void Execute() override {  // a thread of the pool
-        try {
-            const auto wait = std::chrono::nanoseconds(static_cast<std::int64_t>(timeout_ * 1e6));
-            invitation_ = rendezvous::ask(bus_, who_, doorbell::Clock::now() + wait);
-        } catch (const Error& error) {
-            status_ = error.status();
-            SetError(error.what());
+    static napi_value begin(napi_env env, std::string bus, rendezvous::Who who, double timeout, napi_value buffers,
+                            bool by_thread) {
+        auto self = std::make_unique<Joining>();
+        self->bus_ = std::move(bus);
+        self->who_ = std::move(who);
+        self->timeout_ = timeout;
+        self->by_thread_ = by_thread;
+        napi_value promise = nullptr, name = nullptr;
+        if (napi_create_promise(env, &self->deferred_, &promise) != napi_ok ||
+            napi_create_reference(env, buffers, 1, &self->buffers_) != napi_ok ||
+            napi_create_string_utf8(env, "isthmus.join", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+            napi_create_async_work(env, nullptr, name, ask, take, self.get(), &self->work_) != napi_ok ||
+            napi_queue_async_work(env, self->work_) != napi_ok) {
+            return nullptr;
         }
-    }
-
-    void OnOK() override {  // the isolate's thread
-        Napi::HandleScope scope(Env());
-        // A worker that was terminated meanwhile gets no place: the invitation is closed with this object.
-        if (is_terminated(Env())) return;
-        try {
-            Napi::Object buffers = buffers_.Value();
-            auto control = buffers.Get("control").As<Napi::ArrayBuffer>();
-            auto descriptors = buffers.Get("descriptors").As<Napi::ArrayBuffer>();
-            auto inbox = buffers.Get("inbox").As<Napi::ArrayBuffer>();
-            auto connection = std::make_shared<Connection>(
-                Env(), Bus::join(std::move(invitation_)),
-                Connection::Lent{static_cast<std::int32_t*>(control.Data()),
-                                 static_cast<std::int32_t*>(descriptors.Data()),
-                                 {static_cast<std::byte*>(inbox.Data()), inbox.ByteLength()}},
-                buffers.Get("onWake"));
-            promise_.Resolve(Napi::Value(Env(), Connection::expose(Env(), connection, by_thread_)));
-        } catch (const Error& error) {
-            promise_.Reject(to_js(Env(), error.status(), error.what()).Value());
-        } catch (const std::exception& error) {
-            promise_.Reject(to_js(Env(), Status::refused, error.what()).Value());
-        }
-    }
-
-    void OnError(const Napi::Error& error) override {  // the isolate's thread
-        if (is_terminated(Env())) return;
-        promise_.Reject(to_js(Env(), status_, error.Message()).Value());
+        (void)self.release();  // take() has it
+        return promise;
     }
 
 private:
-    Napi::Promise::Deferred promise_;
+    static void ask(napi_env, void* data) {  // a thread of the pool
+        auto& self = *static_cast<Joining*>(data);
+        try {
+            const auto wait = std::chrono::nanoseconds(static_cast<std::int64_t>(self.timeout_ * 1e6));
+            self.invitation_ = rendezvous::ask(self.bus_, self.who_, doorbell::Clock::now() + wait);
+        } catch (const Error& error) {
+            self.status_ = error.status();
+            self.what_ = error.what();
+        } catch (const std::exception& error) {
+            self.status_ = Status::refused;
+            self.what_ = error.what();
+        }
+    }
+
+    static void take(napi_env env, napi_status, void* data) {  // the isolate's thread
+        const std::unique_ptr<Joining> self(static_cast<Joining*>(data));
+        napi_handle_scope scope = nullptr;
+        if (napi_open_handle_scope(env, &scope) != napi_ok) return;
+        // A worker that was terminated meanwhile gets no place: the invitation is closed with this object.
+        if (!is_terminated(env)) self->settle(env);
+        napi_delete_reference(env, self->buffers_);
+        napi_delete_async_work(env, self->work_);
+        napi_close_handle_scope(env, scope);
+    }
+
+    void settle(napi_env env) {
+        if (status_ == Status::ok) {
+            try {
+                const napi_value connection = connect(env);
+                if (connection != nullptr) napi_resolve_deferred(env, deferred_, connection);
+                return;
+            } catch (const Error& error) {
+                status_ = error.status();
+                what_ = error.what();
+            } catch (const std::exception& error) {
+                status_ = Status::refused;
+                what_ = error.what();
+            }
+        }
+        napi_value message = nullptr, error = nullptr, status = nullptr;
+        if (napi_create_string_utf8(env, what_.data(), what_.size(), &message) == napi_ok &&
+            napi_create_error(env, nullptr, message, &error) == napi_ok &&
+            napi_create_double(env, static_cast<double>(status_), &status) == napi_ok &&
+            napi_set_named_property(env, error, "status", status) == napi_ok) {
+            napi_reject_deferred(env, deferred_, error);
+        }
+    }
+
+    /// Null when the environment refuses, because it is at its end.
+    napi_value connect(napi_env env) {
+        napi_value buffers = nullptr, on_wake = nullptr;
+        if (napi_get_reference_value(env, buffers_, &buffers) != napi_ok ||
+            napi_get_named_property(env, buffers, "onWake", &on_wake) != napi_ok) {
+            return nullptr;
+        }
+        const auto lent = [&](const char* name) -> std::span<std::byte> {
+            napi_value buffer = nullptr;
+            void* bytes = nullptr;
+            std::size_t size = 0;
+            if (napi_get_named_property(env, buffers, name, &buffer) != napi_ok ||
+                napi_get_arraybuffer_info(env, buffer, &bytes, &size) != napi_ok) {
+                return {};
+            }
+            return {static_cast<std::byte*>(bytes), size};
+        };
+        const auto control = lent("control"), descriptors = lent("descriptors"), inbox = lent("inbox");
+        if (control.empty() || descriptors.empty() || inbox.empty()) return nullptr;
+        auto connection =
+            std::make_shared<Connection>(env, Bus::join(std::move(invitation_)),
+                                         Connection::Lent{reinterpret_cast<std::int32_t*>(control.data()),
+                                                          reinterpret_cast<std::int32_t*>(descriptors.data()), inbox},
+                                         on_wake);
+        return Connection::expose(env, connection, by_thread_);
+    }
+
+    napi_async_work work_ = nullptr;
+    napi_deferred deferred_ = nullptr;
+    napi_ref buffers_ = nullptr;
     std::string bus_;
     rendezvous::Who who_;
-    double timeout_;
-    Napi::ObjectReference buffers_;
-    bool by_thread_;
+    double timeout_ = 0;
+    bool by_thread_ = false;
     rendezvous::Invitation invitation_;
     Status status_ = Status::ok;
+    std::string what_;
 };
 
-/// join(bus, label, milliseconds, {control, descriptors, inbox, onWake}): a promise of a connection's functions.
+/// join(bus, label, milliseconds, {control, descriptors, inbox, onWake}): a promise of a connection's functions. It rejects
+/// with an Error that has a `status`.
 Napi::Value join(const Napi::CallbackInfo& info) {  // the isolate's thread
     const Napi::Env env = info.Env();
     const auto versions = env.Global().Get("process").As<Napi::Object>().Get("versions").As<Napi::Object>();
@@ -90,11 +135,8 @@ Napi::Value join(const Napi::CallbackInfo& info) {  // the isolate's thread
     who.label = info[1].As<Napi::String>();
     const char* wake = std::getenv("ISTHMUS_WAKE");
     const bool by_thread = who.kind != PeerKind::node || (wake != nullptr && std::string(wake) == "thread");
-    auto* joining = new Joining(env, info[0].As<Napi::String>(), std::move(who), info[2].As<Napi::Number>(),
-                                info[3].As<Napi::Object>(), by_thread);
-    const auto promise = joining->promise();
-    joining->Queue();
-    return promise;
+    const double timeout = info[2].As<Napi::Number>();
+    return {env, Joining::begin(env, info[0].As<Napi::String>(), std::move(who), timeout, info[3], by_thread)};
 }
 
 Napi::Object numbers(Napi::Env env, std::initializer_list<std::pair<const char*, double>> pairs) {
