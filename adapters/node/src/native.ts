@@ -1,6 +1,7 @@
 // The addon as TypeScript sees it. Every number that both languages know comes from there.
 
 import { join } from 'node:path'
+import type { DType } from './arrays.js'
 
 /** A connection's functions. They take their numbers from the control block and put their results there. */
 export interface NativeConnection {
@@ -106,23 +107,7 @@ type SizeName =
   | 'slots'
 
 /** The native names of element types. */
-export type NativeDType =
-  | 'none'
-  | 'boolean'
-  | 'int8'
-  | 'uint8'
-  | 'int16'
-  | 'uint16'
-  | 'int32'
-  | 'uint32'
-  | 'int64'
-  | 'uint64'
-  | 'float16'
-  | 'float32'
-  | 'float64'
-  | 'complex64'
-  | 'complex128'
-  | 'clamped8'
+export type NativeDType = Exclude<DType, 'bool'> | 'none' | 'boolean' | 'clamped8'
 
 interface Buffers {
   readonly control: ArrayBuffer
