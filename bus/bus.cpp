@@ -16,6 +16,17 @@ namespace {
 
 constexpr std::uint32_t frames_per_turn = 64;  // of one link, before the next has its turn
 
+constexpr std::uint64_t most_uses = std::uint64_t{1} << 40;  // a hostile count must not overflow the sum
+
+constexpr std::uint64_t bit(std::uint32_t slot) { return std::uint64_t{1} << slot; }
+
+std::uint64_t load_of(const Link& link) { return link.in_flight() + link.waiting(); }
+
+bool readable(int socket) {
+    pollfd one{socket, POLLIN, 0};
+    return ::poll(&one, 1, 0) > 0;
+}
+
 bool hung_up(int socket) {
     pollfd one{socket, POLLRDHUP, 0};
     return ::poll(&one, 1, 0) > 0 && (one.revents & (POLLHUP | POLLRDHUP | POLLERR)) != 0;
@@ -72,7 +83,7 @@ Bus::~Bus() {
     flush();
     std::vector<std::pair<std::uint32_t, Fd>> doors;
     for (const auto& link : links_) {
-        if (stands(*link)) doors.emplace_back(link->ends().other, link->take_bell());
+        if (stands(*link) && link->has_bell()) doors.emplace_back(link->ends().other, link->take_bell());
     }
     links_.clear();
     arena_->leave();
@@ -94,16 +105,178 @@ void Bus::forsake() noexcept { ::close(broker_->socket()->give()); }
 
 Status Bus::open(std::uint32_t other, std::uint32_t generation, Fd bell) {
     auto [status, link] = Link::open(*segment_, *arena_, {slot_, generation_, other, generation}, std::move(bell));
-    if (status == Status::ok) links_.push_back(std::move(link));
+    if (status != Status::ok) return status;
+    if (!link->has_bell()) bells_wanted_ |= bit(other);
+    links_.push_back(std::move(link));
+    ++epoch_;
     return status;
 }
 
+Link* Bus::find(std::uint32_t slot, std::uint32_t generation) const {
+    for (const auto& link : links_) {
+        if (link->ends().other == slot && link->ends().other_generation == generation) return link.get();
+    }
+    return nullptr;
+}
+
+bool Bus::is_live(std::uint32_t slot, std::uint32_t generation) const {
+    return slot < layout::max_peers &&
+           segment_->peer(slot).life.load(std::memory_order_acquire) == layout::life(generation, layout::Phase::live);
+}
+
+Link* Bus::link_to(std::uint32_t slot, std::uint32_t generation) {
+    if (Link* known = find(slot, generation)) return known;
+    if (slot == slot_ || !is_live(slot, generation) || open(slot, generation) != Status::ok) return nullptr;
+    fetch_bells();
+    return links_.back().get();
+}
+
+/// Asks the broker for the eventfds that links still lack, and takes those that have come.
+void Bus::fetch_bells() {
+    for (std::uint64_t left = bells_wanted_ & ~bells_asked_; left != 0; left &= left - 1) {
+        const auto slot = static_cast<std::uint32_t>(std::countr_zero(left));
+        for (const auto& link : links_) {
+            if (link->ends().other == slot && !link->has_bell() &&
+                broker_->ask_door(slot, link->ends().other_generation)) {
+                bells_asked_ |= bit(slot);
+            }
+        }
+    }
+    if (bells_asked_ == 0) return;
+    while (auto door = broker_->take_door()) {
+        if (door->slot >= layout::max_peers) continue;
+        bells_wanted_ &= ~bit(door->slot);
+        bells_asked_ &= ~bit(door->slot);
+        if (Link* link = find(door->slot, door->generation)) link->set_bell(std::move(door->bell));
+    }
+}
+
+Status Bus::publish_exports(std::span<const std::string> names) {
+    return board::publish(*segment_, slot_, generation_, names);
+}
+
+Link* Bus::provider(Route& route) {
+    if (route.epoch != epoch_ || route.providers.empty()) {
+        route.epoch = 0;
+        route.providers.clear();
+        for (std::uint32_t slot = 0; slot < layout::max_peers; ++slot) {
+            const std::uint64_t life = segment_->peer(slot).life.load(std::memory_order_acquire);
+            if (slot == slot_ || layout::phase_of(life) != layout::Phase::live) continue;
+            const std::uint32_t generation = layout::generation_of(life);
+            const auto names = board::read(*segment_, slot, generation);
+            if (std::find(names.begin(), names.end(), route.name) == names.end()) continue;
+            if (Link* link = link_to(slot, generation)) route.providers.push_back(link);
+        }
+        route.epoch = epoch_;
+    }
+    Link* best = nullptr;
+    for (Link* link : route.providers) {
+        if (link->state() == Status::ok && (best == nullptr || load_of(*link) < load_of(*best))) best = link;
+    }
+    return best != nullptr ? best : service();
+}
+
+// --- references ----------------------------------------------------------------------------------------------------
+
+/// Counts the references in a frame that is about to be sent: own objects for the receiver, others' with their owners.
+Status Bus::lend(Link& link, const wire::Draft& draft) {
+    if ((draft.flags & wire::frame_references) == 0) return Status::ok;
+    for (const wire::Cell& cell : draft.cells) {
+        if (cell.tag != wire::Tag::reference) continue;
+        const std::uint32_t owner = wire::owner_of(cell);
+        if (owner == slot_ && cell.count == generation_) {
+            lending_.lend(wire::id_of(cell), link.ends().other);
+            continue;
+        }
+        if (owner == link.ends().other && cell.count == link.ends().other_generation) continue;
+        // The owner is told before the receiver can use it, on the link on which this peer's own release will follow.
+        Link* to_owner = link_to(owner, cell.count);
+        if (to_owner == nullptr) continue;  // the owner is gone, which the receiver will find
+        wire::Values values;
+        values.integer(static_cast<std::int64_t>(wire::id_of(cell)));
+        values.integer(link.ends().other);
+        values.integer(link.ends().other_generation);
+        const Status told = to_owner->submit({.kind = wire::Kind::share, .cells = values.cells()});
+        to_owner->publish();
+        if (told != Status::ok) return told;
+    }
+    return Status::ok;
+}
+
+void Bus::unlend(const Link& link, const wire::Draft& draft) {
+    if ((draft.flags & wire::frame_references) == 0) return;
+    for (const wire::Cell& cell : draft.cells) {
+        if (cell.tag == wire::Tag::reference && wire::owner_of(cell) == slot_ && cell.count == generation_)
+            lending_.lend(wire::id_of(cell), link.ends().other, -1);
+    }
+}
+
+Status Bus::submit(Link& link, const wire::Draft& draft) {
+    Status status = lend(link, draft);
+    if (status == Status::ok) status = link.submit(draft);
+    if (status != Status::ok) unlend(link, draft);
+    return status;
+}
+
+Status Bus::answer(Link& link, const wire::Draft& draft) {
+    Status status = lend(link, draft);
+    if (status == Status::ok) status = link.answer(draft);
+    if (status != Status::ok) unlend(link, draft);
+    return status;
+}
+
+void Bus::give_back(std::uint32_t slot, std::uint32_t generation, std::uint64_t id, std::uint32_t uses) {
+    wire::Values& values = releases_[layout::life(generation, layout::Phase{}) | slot];
+    values.integer(static_cast<std::int64_t>(id));
+    values.integer(uses);
+}
+
+void Bus::send_releases() {
+    std::erase_if(releases_, [this](auto& entry) {
+        const auto slot = static_cast<std::uint32_t>(entry.first & 0xff);
+        Link* link = link_to(slot, layout::generation_of(entry.first));
+        return link == nullptr ||
+               link->submit({.kind = wire::Kind::release, .cells = entry.second.cells()}) != Status::full;
+    });
+}
+
+/// Takes what only the accounts need. False when the frame is for the adapter.
+bool Bus::keep_accounts(Link& link, const wire::Draft& frame) {
+    const auto value = [&](std::size_t i) { return frame.cells[i].bits; };
+    const auto& ends = link.ends();
+    if (frame.kind == wire::Kind::release) {
+        for (std::size_t i = 0; i + 1 < frame.cells.size(); i += 2)
+            lending_.release(value(i), ends.other,
+                             static_cast<std::int64_t>(std::min<std::uint64_t>(value(i + 1), most_uses)));
+        return true;
+    }
+    if (frame.kind != wire::Kind::share) return false;
+    for (std::size_t i = 0; i + 2 < frame.cells.size(); i += 3) {
+        const auto generation = static_cast<std::uint32_t>(value(i + 2));
+        // Without a link nobody would tell of the holder's death.
+        if (value(i + 1) >= layout::max_peers || value(i + 1) == slot_) continue;
+        const auto slot = static_cast<std::uint32_t>(value(i + 1));
+        if (link_to(slot, generation) != nullptr) lending_.share(value(i), slot);
+    }
+    return true;
+}
+
+void Bus::discard(const wire::Draft& frame) {
+    for (const Handle& payload : frame.payloads) (void)arena_->release(payload.block, payload.generation);
+    if ((frame.flags & wire::frame_references) == 0) return;
+    for (const wire::Cell& cell : frame.cells) {
+        if (cell.tag == wire::Tag::reference && wire::owner_of(cell) != slot_)
+            give_back(wire::owner_of(cell), cell.count, wire::id_of(cell), 1);
+    }
+}
+
+// --- sending and receiving -----------------------------------------------------------------------------------------
+
 Link* Bus::service() {
     Link* best = nullptr;
-    const auto load = [](const Link& link) { return link.in_flight() + link.waiting(); };
     for (const auto& link : links_) {
         if (!segment_->peer(link->ends().other).service || link->state() != Status::ok) continue;
-        if (best == nullptr || load(*link) < load(*best)) best = link.get();
+        if (best == nullptr || load_of(*link) < load_of(*best)) best = link.get();
     }
     return best;
 }
@@ -118,6 +291,10 @@ Bus::Received Bus::receive(std::span<std::byte> room) {
         const auto received = link.receive(room);
         if (received.status == Status::ok || received.status == Status::too_large) {
             in_turn_ += received.status == Status::ok;
+            if (received.status == Status::ok && keep_accounts(link, received.frame)) {
+                tried = 0;
+                continue;
+            }
             return {received.status, &link, received.frame, received.bytes};
         }
         in_turn_ = frames_per_turn;
@@ -132,6 +309,7 @@ Bus::Received Bus::receive(std::span<std::byte> room) {
 }
 
 void Bus::flush() {
+    if (!releases_.empty()) send_releases();
     for (const auto& link : links_) {
         link->pump();
         link->publish();
@@ -140,9 +318,7 @@ void Bus::flush() {
 
 bool Bus::stands(const Link& link) const {
     const auto& ends = link.ends();
-    return segment_->peer(ends.other).life.load(std::memory_order_acquire) ==
-               layout::life(ends.other_generation, layout::Phase::live) &&
-           !link.dropped();
+    return is_live(ends.other, ends.other_generation) && !link.dropped();
 }
 
 void Bus::attend(const std::function<void(Link&, Status)>& lost) {
@@ -158,8 +334,13 @@ void Bus::attend(const std::function<void(Link&, Status)>& lost) {
         const Status reason = stands(link) && !over ? link.state() : Status::lost;
         count(reason == Status::corrupt ? counters().links_corrupt : counters().links_lost);
         lost(link, reason);
+        lending_.forget(link.ends().other);
+        bells_wanted_ &= ~bit(link.ends().other);
+        bells_asked_ &= ~bit(link.ends().other);
+        ++epoch_;
         links_.erase(links_.begin() + static_cast<std::ptrdiff_t>(i));
     }
+    if (bells_wanted_ != 0) fetch_bells();
     if (put_off_ != 0 && doorbell::Clock::now() >= put_off_until_) try_again();
     const auto& row = segment_->attachments(slot_);
     for (std::uint32_t other = 0; other < layout::max_peers; ++other) {
@@ -168,23 +349,19 @@ void Bus::attend(const std::function<void(Link&, Status)>& lost) {
         seen_[other] = word;
         const auto from_generation = static_cast<std::uint32_t>(word >> 32);
         if (word != layout::attach_word(from_generation, generation_)) continue;
-        const auto same = [&](const auto& link) {
-            return link->ends().other == other && link->ends().other_generation == from_generation;
-        };
-        if (std::any_of(links_.begin(), links_.end(), same)) continue;
-        if (segment_->peer(other).life.load(std::memory_order_acquire) !=
-            layout::life(from_generation, layout::Phase::live))
-            continue;
-        Fd bell = broker_->door(other, from_generation);
-        // Without its bell or without memory for the ring the other side waits.
-        if (!bell || open(other, from_generation, std::move(bell)) != Status::ok) {
-            put_off_ |= std::uint64_t{1} << other;
+        ++epoch_;
+        if (find(other, from_generation) != nullptr || !is_live(other, from_generation)) continue;
+        if (open(other, from_generation) == Status::ok) {
+            fetch_bells();
+        } else {  // without memory for the ring the other side waits
+            put_off_ |= bit(other);
             put_off_until_ = doorbell::Clock::now() + 100ms;
         }
     }
 }
 
 bool Bus::ready() {
+    if (bells_asked_ != 0 && readable(broker_->socket()->get())) return true;
     const auto& row = segment_->attachments(slot_);
     for (std::uint32_t other = 0; other < layout::max_peers; ++other) {
         if (row.from[other].load(std::memory_order_relaxed) != seen_[other]) return true;
@@ -241,6 +418,7 @@ void Bus::try_again() {
 
 void Bus::tick() {
     try_again();
+    ++epoch_;
     for (const auto& link : links_) link->pump();
     arena_->trim(doorbell::Clock::now() - 5s);
 }

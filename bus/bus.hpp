@@ -11,8 +11,11 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
+#include "bus/board.hpp"
+#include "bus/lending.hpp"
 #include "bus/link.hpp"
 #include "bus/rendezvous.hpp"
 
@@ -41,6 +44,32 @@ public:
     Link* service();
     /// Every link that stands, in no order.
     std::span<const std::unique_ptr<Link>> links() const { return links_; }
+    /// The link to a peer, made at once when there is none; null when the peer is gone. Frames wait until it has attached.
+    Link* link_to(std::uint32_t slot, std::uint32_t generation);
+
+    /// Shows what this peer exports, in place of what it showed before. too_large, no_memory.
+    [[nodiscard]] Status publish_exports(std::span<const std::string> names);
+    /// What is known of who exports a name. Kept by the caller from call to call; links must not be kept.
+    struct Route {
+        std::string name;
+        std::uint64_t epoch = 0;
+        std::vector<Link*> providers;
+    };
+    /// The link to the peer that exports the name, to the one with the least to do where several do, and to a service where
+    /// nobody says so: it knows which names are close. Null when there is no service either.
+    Link* provider(Route& route);
+
+    /// Sends a call, post, item, credit or cancel: Link::submit, and counts the references that go with it.
+    [[nodiscard]] Status submit(Link& link, const wire::Draft& draft);
+    /// Sends a reply or error: Link::answer, likewise.
+    [[nodiscard]] Status answer(Link& link, const wire::Draft& draft);
+    /// This peer has dropped its last reference to another's object, of which it was sent `uses`. Told with the next flush.
+    void give_back(std::uint32_t slot, std::uint32_t generation, std::uint64_t id, std::uint32_t uses);
+    /// This peer's objects to which nobody refers any more, each once.
+    std::vector<std::uint64_t> take_free() { return lending_.take_free(); }
+    bool has_free() const { return lending_.has_free(); }
+    /// Gives back what came with a frame that nobody reads: its payloads, and its references.
+    void discard(const wire::Draft& frame);
 
     struct Received {
         Status status;  // ok; empty; too_large: give `bytes` of room and ask again
@@ -48,7 +77,7 @@ public:
         wire::Draft frame;  // views the room; one use of each payload is the caller's to release
         std::uint64_t bytes;
     };
-    /// The next frame of any link, the links taking turns so that a flooder does not crowd out the others. When there is
+    /// The next frame of any link (call, post, reply, error, cancel, item, credit), the links taking turns so that a flooder does not crowd out the others. When there is
     /// none, what waits for room in the links' backlogs is moved on.
     Received receive(std::span<std::byte> room);
 
@@ -95,9 +124,16 @@ public:
 
 private:
     Bus() = default;
-    Status open(std::uint32_t other, std::uint32_t generation, Fd bell);
+    Status open(std::uint32_t other, std::uint32_t generation, Fd bell = {});
+    Link* find(std::uint32_t slot, std::uint32_t generation) const;
+    bool is_live(std::uint32_t slot, std::uint32_t generation) const;
     bool stands(const Link& link) const;
     void try_again();
+    void fetch_bells();
+    Status lend(Link& link, const wire::Draft& draft);
+    void unlend(const Link& link, const wire::Draft& draft);
+    bool keep_accounts(Link& link, const wire::Draft& frame);
+    void send_releases();
 
     std::shared_ptr<Segment> segment_;
     std::shared_ptr<Fd> bell_;
@@ -108,11 +144,16 @@ private:
     std::uint32_t slot_ = 0;
     std::uint32_t generation_ = 0;
     std::vector<std::unique_ptr<Link>> links_;
+    std::uint64_t epoch_ = 1;  // of the links and of what peers export; routes of another epoch are looked up anew
+    Lending lending_;
+    std::unordered_map<std::uint64_t, wire::Values> releases_;  // by the owner's place; pairs of id and uses
     std::size_t turn_ = 0;
     std::uint32_t in_turn_ = 0;
     std::uint64_t seen_[layout::max_peers] = {};  // attachments that were dealt with
     std::uint64_t put_off_ = 0;                   // those of them that could not be answered, by slot
     doorbell::Deadline put_off_until_{};
+    std::uint64_t bells_wanted_ = 0;  // slots of links without their bell
+    std::uint64_t bells_asked_ = 0;   // those of them that the broker was asked for
     doorbell::Spin spin_;
     bool armed_ = false;
     std::shared_ptr<std::atomic<bool>> cut_off_ = std::make_shared<std::atomic<bool>>(false);  // set by watch_

@@ -15,6 +15,8 @@
 //   | blocks          |
 //   +-----------------+  ring_bytes each, [from][to]
 //   | ring data       |
+//   +-----------------+  Board[64]       what each peer exports
+//   | boards          |
 //   +-----------------+
 //   | arena           |
 //   +-----------------+  segment_bytes
@@ -31,7 +33,7 @@
 namespace isthmus::layout {
 
 inline constexpr std::uint64_t magic = 0x31'53'55'4d'48'54'53'49;  // "ISTHMUS1" in little-endian order
-inline constexpr std::uint32_t version = 1;
+inline constexpr std::uint32_t version = 2;
 
 inline constexpr std::uint32_t max_peers = 64;  // one lease bit each in one word
 inline constexpr std::uint64_t page_bytes = 4096;
@@ -120,6 +122,7 @@ struct alignas(far_apart) Peer {
     char label[44];
     alignas(far_apart) Pulse pulse;
     alignas(far_apart) Word32 asleep;  // bus/doorbell.hpp
+    Word64 board;                      // generation << 32 | count of writes to its Board, odd during one
     alignas(far_apart) Counters counters;
 };
 
@@ -137,6 +140,13 @@ struct alignas(far_apart) RingPositions {
     Word64 tail;     // written by the producer: records below it are complete
     Word32 starved;  // written by the producer: 1 while it waits for room, so that the consumer wakes it
     alignas(far_apart) Word64 head;  // written by the consumer: records below it have been copied out
+};
+
+// Written by its peer alone, read by anyone at any time (bus/board.hpp). It has pages once Peer::board tells of names.
+inline constexpr std::uint64_t board_bytes = 64 * 1024 - 8;
+struct alignas(page_bytes) Board {
+    Word64 bytes;                   // of what follows
+    Word64 words[board_bytes / 8];  // for each name its length in 16 bits, then its UTF-8
 };
 
 // In front of each record's bytes, 8-byte aligned. A record is real once the tail has passed it.
@@ -175,13 +185,14 @@ static_assert(offsetof(Peer, pulse) == 128 && offsetof(Peer, asleep) == 256 && o
 static_assert(sizeof(Peer) == 1280);
 static_assert(sizeof(AttachRow) == 512);
 static_assert(sizeof(RingPositions) == 256 && offsetof(RingPositions, head) == 128);
+static_assert(sizeof(Board) == 64 * 1024);
 static_assert(sizeof(RecordHeader) == 8 && sizeof(Chunk) == 16 && sizeof(Block) == 16);
 
 /// Where everything is, from the two sizes that a bus is created with.
 struct Geometry {
     std::uint64_t ring_bytes;   // a power of two
     std::uint64_t arena_bytes;  // a multiple of chunk_bytes
-    std::uint64_t peers, attachments, positions, chunks, blocks, ring_data, arena, segment_bytes;
+    std::uint64_t peers, attachments, positions, chunks, blocks, ring_data, boards, arena, segment_bytes;
 
     constexpr std::uint64_t chunk_count() const { return arena_bytes / chunk_bytes; }
 };
@@ -198,7 +209,8 @@ constexpr Geometry geometry(std::uint64_t ring_bytes, std::uint64_t arena_bytes)
     g.chunks = up_to_page(g.positions + std::uint64_t{max_peers} * max_peers * sizeof(RingPositions));
     g.blocks = up_to_page(g.chunks + g.chunk_count() * sizeof(Chunk));
     g.ring_data = up_to_page(g.blocks + g.chunk_count() * blocks_per_chunk * sizeof(Block));
-    g.arena = g.ring_data + max_peers * max_peers * ring_bytes;
+    g.boards = g.ring_data + max_peers * max_peers * ring_bytes;
+    g.arena = g.boards + max_peers * sizeof(Board);
     g.segment_bytes = g.arena + arena_bytes;
     return g;
 }
@@ -206,13 +218,26 @@ constexpr Geometry geometry(std::uint64_t ring_bytes, std::uint64_t arena_bytes)
 /// FNV-1a over every size and offset above: two builds that disagree about one of them refuse each other.
 constexpr std::uint64_t hash() {
     std::uint64_t h = 0xcbf29ce484222325;
-    for (std::uint64_t fact :
-         {std::uint64_t{version}, std::uint64_t{max_peers}, page_bytes, chunk_bytes, min_block_bytes,
-          std::uint64_t{sizeof(Header)}, std::uint64_t{sizeof(Peer)}, std::uint64_t{offsetof(Peer, pulse)},
-          std::uint64_t{offsetof(Peer, asleep)}, std::uint64_t{offsetof(Peer, counters)},
-          std::uint64_t{sizeof(Counters)}, std::uint64_t{sizeof(AttachRow)}, std::uint64_t{sizeof(RingPositions)},
-          std::uint64_t{offsetof(RingPositions, head)}, std::uint64_t{sizeof(RecordHeader)},
-          std::uint64_t{sizeof(Chunk)}, std::uint64_t{sizeof(Block)}, std::uint64_t{sizeof(pthread_mutex_t)}}) {
+    for (std::uint64_t fact : {std::uint64_t{version},
+                               std::uint64_t{max_peers},
+                               page_bytes,
+                               chunk_bytes,
+                               min_block_bytes,
+                               std::uint64_t{sizeof(Header)},
+                               std::uint64_t{sizeof(Peer)},
+                               std::uint64_t{offsetof(Peer, pulse)},
+                               std::uint64_t{offsetof(Peer, asleep)},
+                               std::uint64_t{offsetof(Peer, board)},
+                               std::uint64_t{offsetof(Peer, counters)},
+                               std::uint64_t{sizeof(Counters)},
+                               std::uint64_t{sizeof(AttachRow)},
+                               std::uint64_t{sizeof(RingPositions)},
+                               std::uint64_t{offsetof(RingPositions, head)},
+                               std::uint64_t{sizeof(RecordHeader)},
+                               std::uint64_t{sizeof(Board)},
+                               std::uint64_t{sizeof(Chunk)},
+                               std::uint64_t{sizeof(Block)},
+                               std::uint64_t{sizeof(pthread_mutex_t)}}) {
         for (int byte = 0; byte < 8; ++byte) h = (h ^ (fact >> (8 * byte) & 0xff)) * 0x100000001b3;
     }
     return h;

@@ -43,10 +43,7 @@ std::pair<Status, std::unique_ptr<Link>> Link::open(const Segment& segment, Aren
         .store(layout::attach_word(ends.self_generation, ends.other_generation),
                std::memory_order_release);  // pairs with "attach" in attached
     count(link->counters_.links_opened);
-    if (doorbell::must_ring(segment.peer(ends.other).asleep)) {
-        doorbell::ring(link->bell_.get());
-        count(link->counters_.wakes);
-    }
+    if (link->has_bell() && doorbell::must_ring(segment.peer(ends.other).asleep)) link->ring();
     return {Status::ok, std::move(link)};
 }
 
@@ -252,12 +249,20 @@ void Link::publish() {
     // In this order: who sees new calls finds the room that their answers count on.
     const bool gave_room = in_.retire();
     const bool shown = out_.publish();
-    if (!gave_room && !shown) return;
+    if (!has_bell() || (!gave_room && !shown)) return;
     auto& other = segment_.peer(ends_.other);
-    if (shown ? doorbell::must_ring(other.asleep) : doorbell::must_ring_for_room(other.asleep, in_positions_.starved)) {
-        doorbell::ring(bell_.get());
-        count(counters_.wakes);
-    }
+    if (shown ? doorbell::must_ring(other.asleep) : doorbell::must_ring_for_room(other.asleep, in_positions_.starved))
+        ring();
+}
+
+void Link::set_bell(Fd bell) {
+    bell_ = std::move(bell);
+    if (has_bell() && doorbell::must_ring(segment_.peer(ends_.other).asleep)) ring();
+}
+
+void Link::ring() {
+    doorbell::ring(bell_.get());
+    count(counters_.wakes);
 }
 
 bool Link::ready() {

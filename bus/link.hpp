@@ -37,13 +37,14 @@ public:
         std::uint32_t other, other_generation;
     };
 
-    /// Prepares this side's half and attaches. no_memory when the ring gets no pages. `bell` is the other side's eventfd.
+    /// Prepares this side's half and attaches. no_memory when the ring gets no pages. `bell` is the other side's eventfd, or
+    /// empty: then nobody is rung before it is set.
     static std::pair<Status, std::unique_ptr<Link>> open(const Segment& segment, Arena& arena, Ends ends, Fd bell);
     ~Link();
     Link(const Link&) = delete;
     Link& operator=(const Link&) = delete;
 
-    /// Sends a call, post or cancel. What finds no room waits in private memory, or in the arena when it is large, and goes
+    /// Sends anything but a reply or error. What finds no room waits in private memory, or in the arena when it is large, and goes
     /// out with `pump`; `full` when too much waits already. The draft's payloads must be in use by this peer; the link adds its own use of each.
     [[nodiscard]] Status submit(const wire::Draft& draft);
     /// Sends a reply or error; never waits. An answer too large for what memory is left becomes an error of status no_memory.
@@ -70,6 +71,9 @@ public:
     bool receivable() { return attached() && state_ == Status::ok && in_.ready(); }
     /// Whether the other side has dropped this link, though it may live.
     bool dropped() const;
+    /// The other side's eventfd has come: rings for what was shown without it.
+    void set_bell(Fd bell);
+    bool has_bell() const { return static_cast<bool>(bell_); }
     /// The other side's eventfd, for ringing it after this link has ended. Nothing is published afterwards.
     Fd take_bell() { return std::move(bell_); }
 
@@ -101,6 +105,7 @@ private:
     void in_transit(std::span<const Handle> payloads);
     bool hold(std::span<const Handle> payloads);
     void note_sent(std::uint64_t bytes);
+    void ring();
     bool settle(const wire::Draft& frame);
     std::uint64_t reserve_bytes() const { return out_.capacity() / 2; }
 

@@ -176,17 +176,16 @@ void Conversation::live() {
     send_packet(socket_->get(), &request, sizeof request, {});
 }
 
-Fd Conversation::door(std::uint32_t slot, std::uint32_t generation) {
+bool Conversation::ask_door(std::uint32_t slot, std::uint32_t generation) {
     const Request request{Ask::door, {slot, generation}};
-    if (!send_packet(socket_->get(), &request, sizeof request, {})) return {};
-    const auto deadline = doorbell::Clock::now() + 1s;
-    while (poll_until(socket_->get(), POLLIN, deadline)) {
-        Place place{};
-        std::vector<Fd> fds;
-        if (receive_packet(socket_->get(), &place, sizeof place, fds) <= 0) return {};
-        if (place.slot == slot && place.generation == generation) return fds.empty() ? Fd{} : std::move(fds.front());
-    }
-    return {};
+    return send_packet(socket_->get(), &request, sizeof request, {});
+}
+
+std::optional<Conversation::Door> Conversation::take_door() {
+    Place place{};
+    std::vector<Fd> fds;
+    if (receive_packet(socket_->get(), &place, sizeof place, fds) != sizeof place) return std::nullopt;
+    return Door{place.slot, place.generation, fds.empty() ? Fd{} : std::move(fds.front())};
 }
 
 Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadline) {
@@ -512,6 +511,11 @@ void Broker::State::serve(Guest& guest) {
                     fds.push_back(bell->get());
                 }
                 if (!send_packet(guest.socket.get(), &place, sizeof place, fds)) guest.hung_up = true;
+                // It does not poll this socket: the answer is looked for when it wakes.
+                if (const auto own = alarm->bell(guest.slot)) {
+                    peer(guest).asleep.store(0, std::memory_order_relaxed);
+                    doorbell::ring(own->get());
+                }
             }
         } else {
             guest.hung_up = true;

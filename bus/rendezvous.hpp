@@ -13,6 +13,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,8 +40,14 @@ public:
     explicit Conversation(Fd socket) : socket_(std::make_shared<Fd>(std::move(socket))) {}
     /// Tells the broker to watch this peer's pulse.
     void live();
-    /// The eventfd of another peer, from the broker; empty when it is gone or the broker does not answer in time.
-    Fd door(std::uint32_t slot, std::uint32_t generation);
+    /// Asks the broker for the eventfd of another peer. False when it can't be asked now.
+    bool ask_door(std::uint32_t slot, std::uint32_t generation);
+    struct Door {
+        std::uint32_t slot, generation;
+        Fd bell;  // empty: that peer is gone
+    };
+    /// An answer to ask_door, if one has come. Does not wait.
+    std::optional<Door> take_door();
     std::shared_ptr<Fd> socket() const { return socket_; }
 
 private:

@@ -53,6 +53,8 @@ public:
     std::uint64_t ring_offset(std::uint32_t from, std::uint32_t to) const {
         return geometry_.ring_data + (from * layout::max_peers + to) * geometry_.ring_bytes;
     }
+    std::uint64_t board_offset(std::uint32_t slot) const { return geometry_.boards + slot * sizeof(layout::Board); }
+    layout::Board& board(std::uint32_t slot) const { return *reinterpret_cast<layout::Board*>(at(board_offset(slot))); }
     layout::Chunk* chunks() const { return reinterpret_cast<layout::Chunk*>(at(geometry_.chunks)); }
     layout::Block* blocks() const { return reinterpret_cast<layout::Block*>(at(geometry_.blocks)); }
 

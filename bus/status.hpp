@@ -26,6 +26,7 @@ enum class Status : std::uint8_t {
     closed,
     busy,
     unsafe,
+    cancelled,
 };
 
 /// One sentence for a person, without a full stop, for each outcome.
@@ -48,6 +49,7 @@ constexpr std::string_view sentence(Status status) {
             return "the other side speaks another version of the protocol: use the same release on both sides";
         case Status::closed: return "the bus is closed";
         case Status::busy: return "a bus of this name is being served already";
+        case Status::cancelled: return "the call was cancelled";
         case Status::unsafe: return "the socket's directory is not private to this user";
     }
     return "unknown";

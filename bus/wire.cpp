@@ -16,20 +16,22 @@ static_assert(sizeof(fbs::Payload) == sizeof(Handle) && alignof(fbs::Payload) ==
 namespace {
 
 // The head of every frame. Offsets in FlatBuffers count from where they are written; a vtable's entries count from the
-// table's start. Fields as in schemas/frame.fbs: id, deadline, target, kind, status, cells, heap, payloads, name.
+// table's start. Fields as in schemas/frame.fbs: id, deadline, activity, target, number, kind, status, flags, cells, heap,
+// payloads, name.
 struct Head {
     std::uint32_t root;
     std::uint16_t vtable_bytes;
     std::uint16_t table_bytes;
-    std::uint16_t fields[9];
-    std::uint16_t unused;
+    std::uint16_t fields[12];
     std::int32_t to_vtable;
+    std::uint32_t target;
     std::uint64_t id;
     std::uint64_t deadline;
-    std::uint32_t target;
+    std::uint64_t activity;
     std::uint8_t kind;
     std::uint8_t status;
-    std::uint16_t unused_too;
+    std::uint16_t flags;
+    std::uint32_t number;
     std::uint32_t cells, heap, payloads, name;
     std::uint32_t nothing;  // the vector of length 0 that absent ones point at
 };
@@ -38,19 +40,21 @@ constexpr std::uint16_t in_table(std::size_t offset) { return static_cast<std::u
 
 constexpr Head head_template{
     .root = table,
-    .vtable_bytes = 4 + 2 * 9,
+    .vtable_bytes = 4 + 2 * 12,
     .table_bytes = in_table(offsetof(Head, nothing)),
-    .fields = {in_table(offsetof(Head, id)), in_table(offsetof(Head, deadline)), in_table(offsetof(Head, target)),
-               in_table(offsetof(Head, kind)), in_table(offsetof(Head, status)), in_table(offsetof(Head, cells)),
+    .fields = {in_table(offsetof(Head, id)), in_table(offsetof(Head, deadline)), in_table(offsetof(Head, activity)),
+               in_table(offsetof(Head, target)), in_table(offsetof(Head, number)), in_table(offsetof(Head, kind)),
+               in_table(offsetof(Head, status)), in_table(offsetof(Head, flags)), in_table(offsetof(Head, cells)),
                in_table(offsetof(Head, heap)), in_table(offsetof(Head, payloads)), in_table(offsetof(Head, name))},
-    .unused = 0,
     .to_vtable = table - offsetof(Head, vtable_bytes),
+    .target = 0,
     .id = 0,
     .deadline = 0,
-    .target = 0,
+    .activity = 0,
     .kind = 0,
     .status = 0,
-    .unused_too = 0,
+    .flags = 0,
+    .number = 0,
     .cells = offsetof(Head, nothing) - offsetof(Head, cells),
     .heap = offsetof(Head, nothing) - offsetof(Head, heap),
     .payloads = offsetof(Head, nothing) - offsetof(Head, payloads),
@@ -100,9 +104,14 @@ public:
                     if (cell.flags & cell_ascii && !is_ascii(frame_.heap.subspan(cell.bits, cell.count))) return false;
                     break;
                 case Tag::list:
+                case Tag::tuple:
                 case Tag::set: inside = cell.count; break;
                 case Tag::object:
                 case Tag::map: inside = std::uint64_t{cell.count} * 2; break;
+                case Tag::slice: inside = 3; break;
+                case Tag::reference:
+                    if ((frame_.flags & frame_references) == 0 || owner_of(cell) >= layout::max_peers) return false;
+                    break;
                 case Tag::bytes:
                 case Tag::array: {
                     const std::uint64_t extents = cell.tag == Tag::bytes ? 1 : cell.count;
@@ -182,6 +191,9 @@ void write(const Draft& draft, std::byte* out) {
     put(offsetof(Head, target), draft.target);
     put(offsetof(Head, kind), static_cast<std::uint8_t>(draft.kind));
     put(offsetof(Head, status), static_cast<std::uint8_t>(draft.status));
+    put(offsetof(Head, activity), draft.activity);
+    put(offsetof(Head, flags), draft.flags);
+    put(offsetof(Head, number), draft.number);
     std::size_t end = head_bytes;
     const auto vector = [&](std::size_t field, const void* elements, std::size_t bytes, std::size_t count) {
         if (count == 0) return;
@@ -204,14 +216,17 @@ Status read(std::span<const std::byte> bytes, Draft& out) {
     if (!verifier.VerifyBuffer<fbs::Frame>(nullptr)) return Status::corrupt;
     const auto* frame = flatbuffers::GetRoot<fbs::Frame>(bytes.data());
     const auto kind = static_cast<std::uint8_t>(frame->kind());
-    if (kind < static_cast<std::uint8_t>(Kind::call) || kind > static_cast<std::uint8_t>(Kind::cancel))
+    if (kind < static_cast<std::uint8_t>(Kind::call) || kind > static_cast<std::uint8_t>(Kind::share))
         return Status::corrupt;
-    if (frame->status() > static_cast<std::uint8_t>(Status::unsafe)) return Status::corrupt;
+    if (frame->status() > static_cast<std::uint8_t>(Status::cancelled)) return Status::corrupt;
     out.kind = static_cast<Kind>(kind);
     out.status = static_cast<Status>(frame->status());
     out.target = frame->target();
     out.id = frame->id();
     out.deadline = frame->deadline();
+    out.activity = frame->activity();
+    out.number = frame->number();
+    out.flags = frame->flags();
     std::span<const char> name;
     if (!view(frame->cells(), out.cells) || !view(frame->heap(), out.heap) || !view(frame->payloads(), out.payloads) ||
         !view(frame->name(), name)) {

@@ -18,8 +18,16 @@
 //   array    dimensions     offset in heap, or index   that many extents
 //                           in payloads (cell_leased)
 //   extent   -              length of one dimension
+//   reference generation    owner's slot << 56 | id    -
+//   slice    -              -                          three values: start, stop, step
+//   tuple    items          -                          that many values; a list where there are no tuples
 //
-// An array's elements lie in C order, or in Fortran order with cell_fortran.
+// An array's elements lie in C order, or in Fortran order with cell_fortran. A reference names an object that stays with its
+// owner, the peer of that slot and generation; bus/lending.hpp tells how long it lives.
+//
+// An activity is what one call leads to: a call that is made while another is being performed carries on the other's activity,
+// or, where that has none, activity_of(the caller's slot, the other's id). So who blocks in a call knows which calls to perform
+// meanwhile: those of its own activity.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +41,7 @@
 
 namespace isthmus::wire {
 
-enum class Kind : std::uint8_t { call = 1, post = 2, reply = 3, error = 4, cancel = 5 };
+enum class Kind : std::uint8_t { call = 1, post, reply, error, cancel, item, credit, release, share };
 
 enum class Tag : std::uint8_t {
     null,
@@ -49,7 +57,10 @@ enum class Tag : std::uint8_t {
     set,
     date,
     array,
-    extent
+    extent,
+    reference,
+    slice,
+    tuple
 };
 
 enum class DType : std::uint8_t {
@@ -84,6 +95,17 @@ inline constexpr std::uint16_t cell_ascii = 4;    // every byte of the text is b
 inline constexpr std::uint16_t cell_moved = 8;    // the receiver may write
 inline constexpr std::uint16_t cell_kwargs = 16;  // on the object that closes a call: its named arguments
 
+inline constexpr std::uint16_t reference_callable = 1;   // can be called
+inline constexpr std::uint16_t reference_iterable = 2;   // a stream: an iterator or an async iterator
+inline constexpr std::uint16_t reference_async = 4;      // calling it, or taking its items, does not block its owner
+inline constexpr std::uint16_t reference_exception = 8;  // can be raised
+
+inline constexpr std::uint16_t frame_streams =
+    1;  // of a call: its result is iterated, and its items are sent one by one
+inline constexpr std::uint16_t frame_blocks = 2;  // of a call: the thread of the caller's peer waits for it
+inline constexpr std::uint16_t frame_keeps = 4;   // of a call: its result stays where it is, and a reference is sent
+inline constexpr std::uint16_t frame_references = 8;  // there are references among the cells
+
 /// One node of a value; the same 16 bytes in a frame and outside it.
 struct Cell {
     Tag tag = Tag::null;
@@ -94,9 +116,31 @@ struct Cell {
 };
 static_assert(sizeof(Cell) == 16 && sizeof(Handle) == 24);
 
-inline constexpr std::uint32_t name_only = 0xffffffff;   // Draft::target when the export is looked up by its name
+// Draft::target, when it is no index of an export.
+inline constexpr std::uint32_t name_only = 0xffffffff;  // the export is looked up by its name
+inline constexpr std::uint32_t on_object =
+    0xfffffffe;  // the first value, a reference to the callee's own, is called with the rest
+inline constexpr std::uint32_t operation = 0xfffffffd;  // (subject, steps, …): docs/protocol.md lists the steps
+
 inline constexpr std::uint32_t max_depth = 128;          // of nested containers
 inline constexpr std::uint64_t max_bytes = 0x7fff'fff8;  // of a frame: FlatBuffers counts in 31 bits
+
+inline constexpr std::uint32_t id_bits = 56;  // of an object, in a reference
+
+/// A cell that names an object of a peer.
+constexpr Cell reference(std::uint32_t slot, std::uint32_t generation, std::uint64_t id, std::uint16_t flags) {
+    return {Tag::reference, DType::none, flags, generation, std::uint64_t{slot} << id_bits | id};
+}
+constexpr std::uint32_t owner_of(const Cell& reference) {
+    return static_cast<std::uint32_t>(reference.bits >> id_bits);
+}
+constexpr std::uint64_t id_of(const Cell& reference) { return reference.bits & ((std::uint64_t{1} << id_bits) - 1); }
+
+/// The activity of the calls that are made while call `id` of the peer in `slot` is being performed, if it has none itself.
+constexpr std::uint64_t activity_of(std::uint32_t slot, std::uint64_t id) {
+    constexpr std::uint32_t bits = 57;
+    return std::uint64_t{slot + 1} << bits | (id & ((std::uint64_t{1} << bits) - 1));
+}
 
 /// What a frame is made of, before or after it is bytes. All spans are borrowed.
 struct Draft {
@@ -105,6 +149,9 @@ struct Draft {
     std::uint32_t target = name_only;
     std::uint64_t id = 0;
     std::uint64_t deadline = 0;  // CLOCK_MONOTONIC nanoseconds; 0: none
+    std::uint64_t activity = 0;
+    std::uint32_t number = 0;
+    std::uint16_t flags = 0;
     std::span<const Cell> cells;
     std::span<const std::byte> heap;
     std::span<const Handle> payloads;

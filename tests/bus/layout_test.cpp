@@ -7,8 +7,8 @@
 
 namespace isthmus::layout {
 
-static_assert(version == 1);
-static_assert(hash() == 0xc7b2c32f2ff0bc94);
+static_assert(version == 2);
+static_assert(hash() == 0xed5b4b443a404c8d);
 static_assert(magic == 0x3153554d48545349);
 
 static_assert(max_peers == 64);
@@ -90,8 +90,9 @@ static_assert(usual.positions == 0x1d000);
 static_assert(usual.chunks == 0x11d000);
 static_assert(usual.blocks == 0x13d000);
 static_assert(usual.ring_data == 0x813d000);
-static_assert(usual.arena == 0x4813d000);
-static_assert(usual.segment_bytes == 0xc813d000);
+static_assert(usual.boards == 0x4813d000);
+static_assert(usual.arena == 0x4853d000);
+static_assert(usual.segment_bytes == 0xc853d000);
 
 }  // namespace isthmus::layout
 
@@ -104,7 +105,7 @@ static_assert(offsetof(Handle, block) == 16 && offsetof(Handle, generation) == 2
 static_assert(sizeof(wire::Cell) == 16 && alignof(wire::Cell) == 8);
 static_assert(offsetof(wire::Cell, tag) == 0 && offsetof(wire::Cell, dtype) == 1 && offsetof(wire::Cell, flags) == 2);
 static_assert(offsetof(wire::Cell, count) == 4 && offsetof(wire::Cell, bits) == 8);
-static_assert(static_cast<int>(wire::Tag::extent) == 13 && static_cast<int>(wire::DType::clamped8) == 15);
-static_assert(static_cast<int>(wire::Kind::call) == 1 && static_cast<int>(wire::Kind::cancel) == 5);
+static_assert(static_cast<int>(wire::Tag::tuple) == 16 && static_cast<int>(wire::DType::clamped8) == 15);
+static_assert(static_cast<int>(wire::Kind::call) == 1 && static_cast<int>(wire::Kind::share) == 9);
 
 }  // namespace isthmus

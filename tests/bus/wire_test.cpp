@@ -70,31 +70,34 @@ TEST_CASE("a call frame is these bytes, for whoever writes a third adapter", "[w
     values.text("hi", true);
     const Draft call{
         .kind = Kind::call, .id = 1, .deadline = 2, .cells = values.cells(), .heap = values.heap(), .name = "add"};
-    CHECK(
-        hex(written(call).span()) ==
-        "1c000000"                                          // the table lies at 28
-        "16002c0004000c001400180019001c002000240028000000"  // vtable: 22 bytes, of a table of 44, where its nine fields are
-        "18000000"                                          // the table: 24 bytes back to its vtable
-        "01000000000000000200000000000000"                  // id, deadline
-        "ffffffff"
-        "01"
-        "00"
-        "0000"  // target: the name; kind: call; status: ok
-        "14000000"
-        "38000000"
-        "08000000"
-        "40000000"  // where cells, heap, payloads and name are
-        "00000000"  // the vector of nothing
-        "02000000"
-        "02000000000000000700000000000000"  // integer 7
-        "05000400020000000000000000000000"  // text, ascii, 2 bytes at 0
-        "00000000"
-        "02000000"
-        "6869000000000000"
-        "00000000"  // heap
-        "03000000"
-        "6164640000000000"
-        "00000000");  // name
+    CHECK(hex(written(call).span()) ==
+          "20000000"  // the table lies at 32
+          // vtable: 28 bytes, of a table of 56, where its twelve fields are
+          "1c00380008001000180004002400200021002200280"
+          "02c0030003400"
+          "1c000000"                          // the table: 28 bytes back to its vtable
+          "ffffffff"                          // target: the name
+          "01000000000000000200000000000000"  // id, deadline
+          "0000000000000000"                  // activity
+          "01"
+          "00"
+          "0000"      // kind: call; status: ok; flags
+          "00000000"  // number
+          "14000000"
+          "38000000"
+          "08000000"
+          "40000000"  // where cells, heap, payloads and name are
+          "00000000"  // the vector of nothing
+          "02000000"
+          "02000000000000000700000000000000"  // integer 7
+          "05000400020000000000000000000000"  // text, ascii, 2 bytes at 0
+          "00000000"
+          "02000000"
+          "6869000000000000"
+          "00000000"  // heap
+          "03000000"
+          "6164640000000000"
+          "00000000");  // name
 }
 
 TEST_CASE("what write writes is what the generated code reads", "[wire]") {
@@ -148,13 +151,17 @@ TEST_CASE("what the generated code builds is what read reads", "[wire]") {
     const auto payloads_at = builder.CreateVectorOfStructs(payloads, 1);
     const std::uint8_t name[] = {'f'};
     const auto name_at = builder.CreateVector(name, 1);
-    builder.Finish(fbs::CreateFrame(builder, 12, 34, 56, fbs::Kind::reply, 0, cells_at, heap_at, payloads_at, name_at));
+    builder.Finish(
+        fbs::CreateFrame(builder, 12, 34, 78, 56, 90, fbs::Kind::reply, 0, 4, cells_at, heap_at, payloads_at, name_at));
     Bytes bytes(builder.GetSize());
     std::memcpy(bytes.data(), builder.GetBufferPointer(), bytes.size);
 
     Draft out;
     REQUIRE(read(bytes.span(), out) == Status::ok);
     CHECK(out.kind == Kind::reply);
+    CHECK(out.activity == 78);
+    CHECK(out.number == 90);
+    CHECK(out.flags == wire::frame_keeps);
     CHECK(out.id == 12);
     CHECK(out.deadline == 34);
     CHECK(out.target == 56);
@@ -394,11 +401,68 @@ TEST_CASE("a kind or a status that does not exist is refused", "[wire]") {
     for (int value = 0; value < 256; ++value) {
         Draft draft{.kind = static_cast<Kind>(value), .id = 1};
         Draft out;
-        CHECK((read(written(draft).span(), out) == Status::ok) == (value >= 1 && value <= 5));
+        CHECK((read(written(draft).span(), out) == Status::ok) ==
+              (value >= 1 && value <= static_cast<int>(Kind::share)));
         draft.kind = Kind::error;
         draft.status = static_cast<Status>(value);
-        CHECK((read(written(draft).span(), out) == Status::ok) == (value <= static_cast<int>(Status::unsafe)));
+        CHECK((read(written(draft).span(), out) == Status::ok) == (value <= static_cast<int>(Status::cancelled)));
     }
+}
+
+TEST_CASE("a call tells its activity, its credit and what is asked of its result", "[wire]") {
+    const Draft call{.kind = Kind::call,
+                     .target = wire::on_object,
+                     .id = 3,
+                     .activity = wire::activity_of(5, 9),
+                     .number = 1024,
+                     .flags = wire::frame_streams | wire::frame_blocks};
+    Draft out;
+    const Bytes bytes = written(call);
+    REQUIRE(read(bytes.span(), out) == Status::ok);
+    CHECK(out.target == wire::on_object);
+    CHECK(out.activity == wire::activity_of(5, 9));
+    CHECK(out.number == 1024);
+    CHECK(out.flags == (wire::frame_streams | wire::frame_blocks));
+}
+
+TEST_CASE("activities of different calls and peers differ, and none is 0", "[wire]") {
+    CHECK(wire::activity_of(0, 0) != 0);
+    CHECK(wire::activity_of(0, 1) != wire::activity_of(1, 1));
+    CHECK(wire::activity_of(63, 1) != wire::activity_of(63, 2));
+}
+
+TEST_CASE("a reference names its owner, and its frame says that it has one", "[wire]") {
+    Values values;
+    values.put(wire::reference(63, 0xffffffff, (std::uint64_t{1} << 56) - 1, wire::reference_callable));
+    Draft draft = draft_of(values);
+    Draft out;
+    CHECK(read(written(draft).span(), out) == Status::corrupt);
+    draft.flags = wire::frame_references;
+    const Bytes bytes = written(draft);
+    REQUIRE(read(bytes.span(), out) == Status::ok);
+    CHECK(wire::owner_of(out.cells[0]) == 63);
+    CHECK(out.cells[0].count == 0xffffffff);
+    CHECK(wire::id_of(out.cells[0]) == (std::uint64_t{1} << 56) - 1);
+    CHECK(out.cells[0].flags == wire::reference_callable);
+
+    values.clear();
+    values.put(wire::reference(64, 1, 1, 0));
+    draft = draft_of(values);
+    draft.flags = wire::frame_references;
+    CHECK(read(written(draft).span(), out) == Status::corrupt);
+}
+
+TEST_CASE("a slice has three values, a tuple as many as it says", "[wire]") {
+    Values values;
+    values.container(Tag::tuple, 2);
+    values.integer(1);
+    values.container(Tag::slice, 0);
+    values.integer(1);
+    values.null();
+    Draft out;
+    CHECK(read(written(draft_of(values)).span(), out) == Status::corrupt);
+    values.integer(2);
+    CHECK(read(written(draft_of(values)).span(), out) == Status::ok);
 }
 
 TEST_CASE("vectors off their alignment are refused", "[wire]") {
@@ -407,11 +471,11 @@ TEST_CASE("vectors off their alignment are refused", "[wire]") {
     Bytes bytes = written(draft_of(values));
     // The cells' offset, moved by 4: their length is then read from the vector of nothing's neighbourhood.
     std::uint32_t offset;
-    std::memcpy(&offset, bytes.data() + 56, 4);
+    std::memcpy(&offset, bytes.data() + 72, 4);
     offset += 4;
-    std::memcpy(bytes.data() + 56, &offset, 4);
+    std::memcpy(bytes.data() + 72, &offset, 4);
     const std::uint32_t one = 1;
-    std::memcpy(bytes.data() + 56 + offset, &one, 4);
+    std::memcpy(bytes.data() + 72 + offset, &one, 4);
     Draft out;
     CHECK(read(bytes.span(), out) == Status::corrupt);
 }

@@ -29,6 +29,7 @@ inline void check_frame(const wire::Draft& frame) {
             case wire::Tag::text:
             case wire::Tag::bigint: must(cell.bits + cell.count <= frame.heap.size(), "a text outside the heap"); break;
             case wire::Tag::list:
+            case wire::Tag::tuple:
             case wire::Tag::set: inside = cell.count; break;
             case wire::Tag::object:
             case wire::Tag::map: inside = 2 * std::uint64_t{cell.count}; break;
@@ -49,6 +50,11 @@ inline void check_frame(const wire::Draft& frame) {
                 i += extents;
                 break;
             }
+            case wire::Tag::slice: inside = 3; break;
+            case wire::Tag::reference:
+                must((frame.flags & wire::frame_references) != 0, "a reference in a frame that says it has none");
+                must(wire::owner_of(cell) < layout::max_peers, "a reference to a peer that can't be");
+                break;
             default: must(cell.tag <= wire::Tag::date, "a tag that does not exist");
         }
         if (inside > 0) open.push_back(inside);

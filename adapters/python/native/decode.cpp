@@ -51,7 +51,10 @@ PyObject* Decoder::next() {
             Ref method(PyObject_GetAttrString(reinterpret_cast<PyObject*>(&PyLong_Type), "from_bytes"));
             return arguments && named && method ? PyObject_Call(method.get(), arguments.get(), named.get()) : nullptr;
         }
-        case wire::Tag::extent: break;
+        case wire::Tag::extent:
+        case wire::Tag::reference:
+        case wire::Tag::slice:
+        case wire::Tag::tuple: break;
     }
     PyErr_SetString(state_.error, "the message holds a value of an unknown kind");
     return nullptr;

@@ -132,6 +132,7 @@ void Dispatcher::accept(const Bus::Received& received, std::span<const std::byte
             }
             release_payloads(*memory_, received.frame);
             return;
+        default: bus_.discard(received.frame);
     }
 }
 
