@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "bus/board.hpp"
+#include "bus/broker.hpp"
 #include "bus/lending.hpp"
 #include "bus/link.hpp"
-#include "bus/rendezvous.hpp"
 
 namespace isthmus {
 

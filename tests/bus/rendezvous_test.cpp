@@ -1,4 +1,4 @@
-#include "bus/rendezvous.hpp"
+#include "bus/broker.hpp"
 
 #include <fcntl.h>
 #include <sys/resource.h>
