@@ -14,10 +14,11 @@ std::uint32_t chunk_of(std::uint32_t block) { return block / layout::blocks_per_
 
 void count(layout::Word64& counter, std::uint64_t more = 1) { counter.fetch_add(more, std::memory_order_relaxed); }
 
-/// How many block words of a chunk are in use, from its owner's note; a note that makes no sense counts as the most there can be.
+/// How many block words of a chunk are in use, from its owner's note: none inside of a span, where they have no pages. A note that
+/// makes no sense counts as the most there can be.
 std::uint32_t blocks_in(const layout::Chunk& chunk) {
     const std::uint32_t block_bytes = chunk.block_bytes.load(std::memory_order_relaxed);
-    if (block_bytes == 0) return 1;
+    if (block_bytes == 0) return chunk.span.load(std::memory_order_relaxed) != 0;
     if (block_bytes < layout::min_block_bytes || block_bytes > layout::chunk_bytes) return layout::blocks_per_chunk;
     return static_cast<std::uint32_t>(layout::chunk_bytes / block_bytes);
 }
@@ -64,10 +65,13 @@ Arena::Allocation Arena::allocate_small(std::uint64_t bytes) {
     for (int where : {at_hand, after_looking, in_a_new_chunk}) {
         if (where == after_looking) look_for_idle(blocks);
         if (where == in_a_new_chunk) {
-            std::uint64_t chunk = take_chunks(1);
-            if (chunk == no_chunk && disown_idle(std::chrono::steady_clock::time_point::max())) chunk = take_chunks(1);
+            const auto block_bytes = static_cast<std::uint32_t>(layout::min_block_bytes << class_of(bytes));
+            const auto in_a_chunk = static_cast<std::uint32_t>(layout::chunk_bytes / block_bytes);
+            std::uint64_t chunk = take_chunks(1, in_a_chunk);
+            if (chunk == no_chunk && disown_idle(std::chrono::steady_clock::time_point::max()))
+                chunk = take_chunks(1, in_a_chunk);
             if (chunk == no_chunk) break;
-            own(chunk, static_cast<std::uint32_t>(layout::min_block_bytes << class_of(bytes)), 1);
+            own(chunk, block_bytes, 1);
         }
         while (!blocks.idle.empty()) {
             const std::uint32_t candidate = blocks.idle.back();
@@ -93,8 +97,8 @@ Arena::Allocation Arena::allocate_span(std::uint64_t bytes) {
         spans_.idle.erase(best);
         if (const Allocation made = hand_out(candidate); made.status == Status::ok) return made;
     }
-    std::uint64_t chunk = take_chunks(need);
-    if (chunk == no_chunk && disown_idle(std::chrono::steady_clock::time_point::max())) chunk = take_chunks(need);
+    std::uint64_t chunk = take_chunks(need, 1);
+    if (chunk == no_chunk && disown_idle(std::chrono::steady_clock::time_point::max())) chunk = take_chunks(need, 1);
     if (chunk == no_chunk) return {Status::no_memory, {}};
     own(chunk, 0, static_cast<std::uint32_t>(need));
     spans_.idle.pop_back();
@@ -162,7 +166,7 @@ void Arena::disown(std::uint32_t first) {
     own_.erase(chunk);
 }
 
-std::uint64_t Arena::take_chunks(std::uint64_t wanted) {
+std::uint64_t Arena::take_chunks(std::uint64_t wanted, std::uint32_t blocks) {
     const std::uint64_t all = memory_.chunk_count();
     if (wanted > all) return no_chunk;
     for (int lap = 0; lap < 2; ++lap) {
@@ -179,7 +183,7 @@ std::uint64_t Arena::take_chunks(std::uint64_t wanted) {
                 chunk.block_bytes.store(0, std::memory_order_relaxed);
                 chunk.span.store(0, std::memory_order_relaxed);
             }
-            if (taken == wanted && pages_.reserve(first, wanted) == Status::ok) {
+            if (taken == wanted && pages_.reserve(first, wanted, blocks) == Status::ok) {
                 count(counters_.chunks_taken, wanted);
                 hint_ = first + wanted;
                 return first;

@@ -79,7 +79,8 @@ struct ArenaMemory {
 class ArenaPages {
 public:
     virtual ~ArenaPages() = default;
-    virtual Status reserve(std::uint64_t first_chunk, std::uint64_t chunks) = 0;
+    /// `blocks`: how many words of the first chunk's block table will be used; those of the others are not.
+    virtual Status reserve(std::uint64_t first_chunk, std::uint64_t chunks, std::uint32_t blocks) = 0;
     virtual void punch(std::uint64_t first_chunk, std::uint64_t chunks) = 0;
 };
 
@@ -152,7 +153,7 @@ private:
     void own(std::uint64_t chunk, std::uint32_t block_bytes, std::uint32_t span);
     void disown(std::uint32_t chunk);
     bool disown_idle(std::chrono::steady_clock::time_point idle_since);
-    std::uint64_t take_chunks(std::uint64_t count);
+    std::uint64_t take_chunks(std::uint64_t count, std::uint32_t blocks);
     void return_chunks(std::uint64_t first, std::uint64_t count);
     layout::Block& block(std::uint32_t index) const { return memory_.blocks[index]; }
 

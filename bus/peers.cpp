@@ -133,10 +133,10 @@ bool free_slot(const Segment& segment, std::uint32_t slot) {
 
 }  // namespace peers
 
-Status SegmentPages::reserve(std::uint64_t first_chunk, std::uint64_t chunks) {
+Status SegmentPages::reserve(std::uint64_t first_chunk, std::uint64_t chunks, std::uint32_t blocks) {
     const auto& g = segment_.geometry();
     constexpr std::uint64_t table_bytes = layout::blocks_per_chunk * sizeof(layout::Block);
-    const Status tables = segment_.reserve(g.blocks + first_chunk * table_bytes, chunks * table_bytes);
+    const Status tables = segment_.reserve(g.blocks + first_chunk * table_bytes, blocks * sizeof(layout::Block));
     if (tables != Status::ok) return tables;
     return segment_.reserve(g.arena + first_chunk * layout::chunk_bytes, chunks * layout::chunk_bytes);
 }

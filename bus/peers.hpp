@@ -69,7 +69,7 @@ inline void count(layout::Word64& counter, std::uint64_t more = 1) {
 class SegmentPages : public ArenaPages {
 public:
     explicit SegmentPages(const Segment& segment) : segment_(segment) {}
-    Status reserve(std::uint64_t first_chunk, std::uint64_t chunks) override;
+    Status reserve(std::uint64_t first_chunk, std::uint64_t chunks, std::uint32_t blocks) override;
     void punch(std::uint64_t first_chunk, std::uint64_t chunks) override;
 
 private:

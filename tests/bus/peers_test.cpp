@@ -1,5 +1,7 @@
 #include "bus/peers.hpp"
 
+#include <sys/stat.h>
+
 #include <future>
 
 #include "catch.hpp"
@@ -224,6 +226,29 @@ TEST_CASE("what a dead peer had in the arena is taken back", "[peers]") {
     CHECK(mine.release(shared.handle.block, shared.handle.generation) == Status::ok);
     CHECK(return_orphans(memory, room.pages) == 1);
     for (std::uint64_t i = 0; i < memory.chunk_count(); ++i) CHECK(memory.chunks[i].owner == 0);
+}
+
+TEST_CASE("after a burst of large blocks little more than the room before it stays", "[peers]") {
+    Segment segment = Segment::create("burst", 64 << 10, std::uint64_t{1} << 30);
+    SegmentPages pages(segment);
+    const auto resident = [&] {
+        struct stat file{};
+        REQUIRE(::fstat(segment.fd(), &file) == 0);
+        return static_cast<std::uint64_t>(file.st_blocks) * 512;
+    };
+    layout::Counters counters{};
+    Arena arena(arena_memory(segment), pages, 0, 1, counters);
+    const std::uint64_t before = resident();
+    std::vector<Handle> blocks;
+    for (int i = 0; i < 250; ++i) {
+        const auto made = arena.allocate(1 << 20);
+        REQUIRE(made.status == Status::ok);
+        blocks.push_back(made.handle);
+    }
+    CHECK(resident() - before >= std::uint64_t{250} << 20);
+    for (const Handle& block : blocks) REQUIRE(arena.release(block.block, block.generation) == Status::ok);
+    arena.trim(Clock::now() + 1s);
+    CHECK(resident() - before <= 250 * layout::page_bytes);
 }
 
 }  // namespace isthmus

@@ -19,7 +19,7 @@ using doorbell::Clock;
 
 /// Pages that a test can count and refuse.
 struct FakePages : ArenaPages {
-    Status reserve(std::uint64_t, std::uint64_t chunks) override {
+    Status reserve(std::uint64_t, std::uint64_t chunks, std::uint32_t) override {
         if (refuse) return Status::no_memory;
         reserved += chunks;
         return Status::ok;

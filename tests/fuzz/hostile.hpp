@@ -90,7 +90,7 @@ public:
     Victim() {
         for (const std::uint32_t slot : {hostile, honest})
             segment_.peer(slot).life = layout::life(1, layout::Phase::live);
-        (void)pages_.reserve(0, 4);
+        (void)pages_.reserve(0, 4, 4 * layout::blocks_per_chunk);
     }
 
     /// The bytes: tail and head, the attachment, the table of chunks, some of the table of blocks, and the ring from its start.
