@@ -5,7 +5,7 @@ makes an array that travels without a copy. ``python -m isthmus serve app.py`` s
 ``logging.getLogger("isthmus")``.
 """
 
-from .arrays import empty
+from .arrays import empty, numpy_memory
 from .caller import Bus, connect
 from .errors import (
     BusFull,
@@ -36,5 +36,6 @@ __all__ = [
     "connect",
     "empty",
     "export",
+    "numpy_memory",
     "serve",
 ]
