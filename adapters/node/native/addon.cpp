@@ -176,6 +176,10 @@ Napi::Object constants(Napi::Env env) {
 #define X(name) ISTHMUS_NUMBER(Loop, name)
     put("loops", {X(in_flight) X(always) X(never)});
 #undef X
+    put("references", {{"callable", wire::reference_callable},
+                       {"iterable", wire::reference_iterable},
+                       {"async", wire::reference_async},
+                       {"exception", wire::reference_exception}});
     put("flags", {{"leased", wire::cell_leased},
                   {"fortran", wire::cell_fortran},
                   {"ascii", wire::cell_ascii},

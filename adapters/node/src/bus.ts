@@ -3,7 +3,7 @@
 import { Memory, type NDArray, release, type TypedArray, type TypedArrayConstructor } from './arrays.js'
 import { Calls, type Settle } from './calls.js'
 import { Decoder, pythonError } from './decode.js'
-import { Encoder, KeywordArguments } from './encode.js'
+import { Encoder } from './encode.js'
 import {
   closedError,
   errorOf,
@@ -12,6 +12,7 @@ import {
   NotExportedError,
   TimeoutError,
 } from './errors.js'
+import { KeywordArguments } from './marks.js'
 import { type Counters, constants, type NativeConnection } from './native.js'
 
 const { kinds, fields, sizes, statuses, words, doubles, loops } = constants
