@@ -223,14 +223,13 @@ type AnyIterator = Iterator<unknown> | AsyncIterator<unknown>
 
 function iteratorOf(source: unknown): { iterator: AnyIterator; isAsync: boolean } {
   const some = (source ?? {}) as Source
-  if (typeof some[Symbol.asyncIterator] === 'function') {
-    return { iterator: some[Symbol.asyncIterator](), isAsync: true }
-  }
-  if (typeof some[Symbol.iterator] === 'function') {
-    return { iterator: some[Symbol.iterator](), isAsync: false }
-  }
-  if (typeof some.getReader === 'function') return { iterator: readerOf(some.getReader()), isAsync: true }
-  throw new TypeError('what was to be a stream can not be iterated over')
+  const { [Symbol.asyncIterator]: iterateAsync, [Symbol.iterator]: iterate, getReader } = some
+  if (typeof iterateAsync === 'function') return { iterator: iterateAsync.call(some), isAsync: true }
+  if (typeof iterate === 'function') return { iterator: iterate.call(some), isAsync: false }
+  if (typeof getReader === 'function') return { iterator: readerOf(getReader.call(some)), isAsync: true }
+  throw new TypeError(
+    `${source === null ? 'null' : `a value of type ${typeof source}`} is no stream of items`,
+  )
 }
 
 /** For Web Streams of engines that do not iterate over them. */
