@@ -192,7 +192,7 @@ export class Access {
 
   #send(keep: boolean): Promise<unknown> {
     const submit = (message: Message) =>
-      this.port.call(targetOf(message), ...argumentsOf(message, { keep })).catch(error => {
+      this.port.call(targetOf(message), ...argumentsOf(message, keep ? { keep } : undefined)).catch(error => {
         throw located(error, message.steps)
       })
     const message = this.#message(this.#path())

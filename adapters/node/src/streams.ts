@@ -176,9 +176,9 @@ class Intake implements StreamEvents {
       this.#failure = undefined
       return
     }
-    this.cancel()
     await new Promise<void>(resolve => {
       this.#onEnd = resolve
+      this.cancel()
     })
     const failure = this.#failure
     this.#failure = undefined
