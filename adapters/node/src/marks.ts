@@ -5,7 +5,10 @@ export class KeywordArguments<
   Values extends object = Readonly<Record<string, unknown>>,
   Names extends PropertyKey = keyof Values,
 > {
-  declare private readonly names?: Names
+  /** Never there: for the compiler, which is to find names that were not declared. */
+  declare readonly names?: Names
+  // Tells it from everything else that has `values`.
+  declare private readonly isNamed: true
 
   constructor(readonly values: Values) {}
 }

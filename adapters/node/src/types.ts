@@ -70,7 +70,8 @@ export type CallArguments<F, Options> =
       ? [args?: ArgumentsOf<F>, options?: WithNamed<F, Options>]
       : [args: ArgumentsOf<F>, options?: WithNamed<F, Options>]
 
-type WithNamed<F, Options> = Omit<Options, 'kwargs'> & { readonly kwargs?: NamedOf<F> }
+/** The options of a call, with the named arguments that are declared. */
+export type WithNamed<F, Options> = Omit<Options, 'kwargs'> & { readonly kwargs?: NamedOf<F> }
 
 /** The declared exports as functions. */
 export type FunctionsOf<Exports> = {
