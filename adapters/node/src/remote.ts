@@ -280,6 +280,12 @@ export async function withContext<T>(
 /** Leaves a context manager; whether it has taken care of the error. */
 async function exit(manager: Remote, error: unknown): Promise<boolean> {
   const reference = referenceOf(manager) as Reference
-  const step: Step = error === undefined ? ['exit'] : ['exit', error]
+  const step: Step = error === undefined ? ['exit'] : ['exit', describe(error)]
   return (await reference.port.call({ subject: reference, steps: [step] }, [])) === true
+}
+
+/** What a context manager is told of the error it is left with: Python's own exception, or what there is to know. */
+function describe(error: unknown): unknown {
+  const { name, message, stack } = error instanceof Error ? error : new Error(String(error))
+  return { type: name, message, traceback: stack ?? '', language: 'javascript' }
 }
