@@ -32,7 +32,7 @@ export interface Remote extends AsyncIterable<Any>, Disposable, AsyncDisposable 
  * `then`, `catch` and `finally` are those of a promise. A chain can be an argument of another chain's call: its result is passed on
  * without coming here. A result is used by one chain that goes on from it; to use it again, `keep` it.
  */
-export interface Chain extends Remote, Pick<Promise<Any>, 'then' | 'catch' | 'finally'> {}
+export interface Chain<T = Any> extends Remote, Pick<Promise<T>, 'then' | 'catch' | 'finally'> {}
 
 const promised = ['then', 'catch', 'finally'] as const
 const index = /^(0|-?[1-9]\d*)$/
@@ -48,7 +48,7 @@ export function makeProxy(reference: Reference): object {
 }
 
 /** A module of the host. */
-export function importModule(port: Port, name: string): Chain {
+export function importModule(port: Port, name: string): Chain<Remote> {
   return makeChain(new Access(port, { subject: name, proxy: undefined }, undefined))
 }
 
