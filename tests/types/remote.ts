@@ -1,6 +1,17 @@
 // Remote objects and streams, to a user's editor: this file is only compiled.
 
-import { type Bus, type Chain, enter, isRemote, keep, kwargs, type Remote, slice, tuple, withContext } from 'isthmus'
+import {
+  type Bus,
+  type Chain,
+  enter,
+  isRemote,
+  keep,
+  kwargs,
+  type Remote,
+  slice,
+  tuple,
+  withContext,
+} from 'isthmus'
 
 interface App {
   rows(path: string): AsyncIterable<{ readonly name: string }>

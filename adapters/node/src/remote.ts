@@ -2,6 +2,7 @@
 
 import { inspect } from 'node:util'
 import { Access, accessOf, type Root, setAccess } from './chain.js'
+import { PythonError } from './errors.js'
 import { KeywordArguments } from './marks.js'
 import { constants } from './native.js'
 import { type Port, type Reference, referenceOf, type Step, setReference } from './port.js'
@@ -284,8 +285,12 @@ async function exit(manager: Remote, error: unknown): Promise<boolean> {
   return (await reference.port.call({ subject: reference, steps: [step] }, [])) === true
 }
 
-/** What a context manager is told of the error it is left with: Python's own exception, or what there is to know. */
-function describe(error: unknown): unknown {
+/** What a context manager is told of the error that it is left with. */
+function describe(error: unknown): object {
+  if (error instanceof PythonError) {
+    const { type, module, message, traceback } = error
+    return { type, module, message, traceback, language: 'python' }
+  }
   const { name, message, stack } = error instanceof Error ? error : new Error(String(error))
   return { type: name, message, traceback: stack ?? '', language: 'javascript' }
 }
