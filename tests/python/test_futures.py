@@ -143,8 +143,7 @@ def test_a_timeout_cancels_too(bus, until):
 def test_cancelling_a_task_cancels_what_it_awaits(bus, until):
     async def main():
         task = asyncio.ensure_future(bus.call_async("fut_task"))
-        while not begun:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(until, lambda: begun)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -35,8 +35,9 @@ def export(function: F | None = None, /, *, name: str | None = None, **options: 
     Use it bare (``@isthmus.export``) or with a name (``@isthmus.export(name="sum")``). The function comes
     back unchanged.
 
-    Called, it runs on the host's dispatcher thread with the GIL held, one call after the other; an ``async
-    def`` runs as a task on the host's event loop, thousands at once. A generator and an async generator are
+    Called, it runs on the host's dispatcher thread with the GIL held, one call after the other, so it must
+    not wait for threads that make calls themselves; an ``async def`` runs as a task on the host's event loop,
+    thousands at once. A generator and an async generator are
     streams, which their callers read while they run; ``isthmus.current()`` tells about the call. Its
     arguments are Python values as the documentation's table has them; arrays are read-only numpy arrays
     (memoryviews where there is no numpy) over the memory of the bus, and stay valid for as long as they are

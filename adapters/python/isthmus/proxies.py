@@ -106,8 +106,8 @@ class RemoteObject:
     """An object of another Python peer. Its attributes, items, calls and operators are over there.
 
     What they result in comes as a value where it has that form, else as another remote object. Its own name
-    is ``release`` alone, which lets the other side forget it; so does dropping it. Everything blocks, with the
-    GIL free, but for a call in a thread where an event loop runs: that is to be awaited.
+    is ``release`` alone, which lets the other side forget it; so does dropping it. Everything blocks, with
+    the GIL free, but for a call in a thread where an event loop runs: that is to be awaited.
     """
 
     __slots__ = ("__isthmus_reference__", "__weakref__")
@@ -165,10 +165,10 @@ class RemoteObject:
         return [*_ask(self, ["dir"]), "release"]
 
     def __int__(self) -> int:
-        return int(_ask(self, ["get", "__int__"], ["call", [], {}]))
+        return int(_ask(self, ["int"]))
 
     def __float__(self) -> float:
-        return float(_ask(self, ["get", "__float__"], ["call", [], {}]))
+        return float(_ask(self, ["float"]))
 
     def __hash__(self) -> int:
         reference = self.__isthmus_reference__

@@ -75,7 +75,7 @@ def _perform(value: Any, steps: Sequence[Step], at: int) -> Any:
     while at < len(steps):
         step = steps[at]
         try:
-            before, value = value, _go(value, step, owner, steps[at - 1] if at else ())
+            before, value = value, _go(value, step, owner, steps[at - 1][1] if owner is not None else "")
         except Exception as error:
             _note(error, steps, at)
             raise
@@ -91,11 +91,11 @@ async def _go_on(awaitable: Awaitable[Any], steps: Sequence[Step], at: int) -> A
     return await result if inspect.isawaitable(result) else result
 
 
-def _go(value: Any, step: Step, owner: Any, before: Step) -> Any:
+def _go(value: Any, step: Step, owner: Any, name: str) -> Any:
     verb, *rest = step
     if verb == "call":
         result = value(*(rest[0] if rest else ()), **(rest[1] if len(rest) > 1 else {}))
-        return _operate(owner, before, rest[0]) if result is NotImplemented and before else result
+        return _operate(owner, name, rest[0]) if result is NotImplemented else result
     if verb == "exit":
         return _leave(value, rest[0] if rest else None)
     one = _verbs.get(verb)
@@ -104,15 +104,14 @@ def _go(value: Any, step: Step, owner: Any, before: Step) -> Any:
     return one(value, *rest)
 
 
-def _operate(owner: Any, before: Step, args: Sequence[Any]) -> Any:
-    """What an operator gives whose method for it, `before`, has declined: the other operand is asked then."""
-    name = before[1]
+def _operate(owner: Any, name: str, args: Sequence[Any]) -> Any:
+    """What an operator gives whose method for it has declined: the other operand is asked then."""
     if name in BINARY:
         return BINARY[name](owner, args[0])
     if name in REFLECTED:
         return REFLECTED[name](args[0], owner)
     raise TypeError(
-        f"{type(owner).__name__}.{name} does not take {', '.join(type(a).__name__ for a in args)}"
+        f"what was called does not take {', '.join(type(argument).__name__ for argument in args)}"
     )
 
 
@@ -161,6 +160,8 @@ _verbs: dict[str, Callable[..., Any]] = {
     "repr": repr,
     "bool": bool,
     "len": len,
+    "int": int,
+    "float": float,
     "iter": iter,
     "enter": _enter,
     "dir": dir,
