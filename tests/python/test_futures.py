@@ -153,15 +153,15 @@ def test_cancelling_a_task_cancels_what_it_awaits(bus, until):
     assert begun == ["began", "cancelled", "finally"]
 
 
-def test_a_coroutine_that_a_host_cancels_itself_is_told_so(bus):
+def test_a_coroutine_that_the_host_itself_cancels_is_an_error_to_its_caller(bus):
     @isthmus.export(name=f"{bus.name}.cancels")
     async def cancels():
         asyncio.current_task().cancel()
         await asyncio.sleep(1)
 
-    with pytest.raises(isthmus.Cancelled) as caught:
+    with pytest.raises(isthmus.PythonError) as caught:
         bus.call(f"{bus.name}.cancels")
-    assert caught.value.code == "CANCELLED"
+    assert caught.value.type == "CancelledError"
 
 
 def test_closing_settles_what_is_in_flight(bus):

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import _isthmus, futures
 from .peer import Peer, running_loop
+from .proxies import RemoteObject
 from .streams import Stream
 
 __all__ = ["Bus", "Caller", "connect"]
@@ -55,6 +56,11 @@ class Caller:
     def stream(self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Stream:
         """The items of a generator or async iterable that is exported, for ``for`` or ``async for``."""
         return Stream(self._native(), name, args, kwargs, timeout)
+
+    def import_module(self, name: str) -> RemoteObject:
+        """A module of the host as a remote object, where the host allows it (``--allow``, ``allow=``)."""
+        module: RemoteObject = self._native().call(("operate", name, []), (), {}, None)
+        return module
 
 
 class Bus(Caller):
