@@ -55,7 +55,7 @@ def test_callers_may_import_what_is_allowed(serve, name):
         assert math.floor(math.pi) == 3
         assert bus.import_module("os.path").join("a", "b") == "a/b"
         with pytest.raises(
-            isthmus.PythonError, match="PermissionError: .* does not allow .* 'os': .*--allow os"
+            isthmus.PythonError, match=r"PermissionError: .* does not allow .* 'os': .*--allow os"
         ):
             bus.import_module("os")
 

@@ -6,7 +6,6 @@ import decimal
 import enum
 import math
 import pathlib
-import types
 import typing
 import uuid
 from collections import Counter, OrderedDict, defaultdict
