@@ -102,6 +102,26 @@ LENDING = """
         return np.full(size, 7.0)
 
     @isthmus.export
+    def elsewhere(size):
+        with isthmus.numpy_memory(False):
+            return np.full(size, 7.0)
+
+    @isthmus.export
+    def shaped(size):
+        return np.full(size, 7.0).reshape(2, -1)
+
+    with_bus = []
+
+    @isthmus.export
+    def held():
+        with_bus.append(np.full(100_000, 7.0))
+        return with_bus[-1]
+
+    @isthmus.export
+    def part_of_held():
+        return with_bus[-1][10:]
+
+    @isthmus.export
     def in_bus(size):
         x = isthmus.empty(size, "float64")
         x[:] = 7
@@ -150,20 +170,31 @@ def test_an_array_in_bus_memory_is_not_copied_whatever_its_size(serve, name):
 def test_an_array_elsewhere_is_copied_once(serve, name):
     serve(LENDING).ready()
     with isthmus.connect(name) as bus:
-        assert bus.call("fresh", 1_000_000).sum() == 7_000_000
+        assert bus.call("elsewhere", 1_000_000).sum() == 7_000_000
         stats = bus.stats()
         assert stats["host"]["bytes_copied"] == 8_000_000
         bus.call("flags", np.zeros(1_000_000))
         assert bus.stats()["self"]["bytes_copied"] == 8_000_000
 
 
-def test_a_copied_result_belongs_to_the_caller(serve, name):
+@pytest.mark.parametrize("export", ["fresh", "elsewhere", "shaped"])
+def test_a_result_that_nobody_else_holds_belongs_to_the_caller(serve, name, export):
     serve(LENDING).ready()
     with isthmus.connect(name) as bus:
-        for size in (3, 1000, 100_000):
-            result = bus.call("fresh", size)
+        for size in (4, 1000, 100_000):
+            result = bus.call(export, size)
             result += 1
             assert result.sum() == 8 * size
+
+
+def test_a_result_that_the_host_holds_is_lent(serve, name):
+    serve(LENDING).ready()
+    with isthmus.connect(name) as bus:
+        for export in ("held", "part_of_held"):
+            result = bus.call(export)
+            assert (result == 7).all()
+            with pytest.raises(ValueError, match="read-only"):
+                result += 1
 
 
 def test_what_the_host_keeps_stays_valid_and_its_lease_ends_with_it(serve, name):
@@ -197,13 +228,13 @@ def test_results_that_are_kept_fill_the_bus_and_say_so(serve, name):
             while True:
                 kept.append(bus.call("fresh", 500_000))
 
-        with pytest.raises(isthmus.BusFull, match="out of memory"):
+        with pytest.raises(isthmus.BusFull, match="release arrays"):
             keep_on()
         assert 2 <= len(kept) <= 4
         assert all(x[0] == 7 for x in kept)
         with pytest.raises(isthmus.BusFull):
             bus.call("flags", np.zeros(2_000_000))
-        with pytest.raises(isthmus.PythonError, match=r"BusFull.*out of memory"):
+        with pytest.raises(isthmus.PythonError, match=r"BusFull.*release arrays"):
             bus.call("in_bus", 2_000_000)
         kept.clear()
         assert bus.call("fresh", 500_000)[-1] == 7

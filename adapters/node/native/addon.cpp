@@ -196,7 +196,7 @@ Napi::Object constants(Napi::Env env) {
     }
     object.Set("itemBytes", itemBytes);
     auto sentences = Napi::Array::New(env);
-    for (std::uint8_t status = 0; status <= static_cast<std::uint8_t>(Status::cancelled); ++status) {
+    for (std::uint8_t status = 0; status <= static_cast<std::uint8_t>(Status::over_quota); ++status) {
         sentences.Set(status, std::string(sentence(static_cast<Status>(status))));
     }
     object.Set("sentences", sentences);

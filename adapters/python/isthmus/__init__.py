@@ -6,7 +6,7 @@ makes an array that travels without a copy, ``current`` tells about the call tha
 """
 
 from ._isthmus import Call, current
-from .arrays import empty
+from .arrays import empty, numpy_memory
 from .caller import Bus, connect
 from .errors import (
     BusFull,
@@ -46,5 +46,6 @@ __all__ = [
     "current",
     "empty",
     "export",
+    "numpy_memory",
     "serve",
 ]

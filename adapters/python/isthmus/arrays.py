@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from ._isthmus import allocate, dtypes
+from ._isthmus import allocate, dtypes, restore_numpy_memory, use_numpy_memory
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["empty"]
+__all__ = ["empty", "numpy_memory"]
 
 
 def empty(
@@ -32,6 +33,24 @@ def empty(
     lengths = (shape,) if isinstance(shape, SupportsIndex) else tuple(shape)
     array: np.ndarray[Any, Any] = allocate(_code(dtype), tuple(map(operator.index, lengths)))
     return array
+
+
+@contextmanager
+def numpy_memory(on: bool = True) -> Iterator[None]:
+    """Within it, the arrays that numpy makes lie in the memory of the bus, if they have 32 KiB or more (NEP 49).
+
+    Exports have it on already; here it is for arrays that are prepared ahead, or, with ``on=False``, for an
+    export that makes arrays which never leave it. It holds for the current context, so for this thread or
+    asyncio task. Arrays stay where they are afterwards, for as long as they are kept. Where the bus has no
+    memory left, and where this process is on no bus, numpy allocates as ever.
+
+    Raises ImportError when there is no numpy.
+    """
+    before = use_numpy_memory(on)
+    try:
+        yield
+    finally:
+        restore_numpy_memory(before)
 
 
 def _code(dtype: npt.DTypeLike) -> int:

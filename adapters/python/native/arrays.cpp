@@ -107,6 +107,21 @@ std::byte* gather(const Py_buffer& view, int dimension, const std::byte* from, s
     return to;
 }
 
+/// Whether nobody refers to an array but the caller, nor to those it is a view of, down to the one that has the memory.
+bool is_alone(State& state, PyObject* array) {
+    const Numpy* np = numpy_if_imported(state);
+    if (np == nullptr || Py_REFCNT(array) != 1) return false;
+    Ref each = Ref::to(array);
+    for (;;) {
+        if (Py_TYPE(each.get()) != reinterpret_cast<PyTypeObject*>(np->ndarray)) return false;
+        Ref base(PyObject_GetAttrString(each.get(), "base"));
+        if (!base || base.get() == Py_None) return static_cast<bool>(base);
+        constexpr Py_ssize_t ours_and_its_view = 2;
+        if (Py_REFCNT(base.get()) != ours_and_its_view) return false;
+        each = std::move(base);
+    }
+}
+
 bool is_fortran(const Py_buffer& view) {
     return view.ndim > 1 && !PyBuffer_IsContiguous(&view, 'C') && PyBuffer_IsContiguous(&view, 'F');
 }
@@ -137,7 +152,8 @@ void copy_elements(const Py_buffer& view, bool swap, std::byte* to) {
 }
 
 std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing& out, PyObject* value, bool as_bytes,
-                                         bool own) {
+                                         bool own, bool last) {
+    const bool alone = last && is_alone(state, value);
     Py_buffer view;
     if (PyObject_GetBuffer(value, &view, PyBUF_RECORDS_RO) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_Exception)) return "";
@@ -171,7 +187,7 @@ std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing&
     if (!swap && size > 0 && PyBuffer_IsContiguous(&view, 'A')) {
         const Handle found = memory.retain_found(view.buf, size);
         if (found.bytes != 0) {
-            send(found, 0);
+            send(found, alone ? wire::cell_moved : std::uint16_t{0});
             return std::nullopt;
         }
     }

@@ -21,9 +21,10 @@ const Numpy* numpy_if_imported(State& state);
 PyObject* new_array(State& state, PyObject* backing, const Layout& layout);
 
 /// Appends what an object shows through the buffer protocol. nullopt: done; else what is wrong with it, without its path,
-/// and "" when an exception is set already. GIL held.
+/// and "" when an exception is set already. `own`: copied elements become the receiver's; `last`: so do those that lie in the
+/// bus already, if nobody else looks at them, since the caller drops the object right after. GIL held.
 std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing& out, PyObject* value, bool as_bytes,
-                                         bool own);
+                                         bool own, bool last);
 
 /// Copies elements in C order, or as they lie if they are contiguous. No GIL needed: the view keeps the memory.
 void copy_elements(const Py_buffer& view, bool swap, std::byte* to);

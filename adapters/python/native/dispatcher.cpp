@@ -6,7 +6,9 @@
 #include <cstdlib>
 #include <ctime>
 
+#include "arrays.hpp"
 #include "errors.hpp"
+#include "numpy_memory.hpp"
 
 namespace isthmus::python {
 
@@ -33,8 +35,14 @@ void count(layout::Word64& counter) {
 }  // namespace
 
 Dispatcher::Dispatcher(State& state, Bus& bus, std::shared_ptr<Memory> memory, Calls& calls, ExportTable* exports,
-                       const std::atomic<bool>& stop)
-    : state_(state), bus_(bus), memory_(std::move(memory)), calls_(calls), exports_(exports), stop_(stop) {
+                       const std::atomic<bool>& stop, bool numpy_memory)
+    : state_(state),
+      bus_(bus),
+      memory_(std::move(memory)),
+      calls_(calls),
+      exports_(exports),
+      stop_(stop),
+      shares_numpy_memory_(!numpy_memory) {
     lost_ = [this](Link& link, Status reason) {
         forget(link);
         calls_.lost(link, reason);
@@ -61,6 +69,7 @@ void Dispatcher::run() {
 
 void Dispatcher::serve() {
     Memory::of_this_thread() = memory_;
+    if (numpy_if_imported(state_) != nullptr) share_numpy_memory();
     give_gil();
     while (!stop_.load(std::memory_order_acquire) && !bus_.closed()) {
         bus_.attend(lost_);
@@ -161,6 +170,7 @@ void Dispatcher::run_batch() {
     if (!has_batch()) return;
     take_gil();
     catch_up();
+    if (!shares_numpy_memory_ && state_.numpy.is == Numpy::Is::here) share_numpy_memory();
     ticks_.learn();
     const std::uint64_t slow = ticks_.of_ns(slow_call), late = ticks_.of_ns(publish_after),
                         enough = ticks_.of_ns(gil_at_most);
@@ -188,6 +198,13 @@ void Dispatcher::run_batch() {
         if (now - began > enough) break;
     }
     give_gil();
+}
+
+/// From now on what exports compute lies in the bus, if it is large. Once numpy is there; GIL held.
+void Dispatcher::share_numpy_memory() {
+    if (std::exchange(shares_numpy_memory_, true)) return;
+    const Ref before(use_numpy_memory(state_, true));
+    if (!before) log_exception(state_, "numpy can't allocate in the bus", take_exception().get());
 }
 
 void Dispatcher::publish(std::uint64_t now) {

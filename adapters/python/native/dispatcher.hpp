@@ -17,7 +17,7 @@ class Dispatcher {
 public:
     /// `exports` may be null: then every call is answered with not_exported.
     Dispatcher(State& state, Bus& bus, std::shared_ptr<Memory> memory, Calls& calls, ExportTable* exports,
-               const std::atomic<bool>& stop);
+               const std::atomic<bool>& stop, bool numpy_memory);
 
     /// Serves until `stop` is set or the bus has ended, then answers what has been received. GIL held on entry and exit, and
     /// taken in between for each batch.
@@ -58,6 +58,7 @@ private:
     void answer_late();
     void catch_up();
     void publish(std::uint64_t now);
+    void share_numpy_memory();
     void idle();
     void farewell();
     void forget(const Link& link);
@@ -89,6 +90,7 @@ private:
     Ticks ticks_;
     std::uint64_t published_at_ = 0;  // in ticks
     bool unpublished_ = false;
+    bool shares_numpy_memory_;  // whether that was done, or is not wanted
     std::uint64_t ticked_at_ = 0;
     doorbell::Spin spin_;
     std::atomic<std::uint32_t> service_slot_{layout::max_peers};

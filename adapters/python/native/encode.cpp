@@ -213,7 +213,7 @@ private:
     }
 
     bool buffer(PyObject* object, bool as_bytes) {
-        const auto wrong = encode_buffer(state_, memory_, out_, object, as_bytes, own_);
+        const auto wrong = encode_buffer(state_, memory_, out_, object, as_bytes, own_, own_ && depth_ == 0);
         if (!wrong) return true;
         return wrong->empty() ? false : fail(*wrong);
     }

@@ -7,6 +7,7 @@
 #include "exports.hpp"
 #include "lease.hpp"
 #include "lifeline.hpp"
+#include "numpy_memory.hpp"
 #include "peer.hpp"
 
 namespace isthmus::python {
@@ -119,6 +120,10 @@ PyMethodDef methods[] = {
     {"allocate", allocate, METH_VARARGS,
      "allocate(dtype, shape)\n--\n\nAn array in the memory of the bus that this thread serves, else of the newest."},
     {"socket_path", socket_path, METH_O, "socket_path(name)\n--\n\nWhere the socket of a bus lies."},
+    {"use_numpy_memory", use_numpy_memory, METH_O,
+     "use_numpy_memory(on)\n--\n\nLets numpy allocate in the bus in this context; returns what was in use."},
+    {"restore_numpy_memory", restore_numpy_memory, METH_O,
+     "restore_numpy_memory(handler)\n--\n\nUndoes use_numpy_memory."},
     {"watch_parent", watch_parent, METH_VARARGS,
      "watch_parent(fd, path)\n--\n\nEnds this process once fd hangs up: SIGTERM first, _exit 300 ms later."},
     {nullptr, nullptr, 0, nullptr},

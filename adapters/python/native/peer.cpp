@@ -3,6 +3,7 @@
 #include <new>
 
 #include "errors.hpp"
+#include "numpy_memory.hpp"
 
 namespace isthmus::python {
 
@@ -19,6 +20,7 @@ bool is_ours(Peer& peer) {
 namespace {
 
 void add_memory(State& state, const std::shared_ptr<Memory>& memory) {
+    offer_numpy_memory(memory);
     std::lock_guard lock(state.mutex);
     state.memories.push_back(memory);
 }
@@ -34,7 +36,8 @@ void remove_memory(State& state, const std::shared_ptr<Memory>& memory) {
 PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     const char *name, *label;
     PyObject* exports;
-    if (!PyArg_ParseTuple(arguments, "sOs", &name, &exports, &label)) return nullptr;
+    int numpy_memory = 1;
+    if (!PyArg_ParseTuple(arguments, "sOs|p", &name, &exports, &label, &numpy_memory)) return nullptr;
     State& state = state_of(type);
     if (exports != Py_None && !PyObject_TypeCheck(exports, state.exports)) {
         PyErr_SetString(PyExc_TypeError, "exports must be an Exports or None");
@@ -49,6 +52,7 @@ PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     peer.name = name;
     peer.label = label;
     peer.is_service = exports != Py_None;
+    peer.numpy_memory = numpy_memory != 0;
     return self;
 }
 
@@ -126,7 +130,7 @@ PyObject* run(PyObject* self, PyObject* joined) {
     add_memory(*peer.state, peer.memory);
     ExportTable* table = peer.exports == Py_None ? nullptr : &export_table(peer.exports);
     const bool fine = guarded(*peer.state, false, [&] {
-        Dispatcher dispatcher(*peer.state, *peer.bus, peer.memory, peer.calls, table, peer.stop);
+        Dispatcher dispatcher(*peer.state, *peer.bus, peer.memory, peer.calls, table, peer.stop, peer.numpy_memory);
         {
             std::lock_guard lock(peer.gate);
             peer.dispatcher = &dispatcher;
@@ -189,7 +193,9 @@ PyGetSetDef attributes[] = {
 };
 
 PyType_Slot slots[] = {
-    {Py_tp_doc, const_cast<char*>("Bus(name, exports, label)\n--\n\nOne peer; with exports, one that answers calls.")},
+    {Py_tp_doc,
+     const_cast<char*>(
+         "Bus(name, exports, label, numpy_memory=True)\n--\n\nOne peer; with exports, one that answers calls.")},
     {Py_tp_new, slot(make_bus)},
     {Py_tp_dealloc, slot(dealloc_bus)},
     {Py_tp_traverse, slot(traverse_bus)},

@@ -18,6 +18,7 @@ struct Peer {
     std::string name;
     std::string label;
     bool is_service = false;
+    bool numpy_memory = true;  // whether exports' arrays are allocated in the bus
     std::uint64_t forks = fork_count();
 
     std::atomic<bool> stop{false};

@@ -1,0 +1,207 @@
+"""numpy allocates in the bus: what exports compute is handed over without a copy, and lives as long as anyone looks at it."""
+
+import gc
+import os
+import threading
+
+import numpy as np
+import pytest
+
+import isthmus
+
+LARGE = 1 << 20
+SMALL = 1 << 10
+
+APP = """
+    import gc, threading
+    import numpy as np
+    import isthmus
+
+    kept = {}
+
+    @isthmus.export
+    def double(x): return x * 2
+
+    @isthmus.export
+    def ones(size): return np.ones(size, "uint8")
+
+    @isthmus.export
+    def zeros(size): return np.zeros(size, "uint8")
+
+    @isthmus.export
+    def grown(size):
+        x = np.arange(size // 2, dtype="uint8")
+        x.resize(size, refcheck=False)
+        return x
+
+    @isthmus.export
+    def views(size):
+        x = np.arange(size, dtype="uint8").reshape(-1, 64)
+        return [x[1:], x[:, ::2], x.T, x]
+
+    @isthmus.export
+    def keep(name, size): kept[name] = np.full(size, 7, "uint8")
+
+    @isthmus.export
+    def kept_one(name): return kept[name]
+
+    @isthmus.export
+    def drop_elsewhere(name):
+        array = kept.pop(name)
+        thread = threading.Thread(target=lambda gone: gone.clear(), args=([array],))
+        del array
+        thread.start()
+        thread.join()
+        gc.collect()
+
+    @isthmus.export
+    def privately(size):
+        with isthmus.numpy_memory(False):
+            return np.ones(size, "uint8")
+"""
+
+
+@pytest.fixture
+def bus(serve, name):
+    serve(APP).ready()
+    with isthmus.connect(name) as bus:
+        yield bus
+
+
+def copied(bus, call):
+    """What the host copied into the bus for a call's result."""
+    bus.call("ones", SMALL)
+    before = bus.stats()["host"]["bytes_copied"]
+    result = call()
+    return result, bus.stats()["host"]["bytes_copied"] - before
+
+
+@pytest.mark.parametrize("export", ["ones", "zeros", "grown"])
+def test_a_large_result_is_not_copied(bus, export):
+    result, bytes_copied = copied(bus, lambda: bus.call(export, LARGE))
+    assert len(result) == LARGE
+    assert bytes_copied == 0
+
+
+def test_what_is_computed_from_an_argument_is_not_copied(bus):
+    x = isthmus.empty(LARGE // 8)
+    x[:] = 3
+    result, bytes_copied = copied(bus, lambda: bus.call("double", x))
+    assert (result == 6).all()
+    assert bytes_copied == 0
+
+
+def test_views_travel_from_where_they_lie_and_what_has_gaps_is_copied_once(bus):
+    (rows, gaps, turned, whole), bytes_copied = copied(bus, lambda: bus.call("views", LARGE))
+    expected = np.arange(LARGE, dtype="int64").astype("uint8").reshape(-1, 64)
+    assert np.array_equal(rows, expected[1:])
+    assert np.array_equal(gaps, expected[:, ::2])
+    assert np.array_equal(turned, expected.T)
+    assert np.array_equal(whole, expected)
+    assert bytes_copied == LARGE // 2
+
+
+def test_zeros_are_zeros_also_in_memory_that_was_used_before(bus):
+    for _ in range(20):
+        assert (bus.call("ones", LARGE) == 1).all()
+        assert not bus.call("zeros", LARGE).any()
+
+
+def test_an_array_that_outlives_its_call_keeps_its_bytes(bus):
+    bus.call("keep", "a", LARGE)
+    for _ in range(20):
+        bus.call("ones", LARGE)
+    assert (bus.call("kept_one", "a") == 7).all()
+
+
+def test_an_array_may_be_freed_on_another_thread_while_its_reader_looks(bus):
+    bus.call("keep", "a", LARGE)
+    seen = bus.call("kept_one", "a")
+    bus.call("drop_elsewhere", "a")
+    for _ in range(20):
+        bus.call("ones", LARGE)
+    assert (seen == 7).all()
+
+
+def test_memory_is_used_again_once_nobody_looks(bus):
+    for _ in range(300):
+        bus.call("ones", 16 * LARGE)
+    gc.collect()
+    assert bus.stats()["host"]["chunks_taken"] - bus.stats()["host"]["chunks_returned"] < 64 * 16
+
+
+def test_an_export_can_do_without(bus):
+    _, bytes_copied = copied(bus, lambda: bus.call("privately", LARGE))
+    assert bytes_copied == LARGE
+
+
+def test_arrays_can_be_prepared_ahead(bus):
+    with isthmus.numpy_memory():
+        ahead = np.arange(LARGE, dtype="uint8")
+    before = bus.stats()["self"]["bytes_copied"]
+    bus.call("double", ahead)
+    assert bus.stats()["self"]["bytes_copied"] == before
+    bus.call("double", np.arange(LARGE, dtype="uint8"))
+    assert bus.stats()["self"]["bytes_copied"] == before + LARGE
+
+
+def test_another_thread_is_not_concerned(bus):
+    before = bus.stats()["self"]["bytes_copied"]
+    arrays = []
+    with isthmus.numpy_memory():
+        thread = threading.Thread(target=lambda: arrays.append(np.ones(LARGE, "uint8")))
+        thread.start()
+        thread.join()
+    bus.call("double", arrays[0])
+    assert bus.stats()["self"]["bytes_copied"] == before + LARGE
+
+
+def test_arrays_outlive_the_bus_they_were_made_in(serve, name):
+    serve(APP).ready()
+    with isthmus.connect(name) as bus:
+        bus.call("ones", SMALL)
+        with isthmus.numpy_memory():
+            arrays = [np.full(LARGE, i, "uint8") for i in range(20)]
+            arrays[1].resize(2 * LARGE, refcheck=False)
+    for i, array in enumerate(arrays):
+        assert (array[:LARGE] == i).all()
+        array += 1
+    arrays[2].resize(3 * LARGE, refcheck=False)
+    del arrays
+    with isthmus.numpy_memory():
+        assert np.ones(LARGE).sum() == LARGE
+
+
+def test_without_a_bus_numpy_allocates_as_ever(run):
+    done = run("""
+        import numpy as np, isthmus
+        with isthmus.numpy_memory():
+            x = np.ones(1 << 20)
+            x.resize(1 << 21, refcheck=False)
+        assert x.sum() == 1 << 20
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_frees_what_the_parent_made_and_harms_nothing(bus):
+    with isthmus.numpy_memory():
+        arrays = [np.full(LARGE, 5, "uint8") for _ in range(4)]
+    child = os.fork()
+    if child == 0:
+        fine = all((array == 5).all() for array in arrays)
+        arrays.clear()
+        gc.collect()
+        os._exit(0 if fine and np.ones(LARGE).sum() == LARGE else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert all((array == 5).all() for array in arrays)
+
+
+def test_when_the_bus_is_full_numpy_allocates_elsewhere(serve, name):
+    serve(APP, "--memory", "8MiB").ready()
+    with isthmus.connect(name) as bus:
+        bus.call("ones", SMALL)
+        for i in range(12):
+            bus.call("keep", str(i), LARGE)
+        assert bus.call("ones", SMALL).sum() == SMALL
