@@ -104,11 +104,10 @@ def test_true_is_no_1_and_1_0_is_no_1(echo):
 
 
 CHANGED = [
-    ((1, (2,)), [1, [2]]),
     (frozenset({1}), {1}),
     (3 + 4j, {"re": 3.0, "im": 4.0}),
     (Colour.RED, "red"),
-    (Colour.MIXED, [1, 2]),
+    (Colour.MIXED, (1, 2)),
     (Level.HIGH, 3),
     (Point(1), {"x": 1, "label": "p"}),
     (Pair(1, [2]), {"first": 1, "second": [2]}),
