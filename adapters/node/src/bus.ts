@@ -54,7 +54,10 @@ export interface Stats {
 }
 
 function targetOf(name: string | Remote): Target {
-  return typeof name === 'string' ? name : (referenceOf(name) ?? String(name))
+  if (typeof name === 'string') return name
+  const reference = referenceOf(name)
+  if (reference !== undefined) return reference
+  throw new TypeError('the name of an export is a string')
 }
 
 /**
