@@ -1,4 +1,4 @@
-"""numpy allocates in the bus: results are handed over without a copy, and live as long as anyone looks at them."""
+"""numpy allocates in the bus: results are handed over as they lie, and live while anyone looks at them."""
 
 import gc
 import os
