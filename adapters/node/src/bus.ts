@@ -1,8 +1,9 @@
 // A connection to a bus: calls, their answers, and the life of both.
 
-import { Memory, type NDArray, release, type TypedArray, type TypedArrayConstructor } from './arrays.js'
+import { Memory } from './arrays.js'
 import { Calls, type Settle } from './calls.js'
 import { Decoder, pythonError } from './decode.js'
+import type { TypedArray, TypedArrayConstructor } from './dtypes.js'
 import { Encoder, KeywordArguments } from './encode.js'
 import {
   closedError,
@@ -12,7 +13,9 @@ import {
   NotExportedError,
   TimeoutError,
 } from './errors.js'
+import { release } from './leases.js'
 import { type Counters, constants, type NativeConnection } from './native.js'
+import type { NDArray } from './ndarray.js'
 
 const { kinds, fields, sizes, statuses, words, doubles, loops } = constants
 const OK = statuses.ok

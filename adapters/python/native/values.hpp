@@ -84,6 +84,8 @@ private:
     PyObject* next_hashable();
     static PyObject* confused(const char* what);
     PyObject* array(const wire::Cell& cell);
+    PyObject* typed(const wire::Cell& cell);
+    static bool fits(PyObject* dtype, std::uint64_t item_bytes);
     PyObject* date(double milliseconds);
     Handle take(std::uint64_t payload);
 
