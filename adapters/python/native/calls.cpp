@@ -45,7 +45,8 @@ bool Calls::abandon(Pending& call) {
 void Calls::cancel(std::uint64_t id) {
     std::shared_ptr<Pending> call;  // dropped behind the lock
     std::lock_guard lock(mutex_);
-    const auto queued = std::find_if(outbox_.begin(), outbox_.end(), [id](const auto& other) { return other->id == id; });
+    const auto queued =
+        std::find_if(outbox_.begin(), outbox_.end(), [id](const auto& other) { return other->id == id; });
     if (queued != outbox_.end()) {
         call = std::move(*queued);
         outbox_.erase(queued);
