@@ -26,6 +26,12 @@ void Lending::change(std::uint64_t id, std::uint32_t slot, std::int64_t uses) {
     if (uses_.contains(id)) lend(id, slot, uses);
 }
 
+std::vector<std::uint64_t> Lending::take_free() {
+    // One may have been lent again meanwhile.
+    std::erase_if(free_, [this](std::uint64_t id) { return uses_.contains(id); });
+    return std::exchange(free_, {});
+}
+
 void Lending::forget(std::uint32_t slot) {
     for (auto at = uses_.begin(); at != uses_.end();) {
         std::erase_if(at->second, [slot](const auto& each) { return each.first == slot; });

@@ -23,7 +23,7 @@ public:
     /// The peer is gone, and all that it held.
     void forget(std::uint32_t slot);
     /// The objects that nobody refers to any more, each told once.
-    std::vector<std::uint64_t> take_free() { return std::exchange(free_, {}); }
+    std::vector<std::uint64_t> take_free();
     bool has_free() const { return !free_.empty(); }
     std::size_t size() const { return uses_.size(); }
 
