@@ -1,9 +1,11 @@
 // A connection to a bus: calls, their answers, and the life of both.
 
-import { type NDArray, release, type TypedArray, type TypedArrayConstructor } from './arrays.js'
+import type { TypedArray, TypedArrayConstructor } from './dtypes.js'
 import { closedError } from './errors.js'
+import { release } from './leases.js'
 import { KeywordArguments } from './marks.js'
 import { type Counters, constants, type NativeConnection } from './native.js'
+import type { NDArray } from './ndarray.js'
 import { type Buffers, type Companion, Peer } from './peer.js'
 import { referenceOf, type Target } from './port.js'
 import { type Chain, importModule, type Remote } from './remote.js'

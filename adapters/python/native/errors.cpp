@@ -200,8 +200,8 @@ Ref read_about(Decoder& decoder, PyObject*& origin) {
     for (std::uint32_t i = 0; about && i < count; ++i) {
         const Ref key(decoder.next_text());
         if (!key) return {};
-        const bool is_origin = decoder.peek().tag == wire::Tag::reference &&
-                               PyUnicode_CompareWithASCIIString(key.get(), "origin") == 0;
+        const bool is_origin =
+            decoder.peek().tag == wire::Tag::reference && PyUnicode_CompareWithASCIIString(key.get(), "origin") == 0;
         const Ref value(is_origin ? decoder.next_origin() : decoder.next());
         if (!value || PyDict_SetItem(about.get(), key.get(), value.get()) < 0) return {};
         if (is_origin) origin = value.get();
@@ -227,7 +227,7 @@ void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wir
     if (frame.status == Status::timed_out)
         return raise(state, frame.status, what + " began too late: its time had run out");
     if (frame.status == Status::closed)
-        return raise(state, frame.status, "the other side stopped before it had done " + what);
+        return raise(state, frame.status, "the other side stopped before it began, or had done, " + what);
     if (frame.status != Status::ok || !PyDict_Check(about.get())) return raise(state, frame.status);
     const Ref error = origin != nullptr && PyExceptionInstance_Check(origin)
                           ? Ref::to(origin)
