@@ -111,7 +111,11 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   /** Calls a function that came from elsewhere: `f(…)`, with options. */
   call<T = unknown>(remote: Remote, args?: readonly unknown[], options?: CallOptions): Promise<T>
   call(name: string | Remote, args: readonly unknown[] = [], options?: CallOptions): Promise<unknown> {
-    return this.#peer.call(targetOf(name), args, options)
+    try {
+      return this.#peer.call(targetOf(name), args, options)
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /** Calls, and blocks this isolate until the answer has come. A signal is looked at only before the call. */
