@@ -177,7 +177,7 @@ doorbell::Deadline Connection::deadline() {
     return doorbell::Clock::now() + std::chrono::nanoseconds(static_cast<std::int64_t>(milliseconds * 1e6));
 }
 
-/// Tells the callee that a call is no longer wanted. With `number` nobody waits for what still comes either.
+/// Tells the callee, with the next flush, that a call is no longer wanted. With `number` nobody waits for what still comes either.
 void Connection::cancel(napi_env) {  // the isolate's thread; no lock
     const std::uint32_t slot = index(Word::slot);
     if (!bus_ || slot >= calls_.size() || calls_[slot].link == nullptr) return;
@@ -186,9 +186,7 @@ void Connection::cancel(napi_env) {  // the isolate's thread; no lock
     draft.kind = wire::Kind::cancel;
     draft.id = id_of(slot, calls_[slot].uses);
     (void)bus_->submit(*calls_[slot].link, draft);
-    // Cancels wait for one another, and one frame tells of all. A call that was taken back is answered right here.
     if (wake_) wake_->submitted();
-    if (!entered_ && !(wake_ && wake_->flushes())) flush();
 }
 
 /// Lets the callee send `number` more items of a stream.

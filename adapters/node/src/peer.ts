@@ -115,6 +115,7 @@ export class Peer implements Port {
   readonly #waiting: Waiting[] = []
 
   #posted = false
+  #flushes = false
   #isClosed = false
 
   constructor(
@@ -229,15 +230,17 @@ export class Peer implements Port {
     this.#calls.streams.set(slot, on)
     this.#calls.reject[slot] = reason => on.fail(reason)
     if (this.#timeout > 0 || options?.signal !== undefined) this.#watch(slot, options?.signal)
-    const tell = (send: () => void, number: number) => {
-      if (this.#calls.streams.get(slot) !== on) return
-      this.#words[words.slot] = slot
-      this.#words[words.number] = number
-      send()
-    }
+    const isOpen = () => this.#calls.streams.get(slot) === on
     return {
-      credit: more => tell(() => this.native.credit(), more),
-      cancel: () => tell(() => this.native.cancel(), 0),
+      credit: more => {
+        if (!isOpen()) return
+        this.#words[words.slot] = slot
+        this.#words[words.number] = more
+        this.native.credit()
+      },
+      cancel: () => {
+        if (isOpen()) this.#cancel(slot, 0)
+      },
     }
   }
 
@@ -392,9 +395,21 @@ export class Peer implements Port {
 
   /** Cancels a call whose answer nobody waits for any more. */
   #abandon(slot: number): void {
+    this.#cancel(slot, 1)
+  }
+
+  /** Many that are cancelled together go in one frame. */
+  #cancel(slot: number, isAbandoned: number): void {
     this.#words[words.slot] = slot
-    this.#words[words.number] = 1
+    this.#words[words.number] = isAbandoned
     this.native.cancel()
+    if (this.#flushes) return
+    this.#flushes = true
+    queueMicrotask(() => {
+      this.#flushes = false
+      this.native.flush()
+      this.native.rouse()
+    })
   }
 
   #inFlight(more: number): void {

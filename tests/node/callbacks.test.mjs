@@ -1,0 +1,97 @@
+// Functions of JavaScript that Python calls, and of Python that JavaScript calls, inside of one another.
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import { PythonError, spawn } from 'isthmus'
+import { collectGarbage, until } from './support.mjs'
+
+let py
+before(async () => {
+  py = await spawn(new URL('./callbacks.py', import.meta.url), { memory: '64MiB' })
+})
+after(() => py.close())
+
+test('Python calls a function of JavaScript, and waits for its promise', async () => {
+  assert.equal(await py.call('apply', [(a, b) => a + b, 1, 2]), 3)
+  assert.equal(await py.call('apply', [async a => a * 2, 4]), 8)
+  assert.equal(await py.call('apply_in_thread', [async a => a + 1, 4]), 5)
+  assert.deepEqual(await py.call('apply', [(...args) => args, 1], { kwargs: { a: 2 } }), [1, { a: 2 }])
+})
+
+test('a coroutine awaits it, and many at once', async () => {
+  assert.equal(await py.call('apply_later', [async x => x + 1, 1]), 2)
+  const values = Array.from({ length: 500 }, (_, i) => i)
+  assert.deepEqual(
+    await py.call('apply_together', [async x => x * 2, values]),
+    values.map(x => x * 2),
+  )
+})
+
+test('callSync serves the callbacks of its own call', () => {
+  assert.equal(py.callSync('apply', [x => x + 1, 1]), 2)
+  assert.equal(py.callSync('apply', [x => py.callSync('apply', [y => y * 10, x]), 4]), 40)
+  assert.throws(() => py.callSync('apply', [async x => x, 1]), /blocked in callSync/)
+})
+
+test('calls go back and forth fifty deep, awaited and blocking', async () => {
+  const later = async n => await py.call('depth', [later, n])
+  assert.equal(await py.call('depth', [later, 50]), 50)
+  const now = n => py.callSync('depth', [now, n])
+  assert.equal(py.callSync('depth', [now, 50]), 50)
+})
+
+test('functions come home as themselves', async () => {
+  const f = () => 1
+  assert.equal(await py.call('same', [f]), f)
+  assert.deepEqual((await py.call('same', [{ f: [f] }])).f, [f])
+  const adder = await py.call('adder', [5])
+  assert.equal(await adder(1), 6)
+  assert.equal(await py.call('same', [adder]), adder)
+  assert.equal(await py.call('apply', [adder, 2]), 7)
+})
+
+test('an exception that passes through JavaScript is the same one again', async () => {
+  assert.equal(await py.call('is_same_again', [() => py.call('fail', ['there'])]), true)
+  const caught = async () => {
+    try {
+      await py.call('fail', ['there'])
+    } catch (error) {
+      assert.ok(error instanceof PythonError)
+      throw error
+    }
+  }
+  assert.equal(await py.call('is_same_again', [caught]), true)
+})
+
+test('an error that passes through Python is the same one again', async () => {
+  const mine = new RangeError('mine')
+  const fails = () => {
+    throw mine
+  }
+  await assert.rejects(py.call('apply', [fails]), error => error === mine)
+  await assert.rejects(py.call('apply_later', [async () => fails()]), error => error === mine)
+  assert.throws(
+    () => py.callSync('apply', [fails]),
+    error => error === mine,
+  )
+  assert.deepEqual(await py.call('type_of_failure', [fails]), ['JsError', 'RangeError: mine'])
+})
+
+test('functions that Python has dropped are collected', async () => {
+  const made = await (async () => {
+    const references = []
+    for (let i = 0; i < 500; ++i) {
+      const f = () => i
+      references.push(new WeakRef(f))
+      py.post('hold', [f])
+    }
+    return references
+  })()
+  await py.call('same', [1])
+  await collectGarbage()
+  assert.ok(made.every(each => each.deref() !== undefined))
+  await py.call('drop')
+  await until('they were collected', async () => {
+    await collectGarbage()
+    return made.every(each => each.deref() === undefined)
+  })
+})
