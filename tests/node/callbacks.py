@@ -1,7 +1,6 @@
 """What tests/node/callbacks.test.mjs calls."""
 
 import asyncio
-import threading
 
 import isthmus
 
@@ -25,12 +24,8 @@ async def apply_together(f, values):
 
 
 @isthmus.export
-def apply_in_thread(f, value):
-    results = []
-    thread = threading.Thread(target=lambda: results.append(f(value)))
-    thread.start()
-    thread.join()
-    return results[0]
+async def apply_in_thread(f, value):
+    return await asyncio.to_thread(f, value)
 
 
 @isthmus.export
