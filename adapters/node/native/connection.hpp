@@ -199,8 +199,8 @@ private:
     std::vector<Handle> payloads_;
     std::vector<Call> calls_;  // by slot
     std::vector<Name> names_;
-    std::unordered_map<std::uint32_t, Felt> felt_;  // by block
-    std::vector<std::uint32_t> lost_;               // slots of calls whose link is gone
+    std::unordered_map<std::uint32_t, Felt> felt_;               // by block
+    std::vector<std::uint32_t> lost_;                            // slots of calls whose link is gone
     std::vector<std::pair<std::uint32_t, std::uint32_t>> gone_;  // slots and generations of peers whose link is gone
     std::uint32_t unflushed_ = 0;
     std::uint32_t drains_ = 0;

@@ -80,8 +80,7 @@ bool Connection::describe_answer(const Bus::Received& received, const std::byte*
 void Connection::describe_frame(const Bus::Received& received, const std::byte* base, std::int32_t* words) {
     const wire::Draft& frame = received.frame;
     const auto distance = [base](const auto& span) -> std::uint64_t {
-        return span.empty() ? 0
-                            : static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(span.data()) - base);
+        return span.empty() ? 0 : static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(span.data()) - base);
     };
     put(words, Field::kind, static_cast<std::uint64_t>(frame.kind));
     put(words, Field::status, static_cast<std::uint64_t>(frame.status));

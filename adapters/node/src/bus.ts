@@ -1,12 +1,13 @@
 // A connection to a bus: calls, their answers, and the life of both.
 
+import type { Companion } from './answers.js'
 import type { TypedArray, TypedArrayConstructor } from './dtypes.js'
 import { closedError } from './errors.js'
 import { release } from './leases.js'
 import { KeywordArguments } from './marks.js'
 import { type Counters, constants, type NativeConnection } from './native.js'
 import type { NDArray } from './ndarray.js'
-import { type Buffers, type Companion, Peer } from './peer.js'
+import { type Buffers, Peer } from './peer.js'
 import { referenceOf, type Target } from './port.js'
 import { type Chain, importModule, type Remote } from './remote.js'
 import type { Handler } from './serve.js'

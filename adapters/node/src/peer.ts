@@ -1,19 +1,12 @@
 // This isolate as a peer: what it calls, what comes back, and whom it serves.
 
+import { Answers, type Companion, Waiting } from './answers.js'
 import { Memory } from './arrays.js'
 import { Calls, type Settle } from './calls.js'
 import { serving } from './context.js'
 import { Decoder } from './decode.js'
 import { Encoder } from './encode.js'
-import {
-  closedError,
-  errorOf,
-  HostLostError,
-  IsthmusError,
-  NotExportedError,
-  TimeoutError,
-} from './errors.js'
-import { errorFrom } from './failures.js'
+import { closedError, IsthmusError, TimeoutError } from './errors.js'
 import { release } from './leases.js'
 import { KeywordArguments } from './marks.js'
 import { constants, type NativeConnection } from './native.js'
@@ -26,27 +19,15 @@ import {
   type StreamHandle,
   type Target,
 } from './port.js'
-import { type Blocked, Server } from './serve.js'
+import { Server } from './serve.js'
 import { initialCredit } from './streams.js'
 
-const { kinds, fields, sizes, statuses, words, doubles, frames, targets, peers } = constants
+const { kinds, sizes, statuses, words, doubles, frames, targets, peers } = constants
 const OK = statuses.ok
-const REPLY = kinds.reply
-const ERROR = kinds.error
-const descriptorWords = sizes.descriptorWords
 const longestTimer = 2 ** 31 - 1
 const mostQueued = 1 << 14
 /** Calls that wait for one another, each blocking its isolate. */
 const deepest = 128
-
-/** What a host that was spawned adds to its bus. */
-export interface Companion {
-  /** How the host ended, as part of a sentence; waits a moment for it to be known. */
-  howItEnded(): Promise<string | undefined>
-  /** How the host ended, as far as it is known now. */
-  readonly ended: string | undefined
-  stop(): Promise<void>
-}
 
 /** @internal */
 export interface Buffers {
@@ -54,21 +35,6 @@ export interface Buffers {
   descriptors: ArrayBuffer
   inbox: ArrayBuffer
   onWake: () => void
-}
-
-/** A call that its isolate is blocked in. */
-class Waiting implements Blocked {
-  done = false
-  failed = false
-  value: unknown
-
-  constructor(
-    readonly slot: number,
-    readonly activityLow: number,
-    readonly activityHigh: number,
-    readonly peer: number,
-    readonly peerGeneration: number,
-  ) {}
 }
 
 // One executor for all promises: it hands both functions out instead of closing over them.
@@ -89,14 +55,11 @@ export class Peer implements Port {
   readonly memory: Memory
   readonly server: Server
   readonly #encoder: Encoder
-  readonly #decoder: Decoder
   readonly #objects: Objects
   readonly #words: Int32Array
   readonly #doubles: Float64Array
-  readonly #descriptors: Int32Array
-  readonly #inbox: ArrayBuffer
   readonly #calls = new Calls()
-  readonly #companion: Companion | undefined
+  readonly #answers: Answers
   /** Called before each message. */
   readonly #used: () => void
 
@@ -106,13 +69,6 @@ export class Peer implements Port {
   #lastNumber = -1
   // Milliseconds that the call staged last may take.
   #timeout = 0
-
-  // What was drained and is not settled yet.
-  #next = 0
-  #count = 0
-
-  // The calls that this isolate is blocked in, the innermost one last.
-  readonly #waiting: Waiting[] = []
 
   #posted = false
   #flushes = false
@@ -125,17 +81,25 @@ export class Peer implements Port {
     used: () => void,
   ) {
     this.native = native
-    this.#companion = companion
     this.#used = used
     this.#words = new Int32Array(buffers.control, 0, constants.doubles.timeout * 2)
     this.#doubles = new Float64Array(buffers.control)
-    this.#descriptors = new Int32Array(buffers.descriptors)
-    this.#inbox = buffers.inbox
+    const descriptors = new Int32Array(buffers.descriptors)
     this.memory = new Memory(native, buffers.control)
     this.#objects = new Objects(native, buffers.control, this)
     this.#encoder = new Encoder(native, this.#words, this.memory, this.#objects, this)
-    this.#decoder = new Decoder(this.memory, buffers.inbox, this.#objects)
-    this.server = new Server(this, native, this.#words, this.#descriptors, this.#encoder, this.#decoder)
+    const decoder = new Decoder(this.memory, buffers.inbox, this.#objects)
+    this.server = new Server(this, native, this.#words, descriptors, this.#encoder, decoder)
+    this.#answers = new Answers(
+      this.#calls,
+      decoder,
+      this.server,
+      companion,
+      this.#words,
+      descriptors,
+      buffers.inbox,
+      slot => this.#abandon(slot),
+    )
     buffers.onWake = () => this.#wake()
   }
 
@@ -172,8 +136,8 @@ export class Peer implements Port {
 
   callSync(target: Target, args: readonly unknown[], options?: PortOptions): unknown {
     options?.signal?.throwIfAborted()
-    this.#settleDrained()
-    if (this.#waiting.length >= deepest) {
+    this.#answers.settleDrained()
+    if (this.#answers.waiting.length >= deepest) {
       throw new IsthmusError('ERR_ISTHMUS_NESTED', `calls are nested deeper than ${deepest}`)
     }
     const slot = this.#stage(kinds.call, target, args, options, frames.blocks, 0)
@@ -189,15 +153,15 @@ export class Peer implements Port {
       control[words.peer] as number,
       control[words.peerGeneration] as number,
     )
-    this.#waiting.push(waiting)
+    this.#answers.waiting.push(waiting)
     this.server.isBlocked = true
     try {
       for (;;) {
         const timedOut = control[words.status] === statuses.timed_out
-        this.#settleAll(large)
+        this.#answers.settleAll(large)
         if (waiting.done) break
         if (this.server.queued > 0) {
-          this.server.runBlocked(this.#waiting)
+          this.server.runBlocked(this.#answers.waiting)
           if (waiting.done) break
         }
         if (timedOut || (until > 0 && performance.now() >= until)) {
@@ -208,9 +172,9 @@ export class Peer implements Port {
         large = this.native.wait()
       }
     } finally {
-      this.#waiting.pop()
-      this.server.isBlocked = this.#waiting.length > 0
-      if (this.#waiting.length === 0 && this.server.queued > 0) {
+      this.#answers.waiting.pop()
+      this.server.isBlocked = this.#answers.waiting.length > 0
+      if (this.#answers.waiting.length === 0 && this.server.queued > 0) {
         control[words.queued] = this.server.queued
         this.native.rouse()
       }
@@ -355,7 +319,7 @@ export class Peer implements Port {
     this.#encoder.done(wasSent)
     if (!wasSent) {
       if (slot >= 0) this.#calls.giveBack(slot)
-      throw this.#error(status, shown(target))
+      throw this.#answers.error(status, shown(target))
     }
     if (moved !== undefined) for (const each of moved) release(each.array)
   }
@@ -424,7 +388,7 @@ export class Peer implements Port {
 
   /** Settles what has arrived, and performs calls. The addon calls it as long as there is more. */
   #wake(): void {
-    this.#settleAll(this.native.drain())
+    this.#answers.settleAll(this.native.drain())
     if (this.server.queued > 0) {
       this.#look()
       this.server.run(() => this.#look())
@@ -434,172 +398,8 @@ export class Peer implements Port {
 
   /** Takes all that has arrived, so that calls that were cancelled meanwhile do not begin. */
   #look(): void {
-    do this.#settleAll(this.native.drain())
+    do this.#answers.settleAll(this.native.drain())
     while (this.#words[words.frames] === sizes.mostFrames && this.server.queued < mostQueued)
-  }
-
-  #settleAll(large: ArrayBuffer | undefined): void {
-    this.#decoder.look(large ?? this.#inbox)
-    this.#next = 0
-    this.#count = this.#words[words.frames] as number
-    this.#settleDrained()
-  }
-
-  /** A call that is made while an answer is being settled finds the rest of the answers settled first. */
-  #settleDrained(): void {
-    while (this.#next < this.#count) this.#settle(descriptorWords * this.#next++)
-  }
-
-  #settle(at: number): void {
-    const descriptors = this.#descriptors
-    const kind = descriptors[at + fields.kind]
-    if (kind !== REPLY && kind !== ERROR) {
-      if (kind === kinds.item) this.#items(at)
-      else this.server.receive(at)
-      return
-    }
-    const slot = descriptors[at + fields.slot] as number
-    const { resolve: resolves } = this.#calls
-    const resolve = resolves[slot]
-    if (resolve === undefined) {
-      this.#settleOther(at, slot, kind === ERROR)
-      return
-    }
-    const reject = this.#calls.reject[slot]
-    let failed = kind === ERROR
-    let value: unknown
-    try {
-      value = this.#value(at, slot, failed)
-    } catch (error) {
-      failed = true
-      value = error
-    }
-    if (this.#calls.watch[slot] === undefined) {
-      resolves[slot] = undefined
-      this.#calls.reject[slot] = undefined
-    } else {
-      this.#calls.forget(slot)
-    }
-    this.#calls.giveBack(slot)
-    this.#inFlight(-1)
-    if (!failed) resolve(value)
-    else if (value instanceof HostLostError && this.#companion) this.#rejectLost(reject as Settle, slot)
-    else reject?.(value)
-  }
-
-  /** The end of a stream, the answer to a call that this isolate is blocked in, or one that nobody waits for. */
-  #settleOther(at: number, slot: number, isError: boolean): void {
-    const stream = this.#calls.streams.get(slot)
-    const waiting = stream ? undefined : this.#waiting.find(each => each.slot === slot && !each.done)
-    if (stream === undefined && waiting === undefined) {
-      this.#discard(at)
-      this.#calls.giveBack(slot)
-      return
-    }
-    let failed = isError
-    let value: unknown
-    try {
-      value = this.#value(at, slot, failed)
-    } catch (error) {
-      failed = true
-      value = error
-    }
-    this.#calls.forget(slot)
-    this.#calls.giveBack(slot)
-    if (waiting !== undefined) {
-      waiting.done = true
-      waiting.failed = failed
-      waiting.value = value
-      return
-    }
-    this.#inFlight(-1)
-    if (!failed || this.#descriptors[at + fields.status] === statuses.cancelled) stream?.end()
-    else stream?.fail(value)
-  }
-
-  /** What an answer holds: a value or, if it has failed, an error. */
-  #value(at: number, slot: number, failed: boolean): unknown {
-    const descriptors = this.#descriptors
-    const count = descriptors[at + fields.cellCount] as number
-    let value: unknown
-    if (count !== 0) {
-      const cells = descriptors[at + fields.cells] as number
-      const heap = descriptors[at + fields.heap] as number
-      const payloads = descriptors[at + fields.payloads] as number
-      try {
-        value = this.#decoder.frame(cells, heap, payloads, descriptors[at + fields.payloadCount] as number)
-      } catch (error) {
-        this.#decoder.giveUp(cells + count * (sizes.cell >> 2))
-        throw error
-      }
-    }
-    return failed ? this.#failureOf(descriptors[at + fields.status] as number, slot, value) : value
-  }
-
-  #items(at: number): void {
-    const descriptors = this.#descriptors
-    const field = (name: number) => descriptors[at + name] as number
-    const slot = field(fields.slot)
-    const stream = this.#calls.streams.get(slot)
-    if (stream === undefined) {
-      this.#discard(at)
-      return
-    }
-    const cells = field(fields.cells)
-    const count = field(fields.cellCount)
-    let values: unknown[]
-    try {
-      values = this.#decoder.values(
-        cells,
-        count,
-        field(fields.heap),
-        field(fields.payloads),
-        field(fields.payloadCount),
-      )
-    } catch (error) {
-      this.#decoder.giveUp(cells + count * (sizes.cell >> 2))
-      this.#calls.forget(slot)
-      this.#inFlight(-1)
-      this.#abandon(slot)
-      stream.fail(error)
-      return
-    }
-    stream.items(values)
-  }
-
-  #discard(at: number): void {
-    const descriptors = this.#descriptors
-    this.#decoder.discard(
-      descriptors[at + fields.cells] as number,
-      descriptors[at + fields.cellCount] as number,
-      descriptors[at + fields.payloads] as number,
-      descriptors[at + fields.payloadCount] as number,
-    )
-  }
-
-  #failureOf(status: number, slot: number, value: unknown): unknown {
-    const name = this.#calls.name[slot] as string
-    if (status === OK) return errorFrom(value)
-    if (status === statuses.not_exported) {
-      const close = (value as { close?: string[] } | undefined)?.close
-      return new NotExportedError(name, Array.isArray(close) ? close : [])
-    }
-    return this.#error(status, name)
-  }
-
-  #error(status: number, name: string): IsthmusError {
-    if (status !== statuses.lost && status !== statuses.corrupt) return errorOf(status, `'${name}'`)
-    return this.#lost(name, this.#companion?.ended)
-  }
-
-  #lost(name: string, how: string | undefined): HostLostError {
-    return new HostLostError(`'${name}' was not answered: the host ${how ?? 'is gone'}`)
-  }
-
-  /** The bus knows of a host's death before the system says how it died. */
-  #rejectLost(reject: Settle, slot: number): void {
-    const name = this.#calls.name[slot] as string
-    void this.#companion?.howItEnded().then(how => reject(this.#lost(name, how)))
   }
 
   // --- end ---------------------------------------------------------------------------------------------------
