@@ -1,5 +1,6 @@
 // Accesses of remote objects: noted one by one, and sent as one message.
 
+import { serving } from './context.js'
 import { EncodeError } from './errors.js'
 import {
   type Port,
@@ -42,17 +43,28 @@ export function isChain(value: unknown): boolean {
   return accessOf(value) !== undefined
 }
 
-let planned: Access[] = []
+/** Accesses that go out together: those of one call that is being served here, or of none. */
+interface Batch {
+  readonly served: unknown
+  readonly accesses: Access[]
+}
+
+let planned: Batch | undefined
 
 /** `await` asks for a value in the next microtask, so what nobody asks for is known in the one after it. */
 function plan(access: Access): void {
-  if (planned.push(access) === 1) queueMicrotask(() => queueMicrotask(runPlanned))
+  const served = serving()
+  if (planned === undefined || planned.served !== served) {
+    const batch: Batch = { served, accesses: [] }
+    planned = batch
+    queueMicrotask(() => queueMicrotask(() => run(batch)))
+  }
+  planned.accesses.push(access)
 }
 
-function runPlanned(): void {
-  const now = planned
-  planned = []
-  for (const access of now) access.run()
+function run(batch: Batch): void {
+  if (planned === batch) planned = undefined
+  for (const access of batch.accesses) access.run()
 }
 
 /** One access of a chain: an attribute, an item, a call. What it leads to is evaluated at most once. */
@@ -136,8 +148,13 @@ export class Access {
 
   /** Iterates over what it leads to. */
   open(options: PortOptions | undefined, on: StreamEvents): StreamHandle | Promise<StreamHandle> {
-    const start = (message: Message) =>
-      this.port.stream(targetOf(message), ...argumentsOf(message, options), on)
+    const start = (message: Message) => {
+      try {
+        return this.port.stream(targetOf(message), ...argumentsOf(message, options), on)
+      } catch (error) {
+        throw located(error, message.steps)
+      }
+    }
     if (this.#standsAlone()) {
       return this.keep().then(result => start({ subject: this.#referenceOf(result), steps: [] }))
     }
