@@ -1,6 +1,7 @@
 """A callee that computes, holds, keeps and dies on demand."""
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -44,6 +45,21 @@ def keep(x):
 
 
 @isthmus.export
+def keep_all(values):
+    kept.extend(values)
+
+
+@isthmus.export(name="kept")
+def how_many():
+    return len(kept)
+
+
+@isthmus.export
+def use():
+    return kept[0](1)
+
+
+@isthmus.export
 def drop():
     kept.clear()
 
@@ -52,6 +68,47 @@ def drop():
 def fill(count):
     """Memory that the kernel has to tear down."""
     kept.append(b"\1" * count)
+
+
+@isthmus.export
+def apply(f, *args):
+    return f(*args)
+
+
+@isthmus.export
+def adder(n):
+    return lambda x: x + n
+
+
+@isthmus.export
+def restream(stream):
+    yield from stream
+
+
+class Thing:
+    living = 0
+
+    def __init__(self):
+        Thing.living += 1
+
+    def __del__(self):
+        Thing.living -= 1
+
+
+@isthmus.export
+def thing():
+    return Thing()
+
+
+@isthmus.export
+def things(n):
+    return [Thing() for _ in range(n)]
+
+
+@isthmus.export
+def living():
+    gc.collect()
+    return Thing.living
 
 
 @isthmus.export
