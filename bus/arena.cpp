@@ -47,6 +47,11 @@ Arena::Arena(ArenaMemory memory, ArenaPages& pages, std::uint32_t slot, std::uin
       owner_(layout::owner_word(generation, slot)),
       counters_(counters) {}
 
+void Arena::set_quota(std::uint64_t bytes) {
+    std::lock_guard lock(mutex_);
+    quota_ = bytes / layout::chunk_bytes;
+}
+
 int Arena::class_of(std::uint64_t bytes) {
     return std::bit_width(std::max(bytes, layout::min_block_bytes) - 1) - std::bit_width(layout::min_block_bytes - 1);
 }
@@ -67,9 +72,7 @@ Arena::Allocation Arena::allocate_small(std::uint64_t bytes) {
         if (where == in_a_new_chunk) {
             const auto block_bytes = static_cast<std::uint32_t>(layout::min_block_bytes << class_of(bytes));
             const auto in_a_chunk = static_cast<std::uint32_t>(layout::chunk_bytes / block_bytes);
-            std::uint64_t chunk = take_chunks(1, in_a_chunk);
-            if (chunk == no_chunk && disown_idle(std::chrono::steady_clock::time_point::max()))
-                chunk = take_chunks(1, in_a_chunk);
+            const std::uint64_t chunk = take_chunks(1, in_a_chunk);
             if (chunk == no_chunk) break;
             own(chunk, block_bytes, 1);
         }
@@ -79,7 +82,12 @@ Arena::Allocation Arena::allocate_small(std::uint64_t bytes) {
             if (const Allocation made = hand_out(candidate); made.status == Status::ok) return made;
         }
     }
-    return {Status::no_memory, {}};
+    return {refusal(1), {}};
+}
+
+/// Why no chunks could be taken.
+Status Arena::refusal(std::uint64_t chunks) const {
+    return owned_ + chunks > quota_ ? Status::over_quota : Status::no_memory;
 }
 
 Arena::Allocation Arena::allocate_span(std::uint64_t bytes) {
@@ -97,9 +105,8 @@ Arena::Allocation Arena::allocate_span(std::uint64_t bytes) {
         spans_.idle.erase(best);
         if (const Allocation made = hand_out(candidate); made.status == Status::ok) return made;
     }
-    std::uint64_t chunk = take_chunks(need, 1);
-    if (chunk == no_chunk && disown_idle(std::chrono::steady_clock::time_point::max())) chunk = take_chunks(need, 1);
-    if (chunk == no_chunk) return {Status::no_memory, {}};
+    const std::uint64_t chunk = take_chunks(need, 1);
+    if (chunk == no_chunk) return {refusal(need), {}};
     own(chunk, 0, static_cast<std::uint32_t>(need));
     spans_.idle.pop_back();
     return hand_out(static_cast<std::uint32_t>(chunk * layout::blocks_per_chunk));
@@ -166,7 +173,17 @@ void Arena::disown(std::uint32_t first) {
     own_.erase(chunk);
 }
 
+/// Free chunks in a row, if need be after giving back what is idle.
 std::uint64_t Arena::take_chunks(std::uint64_t wanted, std::uint32_t blocks) {
+    std::uint64_t first = find_chunks(wanted, blocks);
+    if (first == no_chunk && disown_idle(std::chrono::steady_clock::time_point::max()))
+        first = find_chunks(wanted, blocks);
+    if (first != no_chunk) owned_ += wanted;
+    return first;
+}
+
+std::uint64_t Arena::find_chunks(std::uint64_t wanted, std::uint32_t blocks) {
+    if (owned_ + wanted > quota_) return no_chunk;
     const std::uint64_t all = memory_.chunk_count();
     if (wanted > all) return no_chunk;
     for (int lap = 0; lap < 2; ++lap) {
@@ -203,6 +220,7 @@ void Arena::return_chunks(std::uint64_t first, std::uint64_t wanted) {
     // The notes stay: the broker looks for the leases of the dead in free chunks that were used.
     for (std::uint64_t i = first; i < first + wanted; ++i) memory_.chunks[i].owner.store(0, std::memory_order_release);
     count(counters_.chunks_returned, wanted);
+    owned_ -= wanted;
     hint_ = std::min(hint_, first);
 }
 

@@ -91,8 +91,11 @@ public:
     Arena(ArenaMemory memory, ArenaPages& pages, std::uint32_t slot, std::uint32_t generation,
           layout::Counters& counters);
 
+    /// How much of the arena this peer may own at most, in whole chunks. Everything, if it is not set.
+    void set_quota(std::uint64_t bytes);
+
     struct Allocation {
-        Status status;  // ok, no_memory, too_large
+        Status status;  // ok, no_memory, over_quota, too_large
         Handle handle;
     };
     /// A block of at least `bytes`, 256-byte aligned (4096 from 4 KiB on), uninitialised, used once by this peer.
@@ -154,6 +157,8 @@ private:
     void disown(std::uint32_t chunk);
     bool disown_idle(std::chrono::steady_clock::time_point idle_since);
     std::uint64_t take_chunks(std::uint64_t count, std::uint32_t blocks);
+    std::uint64_t find_chunks(std::uint64_t count, std::uint32_t blocks);
+    Status refusal(std::uint64_t chunks) const;
     void return_chunks(std::uint64_t first, std::uint64_t count);
     layout::Block& block(std::uint32_t index) const { return memory_.blocks[index]; }
 
@@ -168,7 +173,8 @@ private:
     std::unordered_map<std::uint32_t, OwnChunk> own_;  // by first chunk
     SizeClass small_[size_classes];
     SizeClass spans_;
-    std::uint64_t hint_ = 0;  // where the search for free chunks starts
+    std::uint64_t owned_ = 0, quota_ = ~std::uint64_t{0};  // chunks
+    std::uint64_t hint_ = 0;                               // where the search for free chunks starts
 };
 
 /// Broker: clears the leases of a peer whose process is gone (or who left) and makes its chunks orphans.

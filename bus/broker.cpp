@@ -139,6 +139,8 @@ Broker::Broker(const BrokerOptions& options) : state_(std::make_unique<State>())
     s.take_lock(s.path.substr(0, s.path.size() - 5) + ".lock");
     State::sweep(std::filesystem::path(s.path).parent_path());
     s.segment = std::make_shared<Segment>(Segment::create(options.bus, options.ring_bytes, options.arena_bytes));
+    auto& header = s.segment->header();
+    header.quota_bytes = options.quota_bytes != 0 ? options.quota_bytes : header.arena_bytes / 4 * 3;
     s.pages = std::make_unique<SegmentPages>(*s.segment);
     for (std::uint32_t slot = 0; slot < layout::max_peers; ++slot) peers::make_pulse(s.segment->peer(slot).pulse);
     peers::make_pulse(s.segment->header().broker_pulse);

@@ -48,6 +48,8 @@ std::unique_ptr<Bus> Bus::join(rendezvous::Invitation invitation) {
     bus->arena_ =
         std::make_unique<Arena>(arena_memory(segment), *bus->pages_, bus->slot_, bus->generation_, peer.counters);
 
+    bus->arena_->set_quota(segment.header().quota_bytes);
+
     if (peers::start_pulse(peer.pulse, doorbell::Clock::now() + 1s) != Status::ok) {
         throw Error(Status::timed_out, "the place on the bus is still being cleared: try again");
     }

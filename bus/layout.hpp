@@ -68,8 +68,9 @@ struct alignas(page_bytes) Header {
     std::uint64_t segment_bytes;
     std::uint64_t ring_bytes;
     std::uint64_t arena_bytes;
+    std::uint64_t quota_bytes;  // of the arena, that one peer may own
     std::uint32_t broker_pid;
-    char name[68];
+    char name[60];
     alignas(far_apart) Word64 broker_life;  // a Life of generation 1
     Pulse broker_pulse;
 };

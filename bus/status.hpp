@@ -27,6 +27,7 @@ enum class Status : std::uint8_t {
     busy,
     unsafe,
     cancelled,
+    over_quota,
 };
 
 /// One sentence for a person, without a full stop, for each outcome.
@@ -49,6 +50,9 @@ constexpr std::string_view sentence(Status status) {
             return "the other side speaks another version of the protocol: use the same release on both sides";
         case Status::closed: return "the bus is closed";
         case Status::busy: return "a bus of this name is being served already";
+        case Status::over_quota:
+            return "this peer has its share of the bus's memory in use: release arrays, or serve it with a larger "
+                   "memory";
         case Status::cancelled: return "the call was cancelled";
         case Status::unsafe: return "the socket's directory is not private to this user";
     }

@@ -218,7 +218,7 @@ Status read(std::span<const std::byte> bytes, Draft& out) {
     const auto kind = static_cast<std::uint8_t>(frame->kind());
     if (kind < static_cast<std::uint8_t>(Kind::call) || kind > static_cast<std::uint8_t>(Kind::share))
         return Status::corrupt;
-    if (frame->status() > static_cast<std::uint8_t>(Status::cancelled)) return Status::corrupt;
+    if (frame->status() > static_cast<std::uint8_t>(Status::over_quota)) return Status::corrupt;
     out.kind = static_cast<Kind>(kind);
     out.status = static_cast<Status>(frame->status());
     out.target = frame->target();

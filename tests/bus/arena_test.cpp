@@ -234,6 +234,21 @@ TEST_CASE("running out of memory is a value, and memory that comes back can be h
     CHECK(arena->allocate(1000).status == Status::ok);
 }
 
+TEST_CASE("a peer that has its share in use is refused more, and what it gives back counts", "[arena]") {
+    ArenaBox box(8);
+    auto greedy = box.arena(0), other = box.arena(1);
+    greedy->set_quota(3 * chunk + chunk / 2);
+    const auto large = greedy->allocate(2 * chunk), small = greedy->allocate(100);
+    REQUIRE(small.status == Status::ok);
+    CHECK(greedy->allocate(chunk).status == Status::over_quota);
+    CHECK(greedy->allocate(3000).status == Status::over_quota);
+    CHECK(greedy->allocate(100).status == Status::ok);
+    CHECK(other->allocate(4 * chunk).status == Status::ok);
+    REQUIRE(give(*greedy, large.handle) == Status::ok);
+    CHECK(greedy->allocate(chunk).status == Status::ok);
+    CHECK(greedy->allocate(3000).status == Status::ok);
+}
+
 TEST_CASE("idle memory of one size does not stand in the way of another", "[arena]") {
     ArenaBox box(4);
     auto arena = box.arena(0);

@@ -28,8 +28,9 @@ static_assert(offsetof(Header, layout_hash) == 16);
 static_assert(offsetof(Header, segment_bytes) == 24);
 static_assert(offsetof(Header, ring_bytes) == 32);
 static_assert(offsetof(Header, arena_bytes) == 40);
-static_assert(offsetof(Header, broker_pid) == 48);
-static_assert(offsetof(Header, name) == 52);
+static_assert(offsetof(Header, quota_bytes) == 48);
+static_assert(offsetof(Header, broker_pid) == 56);
+static_assert(offsetof(Header, name) == 60);
 static_assert(offsetof(Header, broker_life) == 128);
 static_assert(offsetof(Header, broker_pulse) == 136);
 

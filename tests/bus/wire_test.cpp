@@ -405,7 +405,7 @@ TEST_CASE("a kind or a status that does not exist is refused", "[wire]") {
               (value >= 1 && value <= static_cast<int>(Kind::share)));
         draft.kind = Kind::error;
         draft.status = static_cast<Status>(value);
-        CHECK((read(written(draft).span(), out) == Status::ok) == (value <= static_cast<int>(Status::cancelled)));
+        CHECK((read(written(draft).span(), out) == Status::ok) == (value <= static_cast<int>(Status::over_quota)));
     }
 }
 

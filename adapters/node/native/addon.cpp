@@ -176,6 +176,10 @@ Napi::Object constants(Napi::Env env) {
 #define X(name) ISTHMUS_NUMBER(Loop, name)
     put("loops", {X(in_flight) X(always) X(never)});
 #undef X
+    put("references", {{"callable", wire::reference_callable},
+                       {"iterable", wire::reference_iterable},
+                       {"async", wire::reference_async},
+                       {"exception", wire::reference_exception}});
     put("flags", {{"leased", wire::cell_leased},
                   {"fortran", wire::cell_fortran},
                   {"ascii", wire::cell_ascii},
@@ -196,7 +200,7 @@ Napi::Object constants(Napi::Env env) {
     }
     object.Set("itemBytes", itemBytes);
     auto sentences = Napi::Array::New(env);
-    for (std::uint8_t status = 0; status <= static_cast<std::uint8_t>(Status::cancelled); ++status) {
+    for (std::uint8_t status = 0; status <= static_cast<std::uint8_t>(Status::over_quota); ++status) {
         sentences.Set(status, std::string(sentence(static_cast<Status>(status))));
     }
     object.Set("sentences", sentences);

@@ -3,7 +3,7 @@
 import { Memory, type NDArray, release, type TypedArray, type TypedArrayConstructor } from './arrays.js'
 import { Calls, type Settle } from './calls.js'
 import { Decoder, pythonError } from './decode.js'
-import { Encoder, KeywordArguments } from './encode.js'
+import { Encoder } from './encode.js'
 import {
   closedError,
   errorOf,
@@ -12,7 +12,19 @@ import {
   NotExportedError,
   TimeoutError,
 } from './errors.js'
+import { KeywordArguments } from './marks.js'
 import { type Counters, constants, type NativeConnection } from './native.js'
+
+import type {
+  AnyExports,
+  ArgumentsOf,
+  CallArguments,
+  FunctionsOf,
+  NameOf,
+  ResultOf,
+  UndeclaredName,
+  WithNamed,
+} from './types.js'
 
 const { kinds, fields, sizes, statuses, words, doubles, loops } = constants
 const OK = statuses.ok
@@ -85,11 +97,11 @@ export interface Buffers {
  *
  * An idle connection does not keep the event loop alive; calls in flight do.
  */
-export class Bus implements AsyncDisposable {
+export class Bus<Exports extends object = AnyExports> implements AsyncDisposable {
   /** The bus's name: another isolate can `connect` to it. */
   readonly name: string
   /** Every function that Python exports, under its name: `py.exports.fit(x, kwargs({ epochs: 3 }))`. */
-  readonly exports: Readonly<Record<string, ExportedFunction>>
+  readonly exports: FunctionsOf<Exports>
 
   readonly #native: NativeConnection
   readonly #memory: Memory
@@ -138,7 +150,7 @@ export class Bus implements AsyncDisposable {
     this.#memory = new Memory(connection, buffers.control)
     this.#encoder = new Encoder(connection, this.#words, this.#memory)
     this.#decoder = new Decoder(this.#memory, buffers.inbox)
-    this.exports = this.#proxy()
+    this.exports = this.#proxy() as unknown as FunctionsOf<Exports>
     buffers.onWake = () => this.#drain()
   }
 
@@ -148,21 +160,35 @@ export class Bus implements AsyncDisposable {
    * @throws (as a rejection) PythonError, NotExportedError, EncodeError, TimeoutError, HostLostError, BusFullError, or the
    * signal's reason.
    */
-  call<T = unknown>(name: string, args: readonly unknown[] = [], options?: CallOptions): Promise<T> {
+  call<T = unknown>(
+    name: UndeclaredName<Exports>,
+    args?: readonly unknown[],
+    options?: CallOptions,
+  ): Promise<T>
+  call<Name extends NameOf<Exports>>(
+    name: Name,
+    ...rest: CallArguments<Exports[Name], CallOptions>
+  ): Promise<ResultOf<Exports[Name]>>
+  call(name: string, args: readonly unknown[] = [], options?: CallOptions): Promise<unknown> {
     try {
       const slot = this.#submit(name, args, options)
       const promise = new Promise<unknown>(hand)
       this.#calls.resolve[slot] = resolveIt
       this.#calls.reject[slot] = rejectIt
       if (options !== undefined) this.#watch(slot, options)
-      return promise as Promise<T>
+      return promise
     } catch (error) {
       return Promise.reject(error)
     }
   }
 
   /** Calls, and blocks this isolate until the answer has come. A signal is looked at only before the call. */
-  callSync<T = unknown>(name: string, args: readonly unknown[] = [], options?: CallOptions): T {
+  callSync<T = unknown>(name: UndeclaredName<Exports>, args?: readonly unknown[], options?: CallOptions): T
+  callSync<Name extends NameOf<Exports>>(
+    name: Name,
+    ...rest: CallArguments<Exports[Name], CallOptions>
+  ): ResultOf<Exports[Name]>
+  callSync(name: string, args: readonly unknown[] = [], options?: CallOptions): unknown {
     options?.signal?.throwIfAborted()
     this.#settleDrained()
     const timeout = options?.timeout ?? 0
@@ -192,10 +218,15 @@ export class Bus implements AsyncDisposable {
     const answer = this.#answer
     this.#failure = this.#answer = undefined
     if (failure !== undefined) throw failure
-    return answer as T
+    return answer
   }
 
   /** Calls without waiting for anything; the host logs a failure. @throws EncodeError, HostLostError, BusFullError */
+  post(name: UndeclaredName<Exports>, args?: readonly unknown[], options?: Pick<CallOptions, 'kwargs'>): void
+  post<Name extends NameOf<Exports>>(
+    name: Name,
+    ...rest: CallArguments<Exports[Name], Pick<CallOptions, 'kwargs'>>
+  ): void
   post(name: string, args: readonly unknown[] = [], options?: Pick<CallOptions, 'kwargs'>): void {
     this.#stage(kinds.post, name, args, options)
     this.#posted = true
@@ -208,22 +239,28 @@ export class Bus implements AsyncDisposable {
    * `{ settled: true }`, failures are `Error` values in their places.
    */
   callMany<T = unknown>(
-    name: string,
+    name: UndeclaredName<Exports>,
     calls: Iterable<readonly unknown[]>,
     options: CallManyOptions & { readonly settled: true },
   ): Promise<(T | Error)[]>
   callMany<T = unknown>(
-    name: string,
+    name: UndeclaredName<Exports>,
     calls: Iterable<readonly unknown[]>,
     options?: CallManyOptions,
   ): Promise<T[]>
-  callMany<T = unknown>(
-    name: string,
-    calls: Iterable<readonly unknown[]>,
-    options?: CallManyOptions,
-  ): Promise<(T | Error)[]> {
-    const promises: Promise<T>[] = []
-    for (const args of calls) promises.push(this.call<T>(name, args, options))
+  callMany<Name extends NameOf<Exports>>(
+    name: Name,
+    calls: Iterable<ArgumentsOf<Exports[Name]>>,
+    options: WithNamed<Exports[Name], CallManyOptions> & { readonly settled: true },
+  ): Promise<(ResultOf<Exports[Name]> | Error)[]>
+  callMany<Name extends NameOf<Exports>>(
+    name: Name,
+    calls: Iterable<ArgumentsOf<Exports[Name]>>,
+    options?: WithNamed<Exports[Name], CallManyOptions>,
+  ): Promise<ResultOf<Exports[Name]>[]>
+  callMany(name: string, calls: Iterable<readonly unknown[]>, options?: CallManyOptions): Promise<unknown[]> {
+    const promises: Promise<unknown>[] = []
+    for (const args of calls) promises.push((this as Bus).call(name, args, options))
     if (options?.settled !== true) return Promise.all(promises)
     const asError = (reason: unknown) =>
       reason instanceof Error ? reason : new Error(String(reason), { cause: reason })
@@ -477,8 +514,8 @@ export class Bus implements AsyncDisposable {
         if (typeof name === 'symbol' || name === 'then') return undefined
         known[name] ??= (...args) => {
           const last = args.at(-1)
-          if (!(last instanceof KeywordArguments)) return this.call(name, args)
-          return this.call(name, args.slice(0, -1), { kwargs: last.values })
+          if (!(last instanceof KeywordArguments)) return (this as Bus).call(name, args)
+          return (this as Bus).call(name, args.slice(0, -1), { kwargs: last.values })
         }
         return known[name]
       },

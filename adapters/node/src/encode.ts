@@ -11,6 +11,7 @@ import {
   NDArray,
 } from './arrays.js'
 import { EncodeError } from './errors.js'
+import { KeywordArguments } from './marks.js'
 import { constants, type NativeConnection } from './native.js'
 
 const { tags, dtypes, flags, sizes, words } = constants
@@ -31,16 +32,6 @@ const littleHeap = 16 << 10
 
 const firstDate = Date.parse('0001-01-01T00:00:00Z')
 const lastDate = Date.UTC(9999, 11, 31, 23, 59, 59, 999)
-
-/** The named arguments of a call; see `kwargs`. */
-export class KeywordArguments {
-  constructor(readonly values: Readonly<Record<string, unknown>>) {}
-}
-
-/** Marks the last argument of `py.exports.fn(…)` as Python's named arguments. */
-export function kwargs(values: Readonly<Record<string, unknown>>): KeywordArguments {
-  return new KeywordArguments(values)
-}
 
 type Key = string | number
 const identifier = /^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u

@@ -15,7 +15,6 @@ export {
 } from './arrays.js'
 export { Bus, type CallManyOptions, type CallOptions, type ExportedFunction, type Stats } from './bus.js'
 export { type ConnectOptions, connect } from './connect.js'
-export { KeywordArguments, kwargs } from './encode.js'
 export {
   BusFullError,
   ConnectError,
@@ -28,5 +27,7 @@ export {
   type PythonErrorFields,
   TimeoutError,
 } from './errors.js'
+export { KeywordArguments, type Kwargs, kwargs, Slice, slice, Tuple, tuple } from './marks.js'
 export type { Counters } from './native.js'
+export { type Chain, enter, isRemote, keep, type Remote, withContext } from './remote.js'
 export { type SpawnOptions, spawn } from './spawn.js'

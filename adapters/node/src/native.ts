@@ -45,6 +45,7 @@ interface Numbers<Name extends string> {
   readonly dtypes: Record<Name, number>
   readonly statuses: Record<StatusName, number>
   readonly loops: Record<'in_flight' | 'always' | 'never', number>
+  readonly references: Record<'callable' | 'iterable' | 'async' | 'exception', number>
   readonly flags: Record<'leased' | 'fortran' | 'ascii' | 'moved' | 'kwargs', number>
   readonly sizes: Record<SizeName, number>
   readonly itemBytes: readonly number[]

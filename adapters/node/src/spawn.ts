@@ -9,6 +9,7 @@ import type { Bus, Companion } from './bus.js'
 import { joinBus } from './connect.js'
 import { ConnectError, PythonError } from './errors.js'
 import { findPython, type Interpreter } from './python.js'
+import type { AnyExports } from './types.js'
 
 /** How a Python host is started. */
 export interface SpawnOptions {
@@ -37,13 +38,16 @@ const outputPatience = 200
  *
  * @throws (as a rejection) ConnectError, which names the interpreter, why that one, and what the host printed.
  */
-export async function spawn(app: string | URL, options: SpawnOptions = {}): Promise<Bus> {
+export async function spawn<Exports extends object = AnyExports>(
+  app: string | URL,
+  options: SpawnOptions = {},
+): Promise<Bus<Exports>> {
   const path = app instanceof URL ? fileURLToPath(app) : app
   const bus = options.bus ?? `spawn-${process.pid}-${randomBytes(6).toString('hex')}`
   const host = new Host(path, bus, options)
   try {
     await host.ready()
-    const connection = await joinBus(bus, 10_000, host)
+    const connection = await joinBus<Exports>(bus, 10_000, host)
     host.letGo()
     return connection
   } catch (error) {

@@ -11,6 +11,7 @@ constexpr int most_causes = 16;
 PyObject* class_of(State& state, Status status) {
     switch (status) {
         case Status::full:
+        case Status::over_quota:
         case Status::no_memory: return state.bus_full;
         case Status::lost:
         case Status::closed:
