@@ -56,12 +56,11 @@ class Other:
 
     def join(self):
         deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
+        while time.monotonic() < deadline and self.processes[0].poll() is None:
+            with contextlib.suppress(isthmus.ConnectError):
                 return isthmus.connect(self.name)
-            except isthmus.ConnectError:
-                assert time.monotonic() < deadline and self.processes[0].poll() is None
-                time.sleep(0.01)
+            time.sleep(0.01)
+        raise AssertionError("there is no bus")
 
     def events(self, last):
         """What happened over there, once it has come to `last`."""

@@ -1,4 +1,4 @@
-"""What peer.mjs offers, in Python: something to call back from everywhere, streams, and calls that take their time."""
+"""What peer.mjs offers, in Python: callers back from everywhere, streams, and calls that take their time."""
 
 import asyncio
 import gc
@@ -47,7 +47,7 @@ def drop():
     gc.collect()
 
 
-# --- callbacks -----------------------------------------------------------------------------------------------
+# --- callbacks ----------------------------------------------------------------------------------------------
 
 
 @isthmus.export
@@ -105,7 +105,7 @@ def meanwhile(f):
     return turns
 
 
-# --- streams -------------------------------------------------------------------------------------------------
+# --- streams ------------------------------------------------------------------------------------------------
 
 made = 0
 
@@ -190,14 +190,13 @@ def slowly(stream, pauses):
 def until_error(stream):
     taken = []
     try:
-        for item in stream:
-            taken.append(item)
+        taken.extend(stream)
     except Exception as error:
         taken.append(str(error))
     return taken
 
 
-# --- time and cancellation -----------------------------------------------------------------------------------
+# --- time and cancellation ----------------------------------------------------------------------------------
 
 touches = 0
 
@@ -273,7 +272,7 @@ async def remaining_async():
     return remaining()
 
 
-# --- errors --------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------
 
 
 class Unprintable(Exception):
@@ -337,7 +336,7 @@ def is_the_same(f):
     return None
 
 
-# --- remote objects ------------------------------------------------------------------------------------------
+# --- remote objects -----------------------------------------------------------------------------------------
 
 
 class Box:

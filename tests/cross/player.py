@@ -1,4 +1,4 @@
-"""The Python player: `isthmus serve player.py` is the callee, `python player.py BUS python|javascript` the caller.
+"""The Python player: `isthmus serve player.py` is the callee, `python player.py BUS CALLEE` the caller.
 
 $ISTHMUS_TABLE names the table as JSON. A caller prints what the JavaScript player prints.
 """
@@ -124,7 +124,7 @@ def saw(v):
     return f"Python saw {type(v).__name__} {v!r:.200}"
 
 
-# --- the callee ----------------------------------------------------------------------------------------------
+# --- the callee ---------------------------------------------------------------------------------------------
 
 kept = {}
 
@@ -172,7 +172,7 @@ def take_kept(name):
     return kept.pop(name)
 
 
-# --- the caller ----------------------------------------------------------------------------------------------
+# --- the caller ---------------------------------------------------------------------------------------------
 
 
 class Player:
@@ -254,16 +254,18 @@ class Player:
         return [] if complaint is True else [complaint]
 
 
+def outcome(play):
+    try:
+        return play()
+    except Exception:
+        return [traceback.format_exc()]
+
+
 def main(name, callee):
     with isthmus.connect(name) as bus:
         player = Player(bus, callee)
         for row in rows.values():
-            failures = []
-            for mode, play in player.play(row):
-                try:
-                    failures += [f"{mode}: {failure}" for failure in play()]
-                except Exception:
-                    failures.append(f"{mode}: {traceback.format_exc()}")
+            failures = [f"{mode}: {failure}" for mode, play in player.play(row) for failure in outcome(play)]
             print(json.dumps({"name": row["name"], "failures": failures}), flush=True)
         player.loop.close()
     print(json.dumps({"rows": len(rows)}))

@@ -12,7 +12,7 @@ import numpy as np
 
 
 def plain(v):
-    """Two values are the same when their plain forms are equal: kinds count, but for those that journeys unite."""
+    """Two values are the same when their plain forms are equal; kinds count, unless journeys unite them."""
     if isinstance(v, Enum):
         return plain(v.value)
     if isinstance(v, np.generic):
