@@ -78,7 +78,7 @@ def test_an_error_in_mid_stream_comes_after_the_items_before_it(bus, at):
 
     async def play():
         async for item in bus.stream("count", MILLION, at):
-            items.append(item)  # noqa: PERF401: what came before the error counts
+            items.append(item)  # noqa: PERF401
 
     with pytest.raises(isthmus.Error, match=f"no {at}"):
         asyncio.run(play())
