@@ -55,9 +55,9 @@ def apply(f, *args):
     return f(*args)
 
 
-@isthmus.export(executor="threads")
-def apply_thread(f, *args):
-    return f(*args)
+@isthmus.export
+async def apply_thread(f, *args):
+    return await asyncio.to_thread(f, *args)
 
 
 @isthmus.export
@@ -255,9 +255,9 @@ def watch(seconds):
     look(seconds)
 
 
-@isthmus.export(executor="threads")
-def watch_thread(seconds):
-    look(seconds)
+@isthmus.export
+async def watch_thread(seconds):
+    await asyncio.to_thread(look, seconds)
 
 
 @isthmus.export

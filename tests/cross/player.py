@@ -217,7 +217,7 @@ class Player:
             yield mode, lambda verb=verb: self.through(row, verb)
             if not row["deepest"]:
                 yield f"{mode}, nested", lambda verb=verb: self.nested(row, verb)
-        yield "post", lambda: self.posted(row)
+        yield "kept", lambda: self.kept(row)
         if self.callee == "python":
             yield "named", lambda: self.named(row)
             if "make" in row:
@@ -233,9 +233,9 @@ class Player:
         failures = self.back(row, sent, unnest(verb("echo", nest(sent))))
         return self.seen(verb("check_nested", row["name"], nest(self.made(row)))) + failures
 
-    def posted(self, row):
+    def kept(self, row):
         sent = self.made(row)
-        self.bus.post("keep", row["name"], sent)
+        self.bus.call("keep", row["name"], sent)
         failures = self.seen(self.bus.call("check_kept", row["name"]))
         return failures + self.back(row, sent, self.bus.call("take_kept", row["name"]))
 
