@@ -129,6 +129,25 @@ const modes = {
     await sleep(60_000)
     console.log(held.length)
   },
+  /** Reads a stream of the host, slowly, and waits to be killed. */
+  async reads() {
+    const py = await connect(argument)
+    for await (const item of py.stream('forever')) {
+      if (item === 5000) console.log('reading')
+      if (item > 5000) await sleep(1000)
+    }
+  },
+  /** Is read from, without an end, and dies. */
+  async 'is-read'() {
+    const py = await connect(argument)
+    async function* source() {
+      for (let i = 0; ; i++) {
+        if (i === 20_000) process.kill(process.pid, 'SIGKILL')
+        yield i
+      }
+    }
+    py.post('read_and_keep', [source()])
+  },
   async 'dies-in-callback'() {
     const py = await connect(argument)
     await py.call('apply', [() => process.kill(process.pid, 'SIGKILL')])

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -55,6 +56,11 @@ def how_many():
 
 
 @isthmus.export
+def last():
+    return kept[-1]
+
+
+@isthmus.export
 def use():
     return kept[0](1)
 
@@ -83,6 +89,40 @@ def adder(n):
 @isthmus.export
 def restream(stream):
     yield from stream
+
+
+closed = 0
+
+
+@isthmus.export
+def forever():
+    global closed
+    try:
+        yield from itertools.count()
+    finally:
+        closed += 1
+
+
+@isthmus.export(name="closed")
+def how_many_closed():
+    return closed
+
+
+@isthmus.export
+def read(stream):
+    """How many items there were, and how it ended."""
+    count = 0
+    try:
+        for _ in stream:
+            count += 1
+    except Exception as error:
+        return [count, type(error).__name__]
+    return [count, None]
+
+
+@isthmus.export
+def read_and_keep(stream):
+    kept.append(read(stream))
 
 
 class Thing:

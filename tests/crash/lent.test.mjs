@@ -139,3 +139,28 @@ test('SIGKILL of one side in the middle of a callback ends the other side of it'
   await other.close()
   await host.stop()
 })
+
+test('SIGKILL of who reads a stream closes the generator in Python', async () => {
+  const host = await serve(app, 'producers')
+  const py = await connect('producers')
+  const reader = start(process.execPath, [here('child.mjs'), 'reads', 'producers'])
+  assert.equal(await reader.line(), 'reading')
+  assert.equal(await py.call('closed'), 0)
+  reader.child.kill('SIGKILL')
+  await until('the generator is closed', 10_000, async () => (await py.call('closed')) === 1)
+  await py.close()
+  await host.stop()
+})
+
+test('SIGKILL of who is read from is an error after the items before it', async () => {
+  const host = await serve(app, 'consumers')
+  const py = await connect('consumers')
+  const source = start(process.execPath, [here('child.mjs'), 'is-read', 'consumers'])
+  assert.deepEqual(await source.ended, { code: null, signal: 'SIGKILL' })
+  await until('the reader has ended', 10_000, async () => (await py.call('kept')) === 1)
+  const [count, error] = await py.call('last')
+  assert.ok(count > 0 && count <= 20_000, `${count}`)
+  assert.equal(error, 'PeerLost')
+  await py.close()
+  await host.stop()
+})

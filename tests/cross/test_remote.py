@@ -90,3 +90,27 @@ def test_what_javascript_does_not_lend_is_an_error_there(bus):
     assert f(1) == 2
     with pytest.raises(isthmus.Error):
         f.nothing()
+
+
+def test_a_released_object_is_gone_here_and_there(bus, alone, until):
+    box = bus.call("box", 1)
+    assert bus.call("living") == alone + 1
+    box.release()
+    box.release()
+    until(lambda: bus.call("living") == alone)
+    with pytest.raises(isthmus.Error, match="released"):
+        box.get()
+    with pytest.raises(isthmus.Error, match="released"):
+        bus.call("echo", box)
+
+
+def test_objects_functions_and_streams_of_a_killed_host_are_lost():
+    other = Other("python")
+    box, add, stream = other.bus.call("box"), other.bus.call("adder", 1), other.bus.stream("ticks", 1_000_000)
+    assert next(stream) == 0
+    other.processes[0].kill()
+    other.processes[0].wait()
+    for use in (lambda: box.value, box.get, lambda: add(1), lambda: list(stream)):
+        with pytest.raises(isthmus.PeerLost):
+            use()
+    other.part()
