@@ -48,6 +48,32 @@ def test_the_bus_has_the_files_name_unless_one_is_given(tmp_path):
     assert process.returncode == 0
 
 
+def test_callers_may_import_what_is_allowed(serve, name):
+    serve(ANSWER, "--allow", "math,os.path").ready()
+    with isthmus.connect(name) as bus:
+        math = bus.import_module("math")
+        assert math.floor(math.pi) == 3
+        assert bus.import_module("os.path").join("a", "b") == "a/b"
+        with pytest.raises(
+            isthmus.PythonError, match=r"PermissionError: .* does not allow .* 'os': .*--allow os"
+        ):
+            bus.import_module("os")
+
+
+def test_and_nothing_unless_it_is_told_so(serve, name):
+    serve(ANSWER).ready()
+    with isthmus.connect(name) as bus, pytest.raises(isthmus.PythonError, match="PermissionError"):
+        bus.import_module("math")
+
+
+def test_a_star_allows_everything(serve, name):
+    serve(ANSWER, "--allow", "*").ready()
+    with isthmus.connect(name) as bus:
+        assert bus.import_module("fractions").Fraction(1, 3).denominator == 3
+        with pytest.raises(isthmus.PythonError, match="ModuleNotFoundError"):
+            bus.import_module("no_such_module")
+
+
 def test_it_serves_a_module_by_its_name(tmp_path):
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "__init__.py").write_text("")

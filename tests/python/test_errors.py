@@ -1,12 +1,15 @@
 """Exceptions of an export, and calls that can't be made, as the caller meets them."""
 
 import builtins
+import pickle
 
 import pytest
 
 import isthmus
+from isthmus.errors import remote_error
 
 FAILING = """
+    import datetime
     import sys
     import isthmus
 
@@ -62,7 +65,16 @@ FAILING = """
 
     @isthmus.export
     def handle():
-        return [1, {"handle": object()}]
+        return [1, {"handle": datetime.datetime(2024, 1, 1)}]
+
+    @isthmus.export
+    def relay(callback):
+        try:
+            return callback()
+        except Custom as error:
+            return [type(error).__name__, error.__cause__ is None]
+        except Exception as error:
+            return [type(error).__name__, str(error), type(error.__cause__).__name__]
 
     @isthmus.export
     def total(x):
@@ -141,7 +153,31 @@ def test_a_result_that_can_not_travel_says_where(bus):
     with pytest.raises(isthmus.PythonError) as caught:
         bus.call("handle")
     assert caught.value.type == "EncodeError"
-    assert caught.value.message == "result[1].handle is of type object, which can't travel"
+    assert caught.value.message.startswith("result[1].handle is a datetime without a time zone")
+
+
+def test_an_exception_that_passes_through_another_peer_is_itself_again(bus):
+    assert bus.call("relay", lambda: bus.call("fail", "hidden")) == ["Custom", True]
+
+
+def test_an_exception_of_a_function_that_was_handed_over_keeps_its_type_and_cause(bus):
+    def fail():
+        try:
+            raise LookupError("first")
+        except LookupError as error:
+            raise OSError("then") from error
+
+    assert bus.call("relay", fail) == ["PythonError", "OSError: then", "PythonError"]
+
+
+def test_an_error_that_was_told_can_be_told_again_and_pickled(bus):
+    about = {"type": "RangeError", "message": "far", "traceback": "at x.js:1", "language": "javascript"}
+    error = remote_error({**about, "cause": {"type": "KeyError", "module": "builtins", "language": "python"}})
+    assert isinstance(error, isthmus.JsError)
+    assert isinstance(error.__cause__, isthmus.PythonError)
+    assert error.stack == "at x.js:1"
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.stack) == (isthmus.JsError, "RangeError: far", "at x.js:1")
 
 
 def test_an_unknown_export_names_what_is_close(bus):
@@ -159,8 +195,8 @@ def test_every_error_has_a_code_of_its_own_and_one_base():
         for value in vars(isthmus).values()
         if isinstance(value, type) and issubclass(value, isthmus.Error)
     ]
-    assert len(classes) == 9
-    assert len({each.code for each in classes}) == 9
+    assert len(classes) == 10
+    assert len({each.code for each in classes}) == 10
     assert issubclass(isthmus.TimeoutError, builtins.TimeoutError)
     assert all(each.__module__ == "isthmus" for each in classes)
 

@@ -65,21 +65,7 @@ def test_exports_can_be_added_while_the_host_serves(bus):
     assert bus.call("later") == "here"
 
 
-def test_async_functions_and_generators_are_refused_when_they_are_exported():
-    async def fetch():
-        pass
-
-    def rows():
-        yield 1
-
-    async def ticks():
-        yield 1
-
-    for function in (fetch, ticks):
-        with pytest.raises(TypeError, match=rf"^'{function.__name__}' is async, which can't be exported yet"):
-            isthmus.export(function)
-    with pytest.raises(TypeError, match=r"^'rows' is a generator, which can't be exported yet"):
-        isthmus.export(rows)
+def test_what_can_not_be_exported_is_refused_when_it_is_exported():
     for option in ({"executor": "threads"}, {"batch": 3}):
         with pytest.raises(TypeError, match=f"export has no option '{next(iter(option))}' yet"):
             isthmus.export(**option)

@@ -1,5 +1,6 @@
 """A long life leaves no trace: memory, references, leases and descriptors stay as they were."""
 
+import datetime
 import gc
 import os
 import sys
@@ -111,9 +112,9 @@ def test_failures_leave_nothing_either(bus):
         with pytest.raises(isthmus.NotExported):
             bus.call("missing")
         with pytest.raises(isthmus.EncodeError):
-            bus.call("echo", [leased, "x", object()])
+            bus.call("echo", [leased, "x", datetime.datetime(2024, 1, 1)])
         with pytest.raises(isthmus.EncodeError):
-            bus.call("echo", [np.ones(100_000), object()])
+            bus.call("echo", [np.ones(100_000), datetime.datetime(2024, 1, 1)])
         with pytest.raises(isthmus.TimeoutError):
             bus.call("echo", np.ones(10_000), timeout=0)
 

@@ -6,7 +6,6 @@ import decimal
 import enum
 import math
 import pathlib
-import types
 import typing
 import uuid
 from collections import Counter, OrderedDict, defaultdict
@@ -181,10 +180,6 @@ def test_values_nested_to_the_limit_pass(echo):
     assert echo.call("echo", value) == value
 
 
-class Opaque:
-    pass
-
-
 def cycle():
     rows = [1, {"self": None}]
     rows[1]["self"] = rows
@@ -198,17 +193,12 @@ def deep():
     return value
 
 
+NAIVE = dt.datetime(2024, 1, 1)
+
 REFUSED = [
-    (lambda: Opaque(), "args[0]", "Opaque, which can't travel"),
-    (lambda: [0, {"rows": [1, 2, 3, {"handle": Opaque()}]}], "args[0][1].rows[3].handle", "can't travel"),
-    (lambda: {"not a name": {3: Opaque()}}, "args[0]['not a name'][3]", "can't travel"),
-    (lambda: {(1, Opaque): 1}, "args[0][(1, <class", "can't travel"),
-    (lambda: (n for n in range(3)), "args[0]", "make a list of it"),
-    (lambda: iter([]), "args[0]", "make a list of it"),
-    (lambda: print, "args[0]", "builtin_function_or_method, which can't travel"),
-    (lambda: Opaque, "args[0]", "of type type"),
-    (lambda: types.SimpleNamespace(a=1), "args[0]", "SimpleNamespace"),
-    (lambda: range(3), "args[0]", "range"),
+    (lambda: [0, {"rows": [1, 2, 3, {"when": NAIVE}]}], "args[0][1].rows[3].when", "without a time zone"),
+    (lambda: {"not a name": {3: NAIVE}}, "args[0]['not a name'][3]", "without a time zone"),
+    (lambda: {(1, NAIVE): 1}, "args[0][(1, datetime", "without a time zone"),
     (cycle, "args[0][1].self", "contains itself: it is args[0] again"),
     (deep, "args[0]" + "[0]" * 128, "more than 128 levels"),
     (lambda: dt.datetime(2024, 1, 1), "args[0]", "without a time zone"),
@@ -221,8 +211,8 @@ REFUSED = [
     (lambda: np.zeros(2, "datetime64[s]"), "args[0]", "dtype datetime64[s]"),
     (lambda: np.zeros(2, np.longdouble), "args[0]", "dtype float128"),
     (lambda: np.ma.masked_array([1, 2], [True, False]), "args[0]", "masked"),
-    (lambda: Point(Opaque()), "args[0].x", "can't travel"),
-    (lambda: Pair(1, [Opaque()]), "args[0].second[0]", "can't travel"),
+    (lambda: Point(NAIVE), "args[0].x", "without a time zone"),
+    (lambda: Pair(1, [NAIVE]), "args[0].second[0]", "without a time zone"),
 ]
 
 
@@ -242,8 +232,8 @@ def test_what_can_not_travel_is_an_error_that_says_where(echo, make, path, why):
 
 
 def test_the_path_names_keyword_arguments(echo):
-    with pytest.raises(isthmus.EncodeError, match=r"^kwargs\.rows\[1\] is of type") as caught:
-        echo.call("echo", rows=[0, Opaque()])
+    with pytest.raises(isthmus.EncodeError, match=r"^kwargs\.rows\[1\] is a datetime") as caught:
+        echo.call("echo", rows=[0, NAIVE])
     assert caught.value.path == "kwargs.rows[1]"
 
 

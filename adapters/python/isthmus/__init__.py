@@ -1,14 +1,16 @@
-"""Isthmus: JavaScript calls Python, and Python calls Python, over shared memory.
+"""Isthmus: JavaScript and Python call each other, over shared memory.
 
 ``export`` offers a function, ``serve`` or ``Host`` serves what is offered, ``connect`` calls it, ``empty``
-makes an array that travels without a copy. ``python -m isthmus serve app.py`` serves a file. Logs go to
-``logging.getLogger("isthmus")``.
+makes an array that travels without a copy, ``current`` tells about the call that is being served.
+``python -m isthmus serve app.py`` serves a file. Logs go to ``logging.getLogger("isthmus")``.
 """
 
+from ._isthmus import Call, current
 from .arrays import empty, numpy_memory
 from .caller import Bus, connect
 from .errors import (
     BusFull,
+    Cancelled,
     ConnectError,
     EncodeError,
     Error,
@@ -20,20 +22,28 @@ from .errors import (
 )
 from .exports import export
 from .host import Host, serve
+from .proxies import JsFunction, RemoteObject
+from .streams import Stream
 
 __all__ = [
     "Bus",
     "BusFull",
+    "Call",
+    "Cancelled",
     "ConnectError",
     "EncodeError",
     "Error",
     "Host",
     "JsError",
+    "JsFunction",
     "NotExported",
     "PeerLost",
     "PythonError",
+    "RemoteObject",
+    "Stream",
     "TimeoutError",
     "connect",
+    "current",
     "empty",
     "export",
     "numpy_memory",

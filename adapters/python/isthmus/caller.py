@@ -2,32 +2,77 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any
 
-from .peer import Peer
+from . import _isthmus, futures
+from .peer import Peer, running_loop
+from .proxies import RemoteObject
+from .streams import Stream
 
-__all__ = ["Bus", "connect"]
+__all__ = ["Bus", "Caller", "connect"]
 
 
-class Bus:
-    """A place on a bus, for calling what its hosts export. Made by ``connect``; any thread may use it."""
+class Caller:
+    """The verbs that a Bus and a Host share. Any thread may use them."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._peer = Peer(name, None)
-        self._peer.start()
+    def _native(self) -> _isthmus.Bus:
+        raise NotImplementedError
 
     def call(self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Calls an export, waits for its result and returns it. The GIL is free while it waits.
 
         Positional and named arguments travel as the documentation's table has it; arrays in bus memory
-        (``isthmus.empty``) without a copy. ``timeout`` is in seconds.
+        (``isthmus.empty``) without a copy, and what has no value form, such as a function, as an object that
+        the other side can call and use from there. ``timeout`` is in seconds.
 
-        Raises isthmus.PythonError for what the export raised, NotExported, TimeoutError, EncodeError for an
-        argument that can't travel, PeerLost when the host goes meanwhile, BusFull when memory runs out.
+        Raises isthmus.PythonError or JsError for what the export raised, NotExported, TimeoutError,
+        EncodeError for an argument that can't travel, Cancelled, PeerLost when the other side goes meanwhile,
+        BusFull when memory runs out.
         """
-        return self._peer.native.call(name, args, kwargs, timeout)
+        return self._native().call(name, args, kwargs, timeout)
+
+    def submit(
+        self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any
+    ) -> concurrent.futures.Future[Any]:
+        """Begins a call and returns a Future, which gets what ``call`` returns or raises.
+
+        Its ``cancel`` reaches the other side: what has not begun there never runs. Callbacks that are added
+        to it run on a thread of Isthmus, and should be quick.
+        """
+        return futures.submit(self._native(), name, args, kwargs, timeout)
+
+    def call_async(
+        self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any
+    ) -> Awaitable[Any]:
+        """Begins a call, to be awaited in the running event loop, which is not blocked.
+
+        Cancelling the task that awaits it cancels the call.
+        """
+        return futures.begin(self._native(), name, args, kwargs, timeout)
+
+    def stream(self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Stream:
+        """The items of a generator or async iterable that is exported, for ``for`` or ``async for``."""
+        return Stream(self._native(), name, args, kwargs, timeout)
+
+    def import_module(self, name: str) -> RemoteObject:
+        """A module of the host as a remote object, where the host allows it (``--allow``, ``allow=``)."""
+        module: RemoteObject = self._native().call(("operate", name, []), (), {}, None)
+        return module
+
+
+class Bus(Caller):
+    """A place on a bus, for calling what others export. Made by ``connect``; any thread may use it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._peer = Peer(name, None, loop=running_loop())
+        self._peer.start()
+
+    def _native(self) -> _isthmus.Bus:
+        return self._peer.native
 
     def stats(self) -> dict[str, Any]:
         """Counters of this peer and of the host, which only grow: ``{"self": {...}, "host": ...}``."""

@@ -8,6 +8,7 @@ from typing import Any
 
 __all__ = [
     "BusFull",
+    "Cancelled",
     "ConnectError",
     "EncodeError",
     "Error",
@@ -71,18 +72,28 @@ class BusFull(Error):
     code = "BUS_FULL"
 
 
+class Cancelled(Error):
+    """The other side has cancelled the call."""
+
+    code = "CANCELLED"
+
+
 class _RemoteError(Error):
     def __init__(self, about: Mapping[str, Any] | str) -> None:
         if isinstance(about, str):
             about = {"message": about}
+        self.about = about
         self.type = str(about.get("type") or "Error")
         self.message = str(about.get("message") or "")
         self.traceback = str(about.get("traceback") or "")
         super().__init__(f"{self.type}: {self.message}" if self.message else self.type)
         self.remote_args = list(about.get("args") or ())
         cause = about.get("cause")
-        if cause is not None:
-            self.__cause__ = type(self)(cause)
+        if isinstance(cause, Mapping):
+            self.__cause__ = remote_error({"language": about.get("language"), **cause})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ({key: value for key, value in self.about.items() if key != "origin"},)
 
 
 class PythonError(_RemoteError):
@@ -100,6 +111,12 @@ class JsError(_RemoteError):
     def stack(self) -> str:
         """The JavaScript stack, as text."""
         return self.traceback
+
+
+def remote_error(about: Mapping[str, Any]) -> PythonError | JsError:
+    """The exception for what another peer tells of its own. ``about`` stays with it, to be passed on."""
+    language = about.get("language") or ("python" if about.get("module") else "javascript")
+    return PythonError(about) if language == "python" else JsError(about)
 
 
 for _class in (Error, *Error.__subclasses__(), PythonError, JsError):

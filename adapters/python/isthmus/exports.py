@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from ._isthmus import Exports
@@ -16,16 +17,10 @@ registry = Exports()
 _by_name: dict[str, Callable[..., Any]] = {}
 
 
-def _refuse(function: Callable[..., Any], name: str) -> None:
-    inner = inspect.unwrap(function)
-    if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
-        raise TypeError(
-            f"'{name}' is async, which can't be exported yet: export a function that returns its result"
-        )
-    if inspect.isgeneratorfunction(inner):
-        raise TypeError(
-            f"'{name}' is a generator, which can't be exported yet: export a function that returns a list"
-        )
+def _mode(function: Callable[..., Any]) -> int:
+    """Where its calls run: 0 on the dispatcher's thread, 1 on the event loop."""
+    called = function if inspect.isroutine(function) or isinstance(function, partial) else function.__call__  # type: ignore[operator]
+    return int(inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called))
 
 
 @overload
@@ -40,7 +35,10 @@ def export(function: F | None = None, /, *, name: str | None = None, **options: 
     Use it bare (``@isthmus.export``) or with a name (``@isthmus.export(name="sum")``). The function comes
     back unchanged.
 
-    Called, it runs on the host's dispatcher thread with the GIL held, one call after the other. Its
+    Called, it runs on the host's dispatcher thread with the GIL held, one call after the other, so it must
+    not wait for threads that make calls themselves; an ``async def`` runs as a task on the host's event loop,
+    thousands at once. A generator and an async generator are
+    streams, which their callers read while they run; ``isthmus.current()`` tells about the call. Its
     arguments are Python values as the documentation's table has them; arrays are read-only numpy arrays
     (memoryviews where there is no numpy) over the memory of the bus, and stay valid for as long as they are
     kept. What it returns travels back; an array from ``isthmus.empty`` or a view of an argument does so
@@ -58,11 +56,10 @@ def export(function: F | None = None, /, *, name: str | None = None, **options: 
         own_name = name if name is not None else getattr(function, "__name__", None)
         if not own_name or not isinstance(own_name, str):
             raise TypeError(f"{function!r} has no name: use export(name=...)")
-        _refuse(function, own_name)
         other = _by_name.get(own_name)
         if other is not None and _place(other) != _place(function):
             raise ValueError(f"'{own_name}' is exported already, by {_place(other)}: use export(name=...)")
-        registry.set(own_name, function)
+        registry.set(own_name, function, _mode(function))
         _by_name[own_name] = function
         return function
 

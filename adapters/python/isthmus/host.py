@@ -8,15 +8,17 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 from . import _isthmus
+from .caller import Caller
 from .errors import Error
 from .exports import registry
-from .peer import Peer, default_name
+from .peer import Peer, default_name, running_loop
+from .remote import allowed_modules
 
 __all__ = ["Host", "parse_memory", "serve"]
 
@@ -37,23 +39,37 @@ def parse_memory(memory: int | str) -> int:
     return memory
 
 
-class Host:
-    """Serves what was exported, from a thread of its own, until it is stopped.
+class Host(Caller):
+    """Serves what was exported, from a thread of its own, until it is stopped, and calls what others export.
 
     ``name`` is the bus that callers connect to, by default the program's file name without its ending.
     ``memory`` is how much the arrays on the bus may take, as bytes or a text like ``"512MiB"``; pages are
     taken from the system as they are used.
 
-    ``with isthmus.Host("vision"):`` serves for as long as the block runs, ``async with`` the same inside a
-    running asyncio loop, which it never blocks. ``start`` and ``stop`` do it by hand. Exports may be added
-    while it serves. A Host serves once; make another to serve again. Any thread may call any method.
+    ``allow`` names the modules that callers may import as remote objects, with all that can be reached from
+    them: ``["numpy"]``, or ``["*"]`` for every module; by default none. Whoever may import ``os`` or ``sys``
+    can do what this process can.
+
+    ``with isthmus.Host("vision"):`` serves for as long as the block runs. ``async with`` does the same inside
+    a running asyncio loop, which it never blocks, and ``async def`` exports are tasks of that loop; else they
+    run on a loop in a thread of their own, uvloop's where that is installed. ``start`` and ``stop`` do it by
+    hand. Exports may be added while it serves. A Host serves once; make another to serve again. Any thread
+    may call any method.
 
     Raises isthmus.ConnectError when the bus can't be served, as when another process serves one of that name.
     """
 
-    def __init__(self, name: str | None = None, *, memory: int | str = "2GiB") -> None:
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        memory: int | str = "2GiB",
+        allow: str | Iterable[str] | None = None,
+    ) -> None:
         self.name = name if name is not None else default_name()
         self._memory = parse_memory(memory)
+        self._allow = allowed_modules(allow)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._broker: _isthmus.Broker | None = None
         self._peer: Peer | None = None
         self._lock = threading.Lock()
@@ -64,12 +80,12 @@ class Host:
             if self._peer is not None:
                 raise Error(f"the host of '{self.name}' was started already")
             self._broker = _isthmus.Broker(self.name, self._memory, 0)
-            self._peer = Peer(self.name, registry, self._end)
+            self._peer = Peer(self.name, registry, self._end, allow=self._allow, loop=self._loop)
             self._peer.start()
         log.info("serving '%s' with %d exports", self.name, len(registry.names()))
 
     def stop(self) -> None:
-        """Ends the bus: the call that runs is finished, what has not begun is refused."""
+        """Ends the bus: the call that runs is finished, coroutines are cancelled, the rest is refused."""
         if self._peer is not None:
             self._peer.stop()
 
@@ -80,9 +96,15 @@ class Host:
 
     def stats(self) -> dict[str, Any]:
         """This host's counters, as ``{"self": {...}, "host": {...}}``; both are the same here."""
+        return self._started().stats()
+
+    def _started(self) -> Peer:
         if self._peer is None:
             raise Error(f"the host of '{self.name}' was not started")
-        return self._peer.stats()
+        return self._peer
+
+    def _native(self) -> _isthmus.Bus:
+        return self._started().native
 
     @property
     def is_open(self) -> bool:
@@ -114,6 +136,7 @@ class Host:
         self.stop()
 
     async def __aenter__(self) -> Host:
+        self._loop = running_loop()
         await asyncio.to_thread(self.start)
         return self
 
@@ -121,6 +144,7 @@ class Host:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.stop)
+        await self._started().tasks.cancel_all()
 
 
 @contextmanager
@@ -150,7 +174,9 @@ def _stopped_by_signals(host: Host) -> Iterator[None]:
 _loading = False  # while the command line imports the app
 
 
-def serve(name: str | None = None, *, memory: int | str = "2GiB") -> None:
+def serve(
+    name: str | None = None, *, memory: int | str = "2GiB", allow: str | Iterable[str] | None = None
+) -> None:
     """Serves what was exported and blocks until the host is stopped, by Ctrl-C or SIGTERM in the main thread.
 
     Both let the call that runs finish and leave nothing behind; a second one ends the process at once.
@@ -161,7 +187,7 @@ def serve(name: str | None = None, *, memory: int | str = "2GiB") -> None:
             "the app calls isthmus.serve() itself: run it with `python app.py`, "
             "or put the call under `if __name__ == '__main__':`"
         )
-    host = Host(name, memory=memory)
+    host = Host(name, memory=memory, allow=allow)
     with _stopped_by_signals(host):
         host.start()
         try:

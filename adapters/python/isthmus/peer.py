@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from . import _isthmus
+from .proxies import proxy_of
+from .remote import Operator
+from .tasks import Tasks
 
-__all__ = ["Peer", "default_name", "program"]
+__all__ = ["Peer", "default_name", "program", "running_loop"]
 
 _open: weakref.WeakSet[Peer] = weakref.WeakSet()
 
@@ -30,13 +34,27 @@ def default_name() -> str:
     return stem.lstrip(".") or "isthmus"
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread."""
+    return asyncio._get_running_loop()
+
+
 class Peer:
-    """A native Bus and the thread that it lives on."""
+    """A native Bus, the thread that it lives on, and what runs on an event loop for it."""
 
     def __init__(
-        self, name: str, exports: _isthmus.Exports | None, at_end: Callable[[], object] | None = None
+        self,
+        name: str,
+        exports: _isthmus.Exports | None,
+        at_end: Callable[[], object] | None = None,
+        *,
+        allow: frozenset[str] = frozenset(),
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._bus = _isthmus.Bus(name, exports, program())
+        self._bus.operator = Operator(name, allow)
+        self._bus.reference_factory = proxy_of
+        self.tasks = Tasks(self._bus, name, loop)
         self._joined = threading.Event()
         self._failure: BaseException | None = None
         self._at_end = at_end
@@ -59,6 +77,7 @@ class Peer:
         self._bus.stop()
         if threading.current_thread() is not self._thread and self._thread.ident is not None:
             self._thread.join()
+            self.tasks.join()
 
     def request_stop(self) -> None:
         """Like stop, without waiting; a signal handler may call it."""
@@ -68,6 +87,7 @@ class Peer:
         """Returns once the peer has left. Signal handlers run meanwhile."""
         while self._thread.is_alive():
             self._thread.join(0.5)
+        self.tasks.join()
         if self._failure is not None:
             raise self._failure
 
@@ -91,6 +111,7 @@ class Peer:
             self._bus.run(self._joined.set)
         except BaseException as failure:
             self._failure = failure
+        self.tasks.end()
         if self._at_end is not None:
             self._at_end()
         self._joined.set()

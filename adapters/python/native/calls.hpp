@@ -1,4 +1,5 @@
-// The calls that this peer makes: queued by any thread, sent and settled by the dispatcher's, awaited by the caller's.
+// The calls that this peer makes: queued by any thread, sent and settled by the dispatcher's, awaited by the caller's or told
+// to a sink.
 #pragma once
 
 #include <semaphore.h>
@@ -6,6 +7,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -14,57 +16,104 @@
 
 namespace isthmus::python {
 
-/// One call on its way. `done` is posted once, when `outcome` and `frame` are final.
+/// One call on its way. `done` is posted once when `outcome` and `frame` are final, and once for each frame of items.
 struct Pending {
-    Pending() { ::sem_init(&done, 0, 0); }
-    ~Pending() { ::sem_destroy(&done); }
+    explicit Pending(std::shared_ptr<Memory> on) : memory(std::move(on)) { ::sem_init(&done, 0, 0); }
+    ~Pending();
     Pending(const Pending&) = delete;
     Pending& operator=(const Pending&) = delete;
 
+    using Frame = std::vector<std::byte>;
+
+    const std::shared_ptr<Memory> memory;
     std::uint64_t id = 0;
     std::uint64_t deadline = 0;
-    std::string name;
+    std::uint64_t activity = 0;
+    std::uint32_t target = wire::name_only;
+    std::uint32_t credit = 0;
+    std::uint16_t flags = 0;
+    std::string name;                 // empty: it goes to `slot`
+    std::uint32_t slot = layout::max_peers, generation = 0;
+    double seconds = -1;              // its timeout, for people
     Outgoing out;
-    Link* link = nullptr;  // once it is sent; the dispatcher's
+    PyObject* sink = nullptr;         // owned; null: somebody waits for `done`
+    PyObject* tag = nullptr;          // owned
     sem_t done;
+
+    // Guarded by the mutex of Calls until it is settled.
+    Link* link = nullptr;  // once it is sent; the dispatcher's
+    bool settled = false, in_events = false;
+    std::atomic<bool> given_up = false;  // nothing is told to the sink any more
     Status outcome = Status::ok;
-    std::vector<std::byte> frame;  // the completion; its payloads' uses go with it
+    Frame frame;               // the completion; its payloads' uses go with it
+    std::vector<Frame> items;  // likewise, in order
 };
 
 class Calls {
 public:
-    // Any thread, without the GIL.
+    // Any thread, with or without the GIL.
 
     /// False when the bus was left.
     bool push(const std::shared_ptr<Pending>& call);
     /// The caller waits no longer. False when the call is settled already.
-    bool abandon(Pending& call, Memory& memory);
+    bool abandon(Pending& call);
+    /// Likewise, by id; what has not been told to the sink is not told any more.
+    void cancel(std::uint64_t id);
+    void credit(std::uint64_t id, std::uint32_t count);
+    /// The frames of items that have come.
+    std::vector<Pending::Frame> take_items(Pending& call);
+    bool is_settled(Pending& call);
     bool has_work() const { return has_work_.load(std::memory_order_relaxed); }
 
-    // The dispatcher's thread, without the GIL.
+    // The dispatcher's thread, with or without the GIL.
 
-    void send(Bus& bus, Memory& memory);
-    void settle(Link& link, const wire::Draft& frame, std::span<const std::byte> bytes, Memory& memory);
+    void send(Bus& bus);
+    /// A reply, error or item.
+    void settle(Bus& bus, Link& link, const wire::Draft& frame, std::span<const std::byte> bytes, Memory& memory);
     void lost(const Link& link, Status reason);
+    /// Ends those with a sink whose time has run out. The others' callers look at the clock themselves.
+    void expire(std::uint64_t now);
+    std::uint64_t next_deadline() const { return deadlines_.empty() ? 0 : deadlines_.begin()->first; }
     /// Settles all there are and refuses new ones.
-    void end(Status reason, Memory& memory);
+    void end(Status reason);
+
+    /// What is to be told to a sink.
+    struct Event {
+        std::shared_ptr<Pending> call;
+        std::vector<Pending::Frame> items;
+        bool settled;
+    };
+    bool has_events() const { return !events_.empty(); }
+    std::vector<Event> take_events();
 
 private:
-    struct Cancel {
+    struct Word {  // a cancel or a credit that is still to be sent
         std::uint64_t id;
         Link* link;
+        std::uint32_t credit;  // 0: cancel
     };
-    void finish(Pending& call, Status outcome);
+    /// What is known of an export's name.
+    struct Known {
+        Bus::Route route;
+        std::vector<std::pair<const Link*, std::uint32_t>> indices;  // learned from completions
+    };
+    Status submit(Bus& bus, Pending& call);
+    void finish(const std::shared_ptr<Pending>& call, Status outcome);
+    void note(const std::shared_ptr<Pending>& call);
+    void tell(const Pending& call, std::uint32_t credit);
 
-    std::atomic<bool> has_work_{false};  // for the dispatcher: something waits in the outbox or in cancels
+    std::atomic<bool> has_work_{false};  // for the dispatcher: something waits in the outbox or in words
     std::mutex mutex_;                   // guards what follows
     bool ended_ = false;
     std::uint64_t last_id_ = 0;
     std::vector<std::shared_ptr<Pending>> outbox_;
-    std::vector<Cancel> cancels_;
+    std::vector<Word> words_;
     std::unordered_map<std::uint64_t, std::shared_ptr<Pending>> sent_;
-    std::unordered_map<const Link*, std::unordered_map<std::string, std::uint32_t>>
-        indices_;  // learned from completions
+
+    // The dispatcher's alone.
+    std::unordered_map<std::string, Known> known_;
+    std::vector<std::shared_ptr<Pending>> events_;
+    std::set<std::pair<std::uint64_t, std::uint64_t>> deadlines_;  // of sent calls with a sink, with their ids
 };
 
 }  // namespace isthmus::python

@@ -3,18 +3,28 @@
 
 #include "arrays.hpp"
 #include "errors.hpp"
+#include "reference.hpp"
 #include "values.hpp"
 
 namespace isthmus::python {
 
-void release_payloads(Memory& memory, const wire::Draft& frame) {
-    for (const Handle& payload : frame.payloads) memory.release(payload);
+void discard(Bus& bus, Memory& memory, const wire::Draft& frame) {
+    bus.discard(frame);
+    memory.objects().unpin_all(frame);
 }
 
 Decoder::~Decoder() {
     for (std::size_t i = 0; i < frame_.payloads.size(); ++i) {
         if (i >= 64 || (taken_ >> i & 1) == 0) memory_->release(frame_.payloads[i]);
     }
+    if ((frame_.flags & wire::frame_references) == 0) return;
+    Objects& objects = memory_->objects();
+    for (; at_ < frame_.cells.size(); ++at_) {
+        const wire::Cell& cell = frame_.cells[at_];
+        if (cell.tag == wire::Tag::reference && !objects.owns(cell))
+            (void)objects.give_back({cell.bits, cell.count}, 1);
+    }
+    objects.unpin_all(frame_);
 }
 
 /// One use of a payload for an object to keep: the frame's own the first time, one more after that.
@@ -51,10 +61,11 @@ PyObject* Decoder::next() {
             Ref method(PyObject_GetAttrString(reinterpret_cast<PyObject*>(&PyLong_Type), "from_bytes"));
             return arguments && named && method ? PyObject_Call(method.get(), arguments.get(), named.get()) : nullptr;
         }
-        case wire::Tag::extent:
+        case wire::Tag::tuple: return tuple(cell);
+        case wire::Tag::slice: return slice();
         case wire::Tag::reference:
-        case wire::Tag::slice:
-        case wire::Tag::tuple: break;
+            return memory_->objects().owns(cell) ? own_object(cell) : receive_reference(state_, memory_, cell);
+        case wire::Tag::extent: break;
     }
     PyErr_SetString(state_.error, "the message holds a value of an unknown kind");
     return nullptr;
@@ -75,6 +86,34 @@ PyObject* Decoder::list(const wire::Cell& cell) {
         PyList_SET_ITEM(result.get(), i, item);
     }
     return result.give();
+}
+
+PyObject* Decoder::tuple(const wire::Cell& cell) {
+    Ref result(PyTuple_New(cell.count));
+    for (std::uint32_t i = 0; result && i < cell.count; ++i) {
+        PyObject* item = next();
+        if (item == nullptr) return nullptr;
+        PyTuple_SET_ITEM(result.get(), i, item);
+    }
+    return result.give();
+}
+
+PyObject* Decoder::slice() {
+    const Ref start(next());
+    const Ref stop(start ? next() : nullptr);
+    const Ref step(stop ? next() : nullptr);
+    return step ? PySlice_New(start.get(), stop.get(), step.get()) : nullptr;
+}
+
+PyObject* Decoder::own_object(const wire::Cell& cell) {
+    Ref object = memory_->objects().find(wire::id_of(cell));
+    if (!object) PyErr_SetString(state_.error, "the object was released: nobody can use it any more");
+    return object.give();
+}
+
+PyObject* Decoder::next_origin() {
+    const wire::Cell& cell = frame_.cells[at_++];
+    return memory_->objects().owns(cell) ? own_object(cell) : new_reference(state_, memory_, cell);
 }
 
 PyObject* Decoder::dict(const wire::Cell& cell) {
@@ -107,7 +146,7 @@ PyObject* Decoder::confused(const char* what) {
 /// As a key or a member of a set, where a list is a tuple and a set is frozen.
 PyObject* Decoder::next_hashable() {
     const wire::Cell& cell = frame_.cells[at_];
-    if (cell.tag != wire::Tag::list && cell.tag != wire::Tag::set) return next();
+    if (cell.tag != wire::Tag::list && cell.tag != wire::Tag::tuple && cell.tag != wire::Tag::set) return next();
     ++at_;
     if (cell.tag == wire::Tag::set) {
         Ref members(set(cell));

@@ -1,10 +1,6 @@
 #include "dispatcher.hpp"
 
-#include <unistd.h>
-
-#include <bit>
-#include <cstdlib>
-#include <ctime>
+#include <algorithm>
 
 #include "arrays.hpp"
 #include "errors.hpp"
@@ -14,40 +10,38 @@ namespace isthmus::python {
 
 namespace {
 
-constexpr std::size_t most_calls = 256;            // of a batch
-constexpr std::size_t most_batch_bytes = 1 << 20;  // likewise; a single frame may be larger
-constexpr std::size_t room_at_least = most_batch_bytes + 2 * Link::inline_bytes;
-constexpr std::size_t room_to_keep = 8 << 20;     // after a larger frame the room shrinks again
-constexpr std::size_t most_kept_heap = 1 << 20;   // of a result's encoding, for the next one
 constexpr std::uint64_t publish_after = 100'000;  // ns that an answer may wait for the rest of its batch
 constexpr std::uint64_t slow_call = 50'000;       // ns from which a call counts as slow
 constexpr std::int32_t wary_calls = 256;          // after a slow one
+constexpr std::uint64_t slow_batch = 1'000'000;   // ns from which a batch counts as slow
 constexpr std::uint64_t gil_at_most = 5'000'000;  // ns of work for one take
 constexpr std::uint64_t second = 1'000'000'000;
-
-std::size_t up_to_8(std::size_t bytes) { return (bytes + 7) & ~std::size_t{7}; }
 
 /// Of a counter that this thread alone writes.
 void count(layout::Word64& counter) {
     counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 
+thread_local Dispatcher* running_here = nullptr;
+
 }  // namespace
 
-Dispatcher::Dispatcher(State& state, Bus& bus, std::shared_ptr<Memory> memory, Calls& calls, ExportTable* exports,
-                       const std::atomic<bool>& stop, bool numpy_memory)
-    : state_(state),
-      bus_(bus),
-      memory_(std::move(memory)),
-      calls_(calls),
-      exports_(exports),
-      stop_(stop),
-      shares_numpy_memory_(!numpy_memory) {
+Dispatcher* Dispatcher::of_this_thread() { return running_here; }
+
+Dispatcher::Dispatcher(const Parts& parts)
+    : state_(parts.state),
+      bus_(parts.bus),
+      memory_(parts.memory),
+      calls_(parts.calls),
+      deferred_(parts.deferred),
+      hooks_(parts.hooks),
+      exports_(parts.exports),
+      stop_(parts.stop),
+      shares_numpy_memory_(!parts.numpy_memory) {
     lost_ = [this](Link& link, Status reason) {
         forget(link);
         calls_.lost(link, reason);
     };
-    batch_.reserve(most_calls);
     note_service();
 }
 
@@ -56,121 +50,70 @@ void Dispatcher::note_service() {
     service_slot_.store(service != nullptr ? service->ends().other : layout::max_peers, std::memory_order_relaxed);
 }
 
+void Dispatcher::publish_exports() {
+    if (exports_ == nullptr || exports_->size() == shown_exports_) return;
+    const std::vector<std::string> names = exports_->names();
+    shown_exports_ = names.size();
+    // What does not fit is found by asking the service.
+    (void)bus_.publish_exports(names);
+}
+
 // --- the loop: without the GIL but where take_gil and give_gil stand around -------------------------------------
 
 void Dispatcher::run() {
+    Memory::of_this_thread() = memory_;
+    running_here = this;
     try {
         serve();
     } catch (...) {
         if (thread_ != nullptr) take_gil();
+        running_here = nullptr;
+        Memory::of_this_thread() = nullptr;
         throw;
     }
+    running_here = nullptr;
+    Memory::of_this_thread() = nullptr;
 }
 
 void Dispatcher::serve() {
-    Memory::of_this_thread() = memory_;
     if (numpy_if_imported(state_) != nullptr) share_numpy_memory();
     give_gil();
     while (!stop_.load(std::memory_order_acquire) && !bus_.closed()) {
-        bus_.attend(lost_);
-        note_service();
-        calls_.send(bus_, *memory_);
+        sweep();
         const bool received = gather();
-        if (has_batch()) {
-            refuse_what_cannot_run();
+        if (bus_.has_free()) memory_->objects().free(bus_.take_free());
+        if (has_batch()) refuse_what_cannot_run();
+        if (wants_gil()) {
             run_batch();
             answer_late();
         }
         bus_.flush();
         unpublished_ = false;
-        if (!received && !has_batch()) idle();
+        if (!received && !wants_gil()) idle(now_ns() + second);
     }
     farewell();
-    Memory::of_this_thread() = nullptr;
-    take_gil();
-    catch_up();
 }
 
-/// Receives calls up to the bounds of a batch, behind those that an earlier take has left over. False when there was nothing.
-bool Dispatcher::gather() {
-    if (!has_batch()) {
-        batch_.clear();
-        next_ = used_ = 0;
-        if (room_bytes_ > room_to_keep) room_bytes_ = 0;
-    }
-    if (room_bytes_ == 0) {
-        room_bytes_ = room_at_least;
-        room_ = std::make_unique_for_overwrite<std::byte[]>(room_bytes_);
-    }
-    const std::size_t before = batch_.size();
-    bool any = false;
-    while (batch_.size() < most_calls && used_ < most_batch_bytes) {
-        const std::span<std::byte> room{room_.get() + used_, room_bytes_ - used_};
-        const Bus::Received received = bus_.receive(room);
-        if (received.status == Status::too_large) {
-            if (used_ != 0) break;
-            room_bytes_ = up_to_8(received.bytes);
-            room_ = std::make_unique_for_overwrite<std::byte[]>(room_bytes_);
-            continue;
-        }
-        if (received.status != Status::ok) break;
-        any = true;
-        accept(received, room.first(received.bytes));
-    }
-    if (batch_.size() > before) {
-        auto& counters = bus_.counters();
-        count(counters.batches);
-        count(counters.batch_sizes[std::bit_width(batch_.size() - before) - 1]);
-    }
-    return any;
+/// Looks after the links, and sends what other threads have left to be sent.
+void Dispatcher::sweep() {
+    bus_.attend(lost_);
+    note_service();
+    publish_exports();
+    calls_.send(bus_);
+    deferred_.send(bus_, *memory_);
+    memory_->objects().send_returns(bus_);
+    if (calls_.next_deadline() != 0) calls_.expire(now_ns());
 }
 
-void Dispatcher::accept(const Bus::Received& received, std::span<const std::byte> bytes) {
-    switch (received.frame.kind) {
-        case wire::Kind::call:
-        case wire::Kind::post:
-            batch_.push_back({received.link, received.frame, nullptr, wire::name_only, false});
-            used_ += up_to_8(bytes.size());
-            return;
-        case wire::Kind::reply:
-        case wire::Kind::error: calls_.settle(*received.link, received.frame, bytes, *memory_); return;
-        case wire::Kind::cancel:
-            for (std::size_t i = next_; i < batch_.size(); ++i) {
-                if (batch_[i].link == received.link && batch_[i].frame.id == received.frame.id)
-                    batch_[i].cancelled = true;
-            }
-            release_payloads(*memory_, received.frame);
-            return;
-        default: bus_.discard(received.frame);
-    }
-}
-
-/// Looks the exports up, and answers what is not exported, cancelled or too late.
-void Dispatcher::refuse_what_cannot_run() {
-    if (exports_ != nullptr) {
-        ExportTable::Reader reader(*exports_);
-        for (std::size_t i = next_; i < batch_.size(); ++i) {
-            Call& call = batch_[i];
-            if (call.target == nullptr) call.target = reader.find(call.frame.target, call.frame.name, call.index);
-        }
-    }
-    for (std::size_t i = next_; i < batch_.size(); ++i) {
-        Call& call = batch_[i];
-        if (call.link == nullptr) continue;
-        if (call.target == nullptr) {
-            refuse(call, Status::not_exported);
-        } else if (call.cancelled || (call.frame.deadline != 0 && call.frame.deadline < now_ns())) {
-            refuse(call, Status::timed_out);
-        }
-    }
-    while (has_batch() && batch_[next_].link == nullptr) ++next_;
+bool Dispatcher::wants_gil() const {
+    return has_batch() || calls_.has_events() || deferred_.has_news() || has_pumps();
 }
 
 void Dispatcher::run_batch() {
-    if (!has_batch()) return;
     take_gil();
     catch_up();
     if (!shares_numpy_memory_ && state_.numpy.is == Numpy::Is::here) share_numpy_memory();
+    if (calls_.has_events() || deferred_.has_news()) deliver();
     ticks_.learn();
     const std::uint64_t slow = ticks_.of_ns(slow_call), late = ticks_.of_ns(publish_after),
                         enough = ticks_.of_ns(gil_at_most);
@@ -179,14 +122,11 @@ void Dispatcher::run_batch() {
     while (has_batch() && !stop_.load(std::memory_order_relaxed)) {
         Call& call = batch_[next_++];
         if (call.link == nullptr) continue;
-        if (call.frame.deadline != 0 && call.frame.deadline < now_ns()) {
-            refuse(call, Status::timed_out);
-            continue;
-        }
+        if ((call.frame.deadline != 0 || call.cancelled) && refuse_if_late(call)) continue;
         Export& target = *call.target;
         const std::int32_t wary = target.wary.load(std::memory_order_relaxed);
         if (wary > 0 && unpublished_) publish(now);
-        perform(call);
+        perform(call, scratch_);
         const std::uint64_t started = now;
         now = Ticks::now();
         if (now - started > slow) {
@@ -197,6 +137,9 @@ void Dispatcher::run_batch() {
         if (now - published_at_ > late) publish(now);
         if (now - began > enough) break;
     }
+    if (handing_over_) hand_over();
+    if (!pumps_.empty()) run_pumps();
+    was_slow_ = Ticks::now() - began > ticks_.of_ns(slow_batch);
     give_gil();
 }
 
@@ -213,20 +156,26 @@ void Dispatcher::publish(std::uint64_t now) {
     unpublished_ = false;
 }
 
-void Dispatcher::idle() {
+/// Waits until there is something to do, or until a time.
+void Dispatcher::idle(std::uint64_t until) {
     const std::uint64_t now = now_ns();
     if (now - ticked_at_ > second) {
         ticked_at_ = now;
         bus_.tick();
     }
-    const auto deadline = doorbell::Clock::now() + std::chrono::seconds(1);
-    const auto ready = [this] { return bus_.ready() || calls_.has_work() || stop_.load(std::memory_order_relaxed); };
+    if (calls_.next_deadline() != 0) until = std::min(until, calls_.next_deadline());
+    const auto left = std::chrono::nanoseconds(until > now ? until - now : 0);
+    const auto deadline = doorbell::Clock::now() + left;
+    const auto ready = [this] {
+        return bus_.ready() || calls_.has_work() || deferred_.has_answers() || deferred_.has_news() ||
+               memory_->objects().has_returns() || (blocked_ == nullptr && stop_.load(std::memory_order_relaxed));
+    };
     auto& counters = bus_.counters();
     if (spin_.until(ready, deadline)) {
         count(counters.spins);
         return;
     }
-    if (!late_.empty() || !unknown_posts_.empty()) {
+    if (!late_.empty() || !unknown_posts_.empty() || memory_->objects().has_buried()) {
         take_gil();
         catch_up();
         give_gil();
@@ -248,16 +197,22 @@ void Dispatcher::farewell() {
         }
         bus_.flush();
     } while (now_ns() - began < patience && gather());
-    bus_.flush();
-    calls_.end(Status::closed, *memory_);
-}
-
-void Dispatcher::forget(const Link& link) {
-    for (std::size_t i = next_; i < batch_.size(); ++i) {
-        if (batch_[i].link != &link) continue;
-        release_payloads(*memory_, batch_[i].frame);
-        batch_[i].link = nullptr;
+    for (Call& call : parked_) {
+        if (call.link != nullptr) refuse(call, Status::closed);
     }
+    take_gil();
+    for (const auto& pump : pumps_) {
+        pump->closing = true;
+        if (!pump->over) close_pump(*pump);
+    }
+    pumps_.clear();
+    deferred_.end(bus_, *memory_);
+    calls_.end(Status::closed);
+    deliver();
+    catch_up();
+    give_gil();
+    bus_.flush();
+    take_gil();
 }
 
 void Dispatcher::take_gil() {
@@ -266,134 +221,5 @@ void Dispatcher::take_gil() {
 }
 
 void Dispatcher::give_gil() { thread_ = PyEval_SaveThread(); }
-
-// --- one call: with the GIL -----------------------------------------------------------------------------------------
-
-void Dispatcher::perform(Call& call) {
-    Ref result;
-    {
-        Decoder decoder(state_, memory_, call.frame);
-        Ref names;
-        std::size_t positional = 0;
-        arguments_.clear();
-        arguments_.push_back(nullptr);
-        if (read_arguments(decoder, names, positional)) {
-            Ref callable = exports_->callable(*call.target);
-            result = Ref(PyObject_Vectorcall(callable.get(), arguments_.data() + 1,
-                                             positional | PY_VECTORCALL_ARGUMENTS_OFFSET, names.get()));
-        }
-        // An export has forked, and its child came back from it: the bus is the parent's, and there is nobody to answer.
-        if (!memory_->is_ours()) ::_exit(EXIT_FAILURE);
-        for (std::size_t i = 1; i < arguments_.size(); ++i) Py_DECREF(arguments_[i]);
-    }
-    if (call.frame.kind == wire::Kind::post) {
-        if (!result) log_exception(state_, "the post of '" + call.target->name + "' failed", take_exception().get());
-    } else if (result && encode(state_, *memory_, out_, result.get(), {"result"}, true)) {
-        reply(call, out_, wire::Kind::reply);
-    } else {
-        answer_exception(call);
-    }
-}
-
-bool Dispatcher::read_arguments(Decoder& decoder, Ref& names, std::size_t& positional) {
-    while (!decoder.at_end()) {
-        const wire::Cell& cell = decoder.peek();
-        if (cell.tag == wire::Tag::object && (cell.flags & wire::cell_kwargs) != 0) {
-            decoder.enter();
-            names = Ref(PyTuple_New(cell.count));
-            for (std::uint32_t i = 0; names && i < cell.count; ++i) {
-                PyObject* name = decoder.next_text();
-                if (name == nullptr) return false;
-                PyTuple_SET_ITEM(names.get(), i, name);
-                PyObject* value = decoder.next();
-                if (value == nullptr) return false;
-                arguments_.push_back(value);
-            }
-            return static_cast<bool>(names);
-        }
-        PyObject* value = decoder.next();
-        if (value == nullptr) return false;
-        arguments_.push_back(value);
-        ++positional;
-    }
-    return true;
-}
-
-void Dispatcher::answer_exception(Call& call) {
-    Ref exception = take_exception();
-    Outgoing out;
-    if (exception) put_exception(state_, *memory_, out, exception.get());
-    reply(call, out, wire::Kind::error);
-}
-
-void Dispatcher::reply(Call& call, Outgoing& out, wire::Kind kind) {
-    if (out.has_copies()) {
-        late_.push_back({call.link, kind, call.index, call.frame.id, std::exchange(out, Outgoing())});
-        return;
-    }
-    wire::Draft draft{.kind = kind, .target = call.index, .id = call.frame.id};
-    draft.cells = out.values.cells();
-    draft.heap = out.values.heap();
-    draft.payloads = out.payloads;
-    (void)call.link->answer(draft);
-    const bool was_large = draft.heap.size() > most_kept_heap;
-    out.release_payloads(*memory_);
-    if (was_large) out = Outgoing();
-    unpublished_ = true;
-}
-
-// --- answers that need no Python: with or without the GIL ---------------------------------------------------------
-
-void Dispatcher::refuse(Call& call, Status status) {
-    release_payloads(*memory_, call.frame);
-    Link& link = *std::exchange(call.link, nullptr);
-    if (call.frame.kind == wire::Kind::post) {
-        if (status == Status::not_exported) unknown_posts_.emplace_back(call.frame.name);
-        return;
-    }
-    wire::Draft draft{.kind = wire::Kind::error, .status = status, .target = call.index, .id = call.frame.id};
-    wire::Values about;
-    if (status == Status::not_exported) {
-        about.container(wire::Tag::object, 2);
-        about.text("name", true);
-        about.text(call.frame.name);
-        about.text("close", true);
-        const auto close = exports_ != nullptr ? exports_->close_to(call.frame.name) : std::vector<std::string>();
-        about.container(wire::Tag::list, static_cast<std::uint32_t>(close.size()));
-        for (const std::string& name : close) about.text(name);
-        draft.cells = about.cells();
-        draft.heap = about.heap();
-    }
-    (void)link.answer(draft);
-    unpublished_ = true;
-}
-
-/// Brings large results into the bus and answers. Without the GIL: the views keep the memory.
-void Dispatcher::answer_late() {
-    for (Late& late : late_) {
-        if (std::exchange(late.answered, true)) continue;
-        const Status settled = late.out.settle(*memory_);
-        wire::Draft draft{.kind = late.kind, .target = late.index, .id = late.id};
-        if (settled == Status::ok) {
-            draft.cells = late.out.values.cells();
-            draft.heap = late.out.values.heap();
-            draft.payloads = late.out.payloads;
-        } else {
-            draft.kind = wire::Kind::error;
-            draft.status = settled;
-        }
-        (void)late.link->answer(draft);
-        late.out.release_payloads(*memory_);
-    }
-}
-
-/// Does what had to wait for the GIL: lets go of what large results were copied from, logs. GIL held.
-void Dispatcher::catch_up() {
-    for (Late& late : late_) late.out.drop_copies();
-    late_.clear();
-    for (const std::string& name : std::exchange(unknown_posts_, {})) {
-        log_exception(state_, "a post was lost: no function is exported under the name '" + name + "'", nullptr);
-    }
-}
 
 }  // namespace isthmus::python

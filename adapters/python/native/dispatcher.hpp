@@ -1,40 +1,80 @@
 // The loop of a Python peer: sweep the links, take the GIL once, run the batch, publish once.
+//
+//   dispatcher.cpp  the loop                      perform.cpp  one call
+//   receive.cpp     frames in, links lost         pumps.cpp    the streams that it serves
+//   answer.cpp      replies and refusals          nested.cpp   serving while an export waits for a call of its own
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <vector>
 
+#include "calling.hpp"
 #include "calls.hpp"
+#include "deferred.hpp"
 #include "exports.hpp"
 #include "ticks.hpp"
 #include "values.hpp"
 
 namespace isthmus::python {
 
-// Made, run and destroyed on one thread, the peer's; only `stop` and `wake` may be called on others.
+// Made, run and destroyed on one thread, the peer's.
 class Dispatcher {
 public:
-    /// `exports` may be null: then every call is answered with not_exported.
-    Dispatcher(State& state, Bus& bus, std::shared_ptr<Memory> memory, Calls& calls, ExportTable* exports,
-               const std::atomic<bool>& stop, bool numpy_memory);
+    struct Parts {
+        State& state;
+        Bus& bus;
+        std::shared_ptr<Memory> memory;
+        Calls& calls;
+        Deferred& deferred;
+        Hooks& hooks;
+        ExportTable* exports;  // null: then every call by name is answered with not_exported
+        const std::atomic<bool>& stop;
+        bool numpy_memory;
+    };
+    explicit Dispatcher(const Parts& parts);
 
     /// Serves until `stop` is set or the bus has ended, then answers what has been received. GIL held on entry and exit, and
     /// taken in between for each batch.
     void run();
+    /// Shows the exports' names to the other peers, if there are more than were shown.
+    void publish_exports();
 
-    /// The slot of the service that calls go to; layout::max_peers when there is none.
+    /// The slot of the service that calls go to; layout::max_peers when there is none. Any thread.
     std::uint32_t service_slot() const { return service_slot_.load(std::memory_order_relaxed); }
 
-private:
-    void serve();
+    // What follows: on this thread, in the midst of a call, with the GIL held.
 
+    /// The one that runs on the calling thread.
+    static Dispatcher* of_this_thread();
+    /// Whether the calling thread is that of this memory's bus.
+    static bool serves_here(const Memory& memory) {
+        const Dispatcher* here = of_this_thread();
+        return here != nullptr && here->memory_.get() == &memory;
+    }
+    const Memory& memory() const { return *memory_; }
+    bool performs() const { return serving_ != nullptr; }
+    Calling calling() const;
+    /// The Call that is being performed, as a new reference.
+    PyObject* info();
+    /// Receives what has come, so that a cancelled call learns of it.
+    void look();
+
+    enum class Waited { settled, timed_out, interrupted };
+    /// Waits until `done` of the call is posted. Meanwhile serves the calls of its activity, and all that needs no order.
+    Waited await(Pending& call, std::uint64_t until);
+
+private:
     struct Call {
-        Link* link;
+        Link* link;  // null: nobody waits for an answer
         wire::Draft frame;
         Export* target;
         std::uint32_t index;
         bool cancelled;
+        std::unique_ptr<std::byte[]> bytes;  // that `frame` views, if they are its own
+        Call* outer = nullptr;               // that was being performed when this one began
+        PyObject* info = nullptr;            // owned
     };
     struct Late {  // an answer whose elements are still to be copied
         Link* link;
@@ -44,56 +84,148 @@ private:
         Outgoing out;
         bool answered = false;
     };
+    struct Scratch {  // reused from call to call
+        Outgoing out;
+        std::vector<PyObject*> arguments;
+    };
+    struct Blocked {  // a call that this thread waits for
+        std::uint64_t activity;
+        const Pending* call;
+        Blocked* outer;
+    };
+    struct Pump {  // an iterator whose items somebody is sent
+        Call call;
+        Ref iterator;
+        std::uint64_t credit;
+        Outgoing out;
+        std::uint32_t held = 0;  // items in out
+        std::int32_t wary = 8;   // items yet to come that are sent at once: the next one may take long
+        bool running = false, closing = false, over = false;
+    };
+    class Performs;
 
+    // dispatcher.cpp
+    void serve();
+    void sweep();
     void note_service();
-    bool gather();
-    void accept(const Bus::Received& received, std::span<const std::byte> bytes);
-    void refuse_what_cannot_run();
     void run_batch();
-    void perform(Call& call);
-    bool read_arguments(Decoder& decoder, Ref& names, std::size_t& positional);
-    void reply(Call& call, Outgoing& out, wire::Kind kind);
+    void publish(std::uint64_t now);
+    void share_numpy_memory();
+    void idle(std::uint64_t until);
+    bool wants_gil() const;
+    void farewell();
+    void take_gil();
+    void give_gil();
+    bool has_batch() const { return next_ < batch_.size(); }
+
+    // receive.cpp
+    bool gather();
+    void unpark();
+    bool receive_aside();
+    void accept(const Bus::Received& received, std::span<const std::byte> bytes, bool to_batch);
+    void park(const Bus::Received& received, std::span<const std::byte> bytes);
+    void cancel(const Link& link, std::uint64_t id);
+    void grant(const Link& link, std::uint64_t id, std::uint32_t count);
+    void find_parked_targets();
+    void find_target(Call& call, ExportTable::Reader* reader);
+    bool refuse_if_late(Call& call);
+    void refuse_what_cannot_run();
+    void forget(const Link& link);
+
+    // perform.cpp
+    void perform(Call& call, Scratch& scratch);
+    Ref operate(Call& call, Decoder& decoder);
+    bool read_arguments(Decoder& decoder, std::vector<PyObject*>& arguments, Ref& names, std::size_t& positional);
+    void conclude(Call& call, Scratch& scratch, Ref result);
+    bool defer(Call& call, PyObject* what, PyObject* args, PyObject* kwargs);
+    bool defer_call(Call& call, PyObject* callable, const std::vector<PyObject*>& arguments, PyObject* names,
+                    std::size_t positional);
+    void hand_over();
+    void deliver();
+    void deliver_events();
+    void deliver_news();
+    PyObject* info_of(Call& call);
+    static bool tells_origin(const Call& call) { return call.frame.activity != 0 || call.index >= wire::operation; }
+
+    // answer.cpp
+    void reply(Call& call, Outgoing& out, wire::Kind kind, Status status = Status::ok);
     void answer_exception(Call& call);
     void refuse(Call& call, Status status);
     void answer_late();
     void catch_up();
-    void publish(std::uint64_t now);
-    void share_numpy_memory();
-    void idle();
-    void farewell();
-    void forget(const Link& link);
 
-    void take_gil();
-    void give_gil();
-    bool has_batch() const { return next_ < batch_.size(); }
+    // pumps.cpp
+    void open_pump(Call& call, PyObject* result);
+    void run_pumps();
+    void pump(Pump& pump);
+    void finish_pump(Pump& pump);
+    void close_pump(Pump& pump);
+    bool send_items(Pump& pump);
+    bool may_run(const Pump& pump) const;
+    bool has_pumps() const;
+
+    // nested.cpp
+    bool may_interrupt(const Call& call) const;
+    bool has_interrupting() const;
+    void serve_nested();
 
     State& state_;
     Bus& bus_;
     std::shared_ptr<Memory> memory_;
     Calls& calls_;
+    Deferred& deferred_;
+    Hooks& hooks_;
     ExportTable* exports_;
     const std::atomic<bool>& stop_;
     std::function<void(Link&, Status)> lost_;
     PyThreadState* thread_ = nullptr;  // null: this thread holds the GIL
+    Export objects_;                   // stands for what is no export: objects that are called, operations
 
     std::unique_ptr<std::byte[]> room_;
     std::size_t room_bytes_ = 0, used_ = 0;
     std::vector<Call> batch_;  // views room_
     std::size_t next_ = 0;     // in batch_
+    std::deque<Call> parked_;  // received ahead of their turn, in order
+    std::size_t parked_bytes_ = 0;
+    bool was_slow_ = false;  // the last batch took long: what has come meanwhile is looked at for cancels first
     std::vector<Late> late_;
     std::vector<std::string> unknown_posts_;  // names, still to be logged
+    std::vector<std::unique_ptr<Pump>> pumps_;
+    Ref handing_over_;  // list of what Bus.runner is given next
 
-    // Reused from call to call.
-    Outgoing out_;
-    std::vector<PyObject*> arguments_;
+    Call* serving_ = nullptr;  // the innermost
+    std::uint32_t depth_ = 0;  // of those that are being performed
+    Blocked* blocked_ = nullptr;
 
+    Scratch scratch_;
     Ticks ticks_;
     std::uint64_t published_at_ = 0;  // in ticks
     bool unpublished_ = false;
     bool shares_numpy_memory_;  // whether that was done, or is not wanted
+    std::size_t shown_exports_ = 0;
     std::uint64_t ticked_at_ = 0;
     doorbell::Spin spin_;
     std::atomic<std::uint32_t> service_slot_{layout::max_peers};
+};
+
+/// Makes a call the one that is being performed, for a scope.
+class Dispatcher::Performs {
+public:
+    Performs(Dispatcher& dispatcher, Call& call) : dispatcher_(dispatcher), call_(call) {
+        call.outer = std::exchange(dispatcher.serving_, &call);
+        ++dispatcher.depth_;
+    }
+    ~Performs() {
+        dispatcher_.serving_ = call_.outer;
+        --dispatcher_.depth_;
+        if (call_.info != nullptr) Py_CLEAR(call_.info);
+    }
+    Performs(const Performs&) = delete;
+    Performs& operator=(const Performs&) = delete;
+
+private:
+    Dispatcher& dispatcher_;
+    Call& call_;
 };
 
 }  // namespace isthmus::python

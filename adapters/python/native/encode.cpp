@@ -4,6 +4,7 @@
 #include "arrays.hpp"
 #include "errors.hpp"
 #include "kinds.hpp"
+#include "reference.hpp"
 #include "values.hpp"
 
 namespace isthmus::python {
@@ -28,11 +29,41 @@ Ref steady_dict(PyObject* dict) {
 #endif
 }
 
+bool has(PyTypeObject* type, const char* name) {
+    const Ref attribute(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), name));
+    PyErr_Clear();
+    return static_cast<bool>(attribute);
+}
+
+/// What others may do with a lent object, beyond its attributes.
+std::uint16_t flags_of(PyObject* object) {
+    PyTypeObject* type = Py_TYPE(object);
+    std::uint16_t flags = 0;
+    if (PyCallable_Check(object)) flags |= wire::reference_callable;
+    if (PyExceptionInstance_Check(object)) flags |= wire::reference_exception;
+    const bool is_async = type->tp_as_async != nullptr && type->tp_as_async->am_anext != nullptr;
+    // What can be entered, such as a file, is more than its items.
+    if ((is_async || PyIter_Check(object)) && !has(type, "__enter__") && !has(type, "__aenter__"))
+        flags |= wire::reference_iterable;
+    if (is_async) flags |= wire::reference_async;
+    if (PyFunction_Check(object)) {
+        const auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(object));
+        if (code->co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR)) flags |= wire::reference_async;
+    }
+    return flags;
+}
+
 /// One value and what is in it. GIL held.
 class Encoder {
 public:
     Encoder(State& state, Memory& memory, Outgoing& out, const Root& root, bool own)
         : state_(state), memory_(memory), out_(out), values_(out.values), root_(root), own_(own) {}
+
+    bool reference(PyObject* object) {
+        const Ref reference =
+            kind_of(state_, Py_TYPE(object)) == Kind::proxy ? reference_in(state_, object) : Ref();
+        return reference ? proxy(object, reference.get()) : lend(object);
+    }
 
     bool value(PyObject* object) {
         if (PyLong_CheckExact(object)) return integer(object);
@@ -93,15 +124,45 @@ private:
             case Kind::numpy_scalar: return numpy_scalar(object);
             case Kind::naive_masked:
                 return fail("is a masked array, and the mask can't travel: fill it first (filled())");
+            case Kind::slice: return slice(object);
+            case Kind::proxy: {
+                const Ref reference = reference_in(state_, object);
+                return reference ? proxy(object, reference.get()) : lend(object);
+            }
             case Kind::foreign: break;
         }
-        return foreign(object);
+        return lend(object);
     }
 
-    bool foreign(PyObject* object) {
-        std::string what = std::string("is of type ") + Py_TYPE(object)->tp_name + ", which can't travel";
-        if (PyIter_Check(object)) what += ": make a list of it";
-        return fail(what);
+    bool proxy(PyObject* object, PyObject* reference) {
+        if (!is_from(reference, memory_)) return lend(object);
+        wire::Cell cell;
+        if (!cell_of(reference, cell)) return fail("is a remote object that was released already");
+        values_.put(cell);
+        out_.held.push_back(Py_NewRef(reference));
+        return true;
+    }
+
+    bool lend(PyObject* object) {
+        if (!root_.lends) return fail("has no value form");
+        Objects& objects = memory_.objects();
+        const std::uint64_t id = objects.pin(object);
+        out_.pins.push_back(id);
+        values_.put(wire::reference(objects.slot(), objects.generation(), id, flags_of(object)));
+        return true;
+    }
+
+    bool slice(PyObject* object) {
+        if (!push(object)) return false;
+        values_.container(wire::Tag::slice, 0);
+        for (const char* name : {"start", "stop", "step"}) {
+            const Ref key(PyUnicode_FromString(name));
+            const Ref part(key ? PyObject_GetAttr(object, key.get()) : nullptr);
+            if (!part) return false;
+            at(key.get());
+            if (!value(part.get())) return false;
+        }
+        return close();
     }
 
     bool integer(PyObject* object) {
@@ -156,7 +217,7 @@ private:
 
     bool tuple(PyObject* object) {
         const Py_ssize_t count = PyTuple_GET_SIZE(object);
-        if (!open(object, wire::Tag::list, count)) return false;
+        if (!open(object, wire::Tag::tuple, count)) return false;
         for (Py_ssize_t i = 0; i < count; ++i) {
             at(i);
             if (!value(PyTuple_GET_ITEM(object, i))) return false;
@@ -280,13 +341,13 @@ private:
         // The items of timedelta64 and datetime64 may be integers that have lost their unit.
         const char* letter = PyUnicode_AsUTF8(kind.get());
         if (letter == nullptr) return false;
-        return plain && std::strchr("biufc", *letter) != nullptr ? value(item.get()) : foreign(object);
+        return plain && std::strchr("biufc", *letter) != nullptr ? value(item.get()) : lend(object);
     }
 
     /// The value that an attribute leads to; its name is in the path only when it can't travel.
     bool step(const char* name, const Ref& inner, PyObject* outer) {
         if (!inner) return false;
-        if (inner.get() == outer) return foreign(outer);
+        if (inner.get() == outer) return lend(outer);
         Ref key(PyUnicode_FromString(name));
         if (!key || !push(outer)) return false;
         at(key.get());
@@ -390,6 +451,10 @@ bool encode(State& state, Memory& memory, Outgoing& out, PyObject* value, const 
     out.rewind(mark, memory);
     PyErr_Restore(type, error, traceback);
     return false;
+}
+
+bool encode_reference(State& state, Memory& memory, Outgoing& out, PyObject* value) {
+    return Encoder(state, memory, out, {"result"}, true).reference(value);
 }
 
 }  // namespace isthmus::python

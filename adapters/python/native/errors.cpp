@@ -18,6 +18,7 @@ PyObject* class_of(State& state, Status status) {
         case Status::corrupt: return state.peer_lost;
         case Status::timed_out: return state.timeout_error;
         case Status::not_exported: return state.not_exported;
+        case Status::cancelled: return state.cancelled;
         case Status::no_bus:
         case Status::refused:
         case Status::crowded:
@@ -50,6 +51,15 @@ std::string traceback_text(State& state, PyObject* exception) {
     return text_of(lines && nothing ? PyUnicode_Join(nothing.get(), lines.get()) : nullptr, "");
 }
 
+/// Where the exception went in this process, as Python shows it.
+std::string own_stack(PyObject* exception) {
+    const Ref traceback(PyException_GetTraceback(exception));
+    const Ref module(traceback ? PyImport_ImportModule("traceback") : nullptr);
+    const Ref lines(module ? PyObject_CallMethod(module.get(), "format_tb", "O", traceback.get()) : nullptr);
+    const Ref nothing(lines ? PyUnicode_FromString("") : nullptr);
+    return text_of(nothing ? PyUnicode_Join(nothing.get(), lines.get()) : nullptr, "");
+}
+
 void put_text(Outgoing& out, const char* key, const std::string& text) {
     out.values.text(key, true);
     out.values.text(text);
@@ -63,7 +73,7 @@ void put_arguments(State& state, Memory& memory, Outgoing& out, PyObject* except
     out.values.container(wire::Tag::list, static_cast<std::uint32_t>(count));
     for (Py_ssize_t i = 0; i < count; ++i) {
         PyObject* argument = PyTuple_GET_ITEM(arguments.get(), i);
-        if (encode(state, memory, out, argument, {"args", i, nullptr, depth + 2}, true)) continue;
+        if (encode(state, memory, out, argument, {"args", i, nullptr, depth + 2, false}, true)) continue;
         PyErr_Clear();
         out.values.text(text_of(PyObject_Repr(argument), "?"));
     }
@@ -76,9 +86,46 @@ Ref cause_of(PyObject* exception) {
     return Ref(PyException_GetContext(exception));
 }
 
-void put_one(State& state, Memory& memory, Outgoing& out, PyObject* exception, int depth) {
+/// What another peer told of an error, when it is one of those; empty for others.
+Ref about_of(State& state, PyObject* exception) {
+    if (!PyErr_GivenExceptionMatches(exception, state.python_error) &&
+        !PyErr_GivenExceptionMatches(exception, state.js_error)) {
+        return {};
+    }
+    Ref about(PyObject_GetAttr(exception, state.about_name));
+    if (!about) PyErr_Clear();
+    return about && PyDict_Check(about.get()) ? std::move(about) : Ref();
+}
+
+/// As it came, with what happened to it here appended to its traceback.
+bool put_foreign(State& state, Memory& memory, Outgoing& out, PyObject* exception, PyObject* about, std::size_t depth) {
+    const Ref copy(PyDict_Copy(about));
+    if (!copy) return false;
+    const auto is_text = [](PyObject* object) { return object != nullptr && PyUnicode_Check(object); };
+    PyObject* traceback = PyDict_GetItemString(copy.get(), "traceback");
+    const std::string before = is_text(traceback) ? text_of(Py_NewRef(traceback), "") : "";
+    const std::string here = before + "\n\u2014 through Python \u2014\n" + own_stack(exception);
+    const Ref text(PyUnicode_DecodeUTF8(here.data(), static_cast<Py_ssize_t>(here.size()), "surrogatepass"));
+    return text && PyDict_SetItemString(copy.get(), "traceback", text.get()) == 0 &&
+           encode(state, memory, out, copy.get(), {"error", -1, nullptr, depth}, true);
+}
+
+void put_one(State& state, Memory& memory, Outgoing& out, PyObject* exception, int depth, bool tells_origin) {
+    if (const Ref about = about_of(state, exception)) {
+        if (put_foreign(state, memory, out, exception, about.get(), static_cast<std::size_t>(depth))) return;
+        PyErr_Clear();
+    }
     auto* type = reinterpret_cast<PyObject*>(Py_TYPE(exception));
-    out.values.container(wire::Tag::object, 6);
+    out.values.container(wire::Tag::object, tells_origin ? 8 : 7);
+    put_text(out, "language", "python");
+    if (tells_origin) {
+        out.values.text("origin", true);
+        const auto mark = out.mark();
+        if (!encode_reference(state, memory, out, exception)) {
+            out.rewind(mark, memory);
+            out.values.null();
+        }
+    }
     put_text(out, "type", attribute_text(type, "__qualname__"));
     put_text(out, "module", attribute_text(type, "__module__"));
     put_text(out, "message", text_of(PyObject_Str(exception), "(its __str__ failed)"));
@@ -88,7 +135,7 @@ void put_one(State& state, Memory& memory, Outgoing& out, PyObject* exception, i
     out.values.text("cause", true);
     Ref cause = cause_of(exception);
     if (cause && depth < most_causes) {
-        put_one(state, memory, out, cause.get(), depth + 1);
+        put_one(state, memory, out, cause.get(), depth + 1, false);
     } else {
         out.values.null();
     }
@@ -128,8 +175,8 @@ Ref take_exception() {
 #endif
 }
 
-void put_exception(State& state, Memory& memory, Outgoing& out, PyObject* exception) {
-    put_one(state, memory, out, exception, 0);
+void put_exception(State& state, Memory& memory, Outgoing& out, PyObject* exception, bool tells_origin) {
+    put_one(state, memory, out, exception, 0, tells_origin);
     PyErr_Clear();
 }
 
@@ -141,10 +188,34 @@ void log_exception(State& state, const std::string& message, PyObject* exception
     if (!done) PyErr_Clear();
 }
 
+namespace {
+
+/// The object of an error frame, where `origin` is a Reference, or the very exception when it comes home.
+Ref read_about(Decoder& decoder, PyObject*& origin) {
+    if (decoder.at_end()) return Ref(PyDict_New());
+    if (decoder.peek().tag != wire::Tag::object) return Ref(decoder.next());
+    const std::uint32_t count = decoder.peek().count;
+    decoder.enter();
+    Ref about(PyDict_New());
+    for (std::uint32_t i = 0; about && i < count; ++i) {
+        const Ref key(decoder.next_text());
+        if (!key) return {};
+        const bool is_origin = decoder.peek().tag == wire::Tag::reference &&
+                               PyUnicode_CompareWithASCIIString(key.get(), "origin") == 0;
+        const Ref value(is_origin ? decoder.next_origin() : decoder.next());
+        if (!value || PyDict_SetItem(about.get(), key.get(), value.get()) < 0) return {};
+        if (is_origin) origin = value.get();
+    }
+    return about;
+}
+
+}  // namespace
+
 void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wire::Draft& frame,
                   const std::string& name) {
     Decoder decoder(state, memory, frame);
-    Ref about(decoder.at_end() ? Py_NewRef(Py_None) : decoder.next());
+    PyObject* origin = nullptr;  // borrowed from about
+    const Ref about = read_about(decoder, origin);
     if (!about) return;
     if (frame.status == Status::not_exported) {
         PyObject* close = PyDict_Check(about.get()) ? PyDict_GetItemString(about.get(), "close") : nullptr;
@@ -152,16 +223,20 @@ void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wir
         if (error) PyErr_SetObject(state.not_exported, error.get());
         return;
     }
+    const std::string what = name.empty() ? "the call of a remote object" : "the call of '" + name + "'";
     if (frame.status == Status::timed_out)
-        return raise(state, frame.status, "the call of '" + name + "' began too late: its time had run out");
+        return raise(state, frame.status, what + " began too late: its time had run out");
     if (frame.status == Status::closed)
-        return raise(state, frame.status, "the host stopped before it began the call of '" + name + "'");
+        return raise(state, frame.status, "the other side stopped before it had done " + what);
     if (frame.status != Status::ok || !PyDict_Check(about.get())) return raise(state, frame.status);
-    PyObject* module = PyDict_GetItemString(about.get(), "module");
-    const bool is_python = module != nullptr && PyUnicode_Check(module) && PyUnicode_GET_LENGTH(module) > 0;
-    PyObject* type = is_python ? state.python_error : state.js_error;
-    Ref error(PyObject_CallOneArg(type, about.get()));
-    if (error) PyErr_SetObject(type, error.get());
+    const Ref error = origin != nullptr && PyExceptionInstance_Check(origin)
+                          ? Ref::to(origin)
+                          : Ref(PyObject_CallOneArg(state.remote_error, about.get()));
+    if (error && !PyExceptionInstance_Check(error.get())) {
+        PyErr_SetString(state.error, "the other side sent an error that is none");
+    } else if (error) {
+        PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.get())), error.get());
+    }
 }
 
 }  // namespace isthmus::python

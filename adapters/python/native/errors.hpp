@@ -19,9 +19,9 @@ void raise_encode_error(State& state, const std::string& path, const std::string
 
 /// Takes the exception that is set, as an instance with its traceback.
 Ref take_exception();
-/// Appends the object of an error frame: type, module, message, traceback, args, cause. Never fails, whatever the
-/// exception's own methods do.
-void put_exception(State& state, Memory& memory, Outgoing& out, PyObject* exception);
+/// Appends the object of an error frame, with its `origin` if the exception may come back. Never fails, whatever the
+/// exception's own methods do. An error that another peer told of goes on as it came.
+void put_exception(State& state, Memory& memory, Outgoing& out, PyObject* exception, bool tells_origin);
 /// logging.getLogger('isthmus').error(message, exc_info=exception).
 void log_exception(State& state, const std::string& message, PyObject* exception);
 /// Sets the exception that an error frame tells of.

@@ -8,7 +8,7 @@ namespace isthmus::python {
 
 // --- structure -----------------------------------------------------------------------------------------------
 
-void ExportTable::set(const std::string& name, PyObject* callable) {
+void ExportTable::set(const std::string& name, PyObject* callable, bool deferred) {
     Ref old;
     {
         std::lock_guard lock(mutex_);
@@ -20,7 +20,21 @@ void ExportTable::set(const std::string& name, PyObject* callable) {
         } else {
             old = Ref(std::exchange(entries_[at->second].callable, Py_NewRef(callable)));
         }
+        entries_[at->second].deferred.store(deferred, std::memory_order_relaxed);
+        size_.store(entries_.size(), std::memory_order_release);
+        if (!is_new) return;
+        for (const auto& [by, grown] : watchers_) grown();
     }
+}
+
+void ExportTable::watch(const void* by, std::function<void()> grown) {
+    std::lock_guard lock(mutex_);
+    watchers_.emplace_back(by, std::move(grown));
+}
+
+void ExportTable::unwatch(const void* by) {
+    std::lock_guard lock(mutex_);
+    std::erase_if(watchers_, [by](const auto& watcher) { return watcher.first == by; });
 }
 
 Ref ExportTable::callable(const Export& entry) {
@@ -129,8 +143,9 @@ PyObject* set(PyObject* self, PyObject* arguments) {
     const char* name;
     Py_ssize_t size;
     PyObject* callable;
-    if (!PyArg_ParseTuple(arguments, "s#O", &name, &size, &callable)) return nullptr;
-    unbox<ExportTable>(self).set({name, static_cast<std::size_t>(size)}, callable);
+    int mode = 0;
+    if (!PyArg_ParseTuple(arguments, "s#O|i", &name, &size, &callable, &mode)) return nullptr;
+    unbox<ExportTable>(self).set({name, static_cast<std::size_t>(size)}, callable, mode != 0);
     Py_RETURN_NONE;
 }
 
@@ -150,7 +165,7 @@ PyObject* names(PyObject* self, PyObject*) {
 // --- slot tables ---------------------------------------------------------------------------------------------
 
 PyMethodDef methods[] = {
-    {"set", set, METH_VARARGS, "set(name, callable)\n--\n\nMakes or replaces an export."},
+    {"set", set, METH_VARARGS, "set(name, callable, mode=0)\n--\n\nMakes or replaces an export. Mode 1: Bus.runner performs its calls."},
     {"names", names, METH_NOARGS, "names()\n--\n\nThe names, in the order in which they were set."},
     {nullptr, nullptr, 0, nullptr},
 };

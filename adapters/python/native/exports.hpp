@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -17,7 +18,8 @@ namespace isthmus::python {
 
 struct Export {
     std::string name;
-    PyObject* callable;                 // owned; guarded by the GIL, or by the table's mutex where there is none
+    PyObject* callable = nullptr;       // owned; guarded by the GIL, or by the table's mutex where there is none
+    std::atomic<bool> deferred{false};  // it is not performed on the dispatcher's thread
     std::atomic<std::int32_t> wary{8};  // calls yet to come before which earlier answers are published: it may be slow
 };
 
@@ -25,7 +27,11 @@ struct Export {
 class ExportTable {
 public:
     /// Makes or replaces an export. GIL held.
-    void set(const std::string& name, PyObject* callable);
+    void set(const std::string& name, PyObject* callable, bool deferred);
+    std::size_t size() const { return size_.load(std::memory_order_acquire); }
+    /// Is called, with or without the GIL, whenever there is one more. `by` names it for unwatch.
+    void watch(const void* by, std::function<void()> grown);
+    void unwatch(const void* by);
     /// The callable, as a new reference. GIL held.
     Ref callable(const Export& entry);
     std::vector<std::string> names();
@@ -51,6 +57,8 @@ private:
     ForkMutex mutex_;
     std::deque<Export> entries_;
     std::unordered_map<std::string, std::uint32_t> by_name_;
+    std::vector<std::pair<const void*, std::function<void()>>> watchers_;
+    std::atomic<std::size_t> size_{0};
 };
 
 /// Of an isthmus._isthmus.Exports.

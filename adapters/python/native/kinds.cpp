@@ -32,6 +32,8 @@ bool is_a(PyTypeObject* type, PyObject* base) {
 }
 
 Kind work_out(State& state, PyTypeObject* type) {
+    if (type == state.reference || has(type, "__isthmus_reference__")) return Kind::proxy;
+    if (type == &PySlice_Type) return Kind::slice;
     if (derives(type, "enum", "Enum")) return Kind::enumeration;
     if (has(type, "__dataclass_fields__")) return Kind::dataclass;
     if (type == &PyBool_Type) return Kind::boolean;

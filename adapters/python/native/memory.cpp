@@ -8,6 +8,7 @@ namespace isthmus::python {
 
 Memory::Memory(Bus& bus)
     : mapping_(bus.mapping()),
+      objects_(bus),
       base_(bus.arena().memory().base),
       bytes_(bus.arena().memory().bytes),
       forks_(fork_count()),

@@ -6,6 +6,7 @@
 
 #include "bus/bus.hpp"
 #include "fork.hpp"
+#include "objects.hpp"
 
 namespace isthmus::python {
 
@@ -41,6 +42,9 @@ public:
     /// The memory of the bus whose dispatcher runs on this thread; null on other threads.
     static std::shared_ptr<Memory>& of_this_thread();
 
+    /// What crosses as references.
+    Objects& objects() { return objects_; }
+
     /// Whether this is the process that joined.
     bool is_ours() const { return forks_ == fork_count(); }
 
@@ -48,6 +52,7 @@ private:
     void keep_bytes(const Handle& handle);
 
     std::shared_ptr<const void> mapping_;
+    Objects objects_;
     std::byte* base_;
     std::uint64_t bytes_;
     std::uint64_t forks_;

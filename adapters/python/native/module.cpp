@@ -8,6 +8,8 @@
 #include "lease.hpp"
 #include "lifeline.hpp"
 #include "numpy_memory.hpp"
+#include "reference.hpp"
+#include "request.hpp"
 #include "peer.hpp"
 
 namespace isthmus::python {
@@ -35,7 +37,9 @@ bool fetch_what_is_used(State& state) {
                                   {"PeerLost", &state.peer_lost},
                                   {"BusFull", &state.bus_full},
                                   {"PythonError", &state.python_error},
-                                  {"JsError", &state.js_error}}) ||
+                                  {"JsError", &state.js_error},
+                                  {"Cancelled", &state.cancelled},
+                                  {"remote_error", &state.remote_error}}) ||
         !fetch("traceback", {{"format_exception", &state.format_exception}}) ||
         !fetch("datetime", {{"datetime", &state.datetime},
                             {"date", &state.date},
@@ -51,7 +55,11 @@ bool fetch_what_is_used(State& state) {
     Ref utc(PyObject_GetAttrString(timezone, "utc"));
     state.epoch = utc ? PyObject_CallFunction(state.datetime, "iiiiiiiO", 1970, 1, 1, 0, 0, 0, 0, utc.get()) : nullptr;
     state.kinds = PyDict_New();
-    return state.epoch != nullptr && state.kinds != nullptr;
+    state.reference_name = PyUnicode_InternFromString("__isthmus_reference__");
+    state.about_name = PyUnicode_InternFromString("about");
+    state.calling = PyContextVar_New("isthmus_calling", nullptr);
+    return state.epoch != nullptr && state.kinds != nullptr && state.reference_name != nullptr &&
+           state.about_name != nullptr && state.calling != nullptr;
 }
 
 bool add_type(PyObject* module, PyType_Spec& spec, PyTypeObject*& to) {
@@ -74,6 +82,15 @@ bool add_dtypes(PyObject* module) {
            PyModule_AddObjectRef(module, "dtypes", dtypes.get()) == 0;
 }
 
+bool add_flags(PyObject* module) {
+    const auto add = [module](const char* name, std::uint16_t flag) {
+        return PyModule_AddIntConstant(module, name, flag) == 0;
+    };
+    return add("CALLABLE", wire::reference_callable) && add("ITERABLE", wire::reference_iterable) &&
+           add("ASYNC", wire::reference_async) && add("EXCEPTION", wire::reference_exception) &&
+           add("STREAMS", wire::frame_streams) && add("KEEPS", wire::frame_keeps);
+}
+
 PyObject* socket_path(PyObject* module, PyObject* name) {
     const char* bus = PyUnicode_AsUTF8(name);
     if (bus == nullptr) return nullptr;
@@ -94,7 +111,10 @@ int exec(PyObject* module) {
     State& state = *new (PyModule_GetState(module)) State;
     const bool done = fetch_what_is_used(state) && add_type(module, broker_spec, state.broker) &&
                       add_type(module, bus_spec, state.bus) && add_type(module, exports_spec, state.exports) &&
-                      add_type(module, lease_spec, state.lease) && add_dtypes(module);
+                      add_type(module, lease_spec, state.lease) && add_type(module, reference_spec, state.reference) &&
+                      add_type(module, call_spec, state.call) && add_type(module, stream_spec, state.stream) &&
+                      PyModule_AddObjectRef(module, "calling", state.calling) == 0 && add_flags(module) &&
+                      add_dtypes(module);
     return done ? 0 : -1;
 }
 
@@ -119,6 +139,8 @@ void free_state(void* module) {
 PyMethodDef methods[] = {
     {"allocate", allocate, METH_VARARGS,
      "allocate(dtype, shape)\n--\n\nAn array in the memory of the bus that this thread serves, else of the newest."},
+    {"current", current, METH_NOARGS,
+     "current()\n--\n\nThe Call that this thread or coroutine performs; None when it performs none."},
     {"socket_path", socket_path, METH_O, "socket_path(name)\n--\n\nWhere the socket of a bus lies."},
     {"use_numpy_memory", use_numpy_memory, METH_O,
      "use_numpy_memory(on)\n--\n\nLets numpy allocate in the bus in this context; returns what was in use."},

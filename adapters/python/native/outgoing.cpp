@@ -13,6 +13,8 @@ void Outgoing::rewind(const Mark& mark, Memory& memory) {
         if (payloads.back().block != no_block) memory.release(payloads.back());
         payloads.pop_back();
     }
+    for (; pins.size() > mark.pins; pins.pop_back()) memory.objects().unpin(pins.back(), false);
+    for (; held.size() > mark.held; held.pop_back()) Py_DECREF(held.back());
 }
 
 Status Outgoing::settle(Memory& memory) {
@@ -27,11 +29,22 @@ Status Outgoing::settle(Memory& memory) {
     return Status::ok;
 }
 
-void Outgoing::release_payloads(Memory& memory) {
+void Outgoing::fill(wire::Draft& draft) const {
+    draft.cells = values.cells();
+    draft.heap = values.heap();
+    draft.payloads = payloads;
+    if (!pins.empty() || !held.empty()) draft.flags |= wire::frame_references;
+}
+
+void Outgoing::end(Memory& memory, bool was_sent) {
     for (const Handle& payload : payloads) {
         if (payload.block != no_block) memory.release(payload);
     }
     payloads.clear();
+    for (const std::uint64_t id : pins) memory.objects().unpin(id, was_sent);
+    pins.clear();
+    for (PyObject* reference : held) memory.objects().bury(reference);
+    held.clear();
     values.clear();
 }
 

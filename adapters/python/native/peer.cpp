@@ -4,6 +4,7 @@
 
 #include "errors.hpp"
 #include "numpy_memory.hpp"
+#include "request.hpp"
 
 namespace isthmus::python {
 
@@ -60,11 +61,12 @@ int traverse_bus(PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(peer_of(self).module);
     Py_VISIT(peer_of(self).exports);
-    return 0;
+    return peer_of(self).hooks.traverse(visit, arg);
 }
 
 int clear_bus(PyObject* self) {
     Py_CLEAR(peer_of(self).exports);
+    peer_of(self).hooks.clear();
     Py_CLEAR(peer_of(self).module);
     return 0;
 }
@@ -104,10 +106,27 @@ void leave(Peer& peer) {
         peer.dispatcher = nullptr;
     }
     remove_memory(*peer.state, memory);
-    peer.calls.end(Status::closed, *memory);
+    peer.calls.end(Status::closed);
     memory->leave();
     bus.reset();
 }
+
+/// Wakes the dispatcher when there is one more export, for a scope.
+class Watching {
+public:
+    Watching(ExportTable* table, Peer& peer) : table_(table), peer_(peer) {
+        if (table_ != nullptr) table_->watch(&peer_, [&peer] { peer.wake(); });
+    }
+    ~Watching() {
+        if (table_ != nullptr) table_->unwatch(&peer_);
+    }
+    Watching(const Watching&) = delete;
+    Watching& operator=(const Watching&) = delete;
+
+private:
+    ExportTable* table_;
+    Peer& peer_;
+};
 
 /// run(joined): GIL held on entry; becomes the dispatcher's thread until stop() is called or the bus ends.
 PyObject* run(PyObject* self, PyObject* joined) {
@@ -127,10 +146,15 @@ PyObject* run(PyObject* self, PyObject* joined) {
         raise_connect_error(*peer.state, Error(Status::no_memory, error.what()), peer.name);
         return nullptr;
     }
-    add_memory(*peer.state, peer.memory);
+    const std::shared_ptr<Memory> memory = peer.memory;
+    memory->objects().bus = self;
+    add_memory(*peer.state, memory);
     ExportTable* table = peer.exports == Py_None ? nullptr : &export_table(peer.exports);
     const bool fine = guarded(*peer.state, false, [&] {
-        Dispatcher dispatcher(*peer.state, *peer.bus, peer.memory, peer.calls, table, peer.stop, peer.numpy_memory);
+        Dispatcher dispatcher({*peer.state, *peer.bus, memory, peer.calls, peer.deferred, peer.hooks, table, peer.stop,
+                               peer.numpy_memory});
+        const Watching watching(table, peer);
+        dispatcher.publish_exports();
         {
             std::lock_guard lock(peer.gate);
             peer.dispatcher = &dispatcher;
@@ -147,6 +171,7 @@ PyObject* run(PyObject* self, PyObject* joined) {
             const WithoutGil without;
             leave(peer);
         }
+        memory->objects().clear();
         if (!fine) {
             PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.get())), error.get());
             return nullptr;
@@ -180,12 +205,40 @@ PyMethodDef methods[] = {
     {"run", run, METH_O, "run(joined)\n--\n\nJoins, calls joined() and serves until stop(). Its thread is the peer."},
     {"stop", stop, METH_NOARGS, "stop()\n--\n\nLets run() finish what runs and return."},
     {"call", call, METH_VARARGS,
-     "call(name, args, kwargs, timeout)\n--\n\nCalls an export of a host and waits for its result."},
+     "call(target, args, kwargs, timeout)\n--\n\nCalls an export (its name), an object (a Reference), or performs "
+     "('operate', subject, steps), and waits for the result."},
+    {"start", start, METH_VARARGS,
+     "start(target, args, kwargs, timeout, flags, credit, sink, tag)\n--\n\nBegins a call and returns its handle; "
+     "sink is given lists of (tag, what, value)."},
+    {"stream", stream, METH_VARARGS,
+     "stream(target, args, kwargs, timeout, credit)\n--\n\nBegins a call whose result is iterated over there."},
+    {"cancel", cancel, METH_O, "cancel(handle)\n--\n\nThe call is not waited for any longer."},
+    {"credit", credit, METH_VARARGS, "credit(handle, count)\n--\n\nLets a stream send that many more items."},
+    {"complete", complete, METH_O, "complete(outcomes)\n--\n\nTells (token, what, value) of deferred calls."},
     {"stats", stats, METH_NOARGS, "stats()\n--\n\nCounters of this peer and of its host."},
     {nullptr, nullptr, 0, nullptr},
 };
 
+/// The closure of each is its Hook. GIL held, any thread.
+PyObject* get_hook(PyObject* self, void* which) {
+    Ref function = peer_of(self).hooks.get(static_cast<Hook>(reinterpret_cast<std::intptr_t>(which)));
+    return function ? function.give() : Py_NewRef(Py_None);
+}
+int set_hook(PyObject* self, PyObject* function, void* which) {
+    const auto hook = static_cast<Hook>(reinterpret_cast<std::intptr_t>(which));
+    peer_of(self).hooks.set(hook, function != nullptr ? function : Py_None);
+    return 0;
+}
+PyGetSetDef hook(const char* name, Hook which, const char* about) {
+    return {name, get_hook, set_hook, about, reinterpret_cast<void*>(static_cast<std::intptr_t>(which))};
+}
+
 PyGetSetDef attributes[] = {
+    hook("runner", Hook::runner, "Performs deferred calls: a list of (token, callable, args, kwargs, call)."),
+    hook("canceller", Hook::canceller, "Is told which deferred calls were cancelled: a list of tokens."),
+    hook("on_credit", Hook::on_credit, "Is told of credit for deferred streams: a list of (token, count)."),
+    hook("operator", Hook::operation, "Performs operations: (subject, steps, call)."),
+    hook("reference_factory", Hook::reference_factory, "Makes what stands for a Reference."),
     {"name", bus_name, nullptr, "The name of the bus.", nullptr},
     {"is_open", is_open, nullptr, "Whether the bus is joined and not left yet.", nullptr},
     {"was_lost", was_lost, nullptr, "Whether the bus ended before stop() was called.", nullptr},

@@ -23,6 +23,8 @@ struct Peer {
 
     std::atomic<bool> stop{false};
     Calls calls;
+    Deferred deferred;
+    Hooks hooks;
 
     std::mutex gate;                   // guards what follows; held for moments, never with the GIL wanted
     std::unique_ptr<Bus> bus;          // made and destroyed by the dispatcher's thread
@@ -46,7 +48,7 @@ inline Peer& peer_of(PyObject* self) { return unbox<Peer>(self); }
 /// False with PeerLost set when the bus was joined before a fork, and so is the parent's. GIL held.
 bool is_ours(Peer& peer);
 
-/// call(name, args, kwargs, timeout): GIL held on entry, given back while waiting. Any thread.
+/// call(target, args, kwargs, timeout): GIL held on entry, given back while waiting. Any thread.
 PyObject* call(PyObject* self, PyObject* arguments);
 /// stats(): GIL held. Any thread.
 PyObject* stats(PyObject* self, PyObject*);

@@ -37,6 +37,8 @@ enum class Kind : int {
     as_text,
     numpy_scalar,
     naive_masked,
+    slice,
+    proxy,
     foreign,
 };
 
@@ -57,6 +59,9 @@ struct State {
     PyTypeObject* bus = nullptr;
     PyTypeObject* exports = nullptr;
     PyTypeObject* lease = nullptr;
+    PyTypeObject* reference = nullptr;
+    PyTypeObject* call = nullptr;
+    PyTypeObject* stream = nullptr;
 
     // isthmus.errors
     PyObject* error = nullptr;
@@ -68,6 +73,8 @@ struct State {
     PyObject* bus_full = nullptr;
     PyObject* python_error = nullptr;
     PyObject* js_error = nullptr;
+    PyObject* cancelled = nullptr;
+    PyObject* remote_error = nullptr;
 
     PyObject* format_exception = nullptr;
     PyObject* logger = nullptr;
@@ -76,7 +83,11 @@ struct State {
     PyObject* time = nullptr;
     PyObject* timedelta = nullptr;
     PyObject* epoch = nullptr;
-    PyObject* kinds = nullptr;  // dict: type -> Kind as int
+    PyObject* kinds = nullptr;           // dict: type -> Kind as int
+    PyObject* reference_name = nullptr;  // the attribute in which a proxy has its Reference
+    PyObject* about_name = nullptr;      // the attribute in which an error has what another peer told of it
+    PyObject* calling = nullptr;         // ContextVar: the Call that a thread or a coroutine performs
+    std::atomic<bool> defers = false;    // whether a Call was handed out that `calling` may hold
     Numpy numpy;
 
     ForkMutex mutex;                                // guards memories, and numpy while it is filled in
@@ -89,6 +100,9 @@ struct State {
                                       reinterpret_cast<PyObject**>(&bus),
                                       reinterpret_cast<PyObject**>(&exports),
                                       reinterpret_cast<PyObject**>(&lease),
+                                      reinterpret_cast<PyObject**>(&reference),
+                                      reinterpret_cast<PyObject**>(&call),
+                                      reinterpret_cast<PyObject**>(&stream),
                                       &error,
                                       &connect_error,
                                       &encode_error,
@@ -98,6 +112,11 @@ struct State {
                                       &bus_full,
                                       &python_error,
                                       &js_error,
+                                      &cancelled,
+                                      &remote_error,
+                                      &reference_name,
+                                      &about_name,
+                                      &calling,
                                       &format_exception,
                                       &logger,
                                       &datetime,

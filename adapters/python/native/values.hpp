@@ -28,19 +28,23 @@ public:
 
     wire::Values values;
     std::vector<Copy> copies;
-    std::vector<Handle> payloads;  // one use of each is this message's own, but for no_block
+    std::vector<Handle> payloads;     // one use of each is this message's own, but for no_block
+    std::vector<std::uint64_t> pins;  // own objects among the values
+    std::vector<PyObject*> held;      // owned: the References among the values
 
     struct Mark {
         wire::Values::Mark values;
-        std::size_t copies, payloads;
+        std::size_t copies, payloads, pins, held;
     };
-    Mark mark() const { return {values.mark(), copies.size(), payloads.size()}; }
+    Mark mark() const { return {values.mark(), copies.size(), payloads.size(), pins.size(), held.size()}; }
     /// Forgets what came after a mark. GIL held.
     void rewind(const Mark& mark, Memory& memory);
     /// Allocates and fills what `copies` names. Without the GIL. ok, no_memory, too_large, closed.
     Status settle(Memory& memory);
-    /// Ends the message's uses of its payloads, once it is sent or not. With or without the GIL.
-    void release_payloads(Memory& memory);
+    /// What it holds, in a frame's draft.
+    void fill(wire::Draft& draft) const;
+    /// Ends the message's uses of payloads and objects, once it is sent or given up. With or without the GIL.
+    void end(Memory& memory, bool was_sent);
     /// Lets go of the objects that were copied from. GIL held.
     void drop_copies();
     bool has_copies() const { return !copies.empty(); }
@@ -52,13 +56,16 @@ struct Root {
     Py_ssize_t index = -1;
     PyObject* key = nullptr;
     std::size_t depth = 0;  // containers that are open around the value
+    bool lends = true;      // whether what has no value form is lent
 };
 
 /// Appends a value. False with EncodeError set, and nothing appended, when it can't travel. `own`: copied arrays become
 /// the receiver's, who may write to them. GIL held.
 bool encode(State& state, Memory& memory, Outgoing& out, PyObject* value, const Root& root, bool own);
+/// Appends a reference to a value, which stays here whether it has another form or not. GIL held.
+bool encode_reference(State& state, Memory& memory, Outgoing& out, PyObject* value);
 
-/// Reads the values of a received frame in order, and owns its payloads' uses. GIL held but where noted.
+/// Reads the values of a received frame in order, and owns its payloads' uses, its references and its pins. GIL held.
 class Decoder {
 public:
     Decoder(State& state, const std::shared_ptr<Memory>& memory, const wire::Draft& frame)
@@ -75,6 +82,8 @@ public:
     /// The next value; null with an exception set.
     PyObject* next();
     PyObject* next_text();
+    /// The next value, which is a reference: one to another's object as the bare Reference.
+    PyObject* next_origin();
 
 private:
     PyObject* text(const wire::Cell& cell);
@@ -83,6 +92,9 @@ private:
     PyObject* set(const wire::Cell& cell);
     PyObject* next_hashable();
     static PyObject* confused(const char* what);
+    PyObject* tuple(const wire::Cell& cell);
+    PyObject* slice();
+    PyObject* own_object(const wire::Cell& cell);
     PyObject* array(const wire::Cell& cell);
     PyObject* date(double milliseconds);
     Handle take(std::uint64_t payload);
@@ -94,7 +106,7 @@ private:
     std::uint64_t taken_ = 0;  // of the first 64 payloads: the use went to a Lease
 };
 
-/// Ends the uses of a frame that nobody decodes. With or without the GIL.
-void release_payloads(Memory& memory, const wire::Draft& frame);
+/// Ends the uses, references and pins of a frame that nobody decodes. The peer's thread, with or without the GIL.
+void discard(Bus& bus, Memory& memory, const wire::Draft& frame);
 
 }  // namespace isthmus::python

@@ -1,0 +1,195 @@
+"""What other peers do to the objects of this one: operations, each a subject and the steps from it."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import inspect
+import operator
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from .errors import remote_error
+
+__all__ = ["Operator", "allowed_modules"]
+
+Step = Sequence[Any]
+
+EVERYTHING = "*"
+
+_NAMES = (
+    *(
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "matmul",
+        "and",
+        "or",
+        "xor",
+        "lshift",
+        "rshift",
+    ),
+    *("lt", "le", "eq", "ne", "gt", "ge"),
+)
+BINARY: dict[str, Callable[[Any, Any], Any]] = {
+    f"__{name}__": getattr(operator, f"__{name}__") for name in _NAMES
+}
+REFLECTED = {f"__r{name[2:]}": function for name, function in BINARY.items()}
+
+
+def allowed_modules(allow: str | Iterable[str] | None) -> frozenset[str]:
+    """The modules of a list or a text with commas; ``"*"`` among them stands for all."""
+    names = allow.split(",") if isinstance(allow, str) else allow or ()
+    return frozenset(name.strip() for name in names if name.strip())
+
+
+class Operator:
+    """Performs the operations that a peer is sent."""
+
+    def __init__(self, name: str, allow: frozenset[str] = frozenset()) -> None:
+        self._name = name
+        self._allow = allow
+
+    def __call__(self, subject: Any, steps: Sequence[Step], call: object) -> Any:
+        return _perform(self._module(subject) if isinstance(subject, str) else subject, steps, 0)
+
+    def _module(self, name: str) -> Any:
+        parts = name.split(".")
+        if EVERYTHING not in self._allow and not any(
+            ".".join(parts[:count]) in self._allow for count in range(1, len(parts) + 1)
+        ):
+            raise PermissionError(
+                f"the host of '{self._name}' does not allow others to import '{name}': serve it with "
+                f"`--allow {name}` or allow=[\"{name}\"]; in JavaScript, spawn takes {{ allow: ['{name}'] }}"
+            )
+        return importlib.import_module(name)
+
+
+def _perform(value: Any, steps: Sequence[Step], at: int) -> Any:
+    """Goes the steps from the one at `at` on; behind a coroutine, once that has its result."""
+    owner: Any = None
+    while at < len(steps):
+        step = steps[at]
+        try:
+            before, value = value, _go(value, step, owner, steps[at - 1][1] if owner is not None else "")
+        except Exception as error:
+            _note(error, steps, at)
+            raise
+        owner = before if step[0] == "get" else None
+        at += 1
+        if at < len(steps) and inspect.iscoroutine(value):
+            return _go_on(value, steps, at)
+    return value
+
+
+async def _go_on(awaitable: Awaitable[Any], steps: Sequence[Step], at: int) -> Any:
+    result = _perform(await awaitable, steps, at)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _go(value: Any, step: Step, owner: Any, name: str) -> Any:
+    verb, *rest = step
+    if verb == "call":
+        result = value(*(rest[0] if rest else ()), **(rest[1] if len(rest) > 1 else {}))
+        return _operate(owner, name, rest[0]) if result is NotImplemented else result
+    if verb == "exit":
+        return _leave(value, rest[0] if rest else None)
+    one = _verbs.get(verb)
+    if one is None:
+        raise ValueError(f"there is no step '{verb}': use {', '.join(sorted((*_verbs, 'call', 'exit')))}")
+    return one(value, *rest)
+
+
+def _operate(owner: Any, name: str, args: Sequence[Any]) -> Any:
+    """What an operator gives whose method for it has declined: the other operand is asked then."""
+    if name in BINARY:
+        return BINARY[name](owner, args[0])
+    if name in REFLECTED:
+        return REFLECTED[name](args[0], owner)
+    raise TypeError(
+        f"what was called does not take {', '.join(type(argument).__name__ for argument in args)}"
+    )
+
+
+def _enter(value: Any) -> Any:
+    kind = type(value)
+    if hasattr(kind, "__enter__") or not hasattr(kind, "__aenter__"):
+        return value.__enter__()
+    return value.__aenter__()
+
+
+def _leave(value: Any, error: Any) -> Any:
+    if isinstance(error, dict):
+        error = _exception(error)
+    about = (None, None, None) if error is None else (type(error), error, error.__traceback__)
+    kind = type(value)
+    if hasattr(kind, "__exit__") or not hasattr(kind, "__aexit__"):
+        return bool(value.__exit__(*about))
+    return _leave_async(value, about)
+
+
+def _exception(about: dict[str, Any]) -> BaseException:
+    """What another peer's error is here: of the same class, where that is a built-in one."""
+    kind = getattr(builtins, str(about.get("type")), None) if about.get("module") == "builtins" else None
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        return kind(about.get("message", ""))
+    return remote_error(about)
+
+
+async def _leave_async(value: Any, about: tuple[Any, ...]) -> bool:
+    return bool(await value.__aexit__(*about))
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+_verbs: dict[str, Callable[..., Any]] = {
+    "get": getattr,
+    "set": setattr,
+    "del": delattr,
+    "item": operator.getitem,
+    "set_item": operator.setitem,
+    "del_item": operator.delitem,
+    "contains": operator.contains,
+    "str": str,
+    "repr": repr,
+    "bool": bool,
+    "len": len,
+    "int": int,
+    "float": float,
+    "iter": iter,
+    "enter": _enter,
+    "dir": dir,
+    "type": _kind,
+}
+
+
+def _note(error: Exception, steps: Sequence[Step], at: int) -> None:
+    if len(steps) > 1:
+        note = f"in step {at + 1} of {len(steps)}: {_shown(steps[at])}"
+        if hasattr(error, "add_note"):
+            error.add_note(note)
+
+
+def _shown(step: Step) -> str:
+    verb, *rest = step
+    if verb in ("get", "set", "del"):
+        return f".{rest[0]}" + (" = …" if verb == "set" else "")
+    if verb in ("item", "set_item", "del_item"):
+        return f"[{_brief(rest[0])}]" + (" = …" if verb == "set_item" else "")
+    if verb == "call":
+        return "(…)" if any(rest) else "()"
+    return f"{verb}(…)"
+
+
+def _brief(key: Any) -> str:
+    try:
+        text = repr(key)
+    except Exception:
+        return "…"
+    return text if len(text) <= 40 else "…"

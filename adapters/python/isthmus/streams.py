@@ -1,0 +1,171 @@
+"""Reading another peer's generators and async iterables."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from types import TracebackType
+from typing import Any
+
+from . import _isthmus
+from .futures import RESULT, sink_of
+
+__all__ = ["Stream"]
+
+ITEMS = 2
+CREDIT = 1024  # items that the other side may be ahead
+
+
+class _Inbox:
+    """What has come for an `async for`. It does not know the stream, which ends when nobody reads it."""
+
+    def __init__(self) -> None:
+        self.items: deque[Any] = deque()
+        self.failure: BaseException | None = None
+        self.ended = False
+        self._reader: asyncio.Future[None] | None = None
+
+    def receive(self, what: int, value: Any) -> None:
+        if what == ITEMS:
+            self.items.extend(value)
+        else:
+            self.ended = True
+            self.failure = None if what == RESULT else value
+        self.wake()
+
+    def wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def wait(self) -> None:
+        while not self.items and not self.ended:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+
+
+class Stream(Iterator[Any], AsyncIterator[Any]):
+    """The items of another peer's generator or async iterable, for ``for`` or for ``async for``, once.
+
+    It begins with the first item that is asked for, and the other side is never far ahead. Leaving it early
+    closes the generator on the other side: ``close`` does it, ``with``, ``async with``, the cancellation of
+    the task that reads it, or dropping it. An error comes after the items before it.
+    """
+
+    def __init__(
+        self,
+        native: _isthmus.Bus,
+        target: _isthmus.Target,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        reference: _isthmus.Reference | None = None,
+    ) -> None:
+        self.__isthmus_reference__ = reference
+        self._native = native
+        self._call = (target, args, kwargs or {}, timeout)
+        self._blocking: _isthmus.Stream | None = None
+        self._items: Iterator[Any] = iter(())  # of `for`
+        self._inbox: _Inbox | None = None
+        self._handle = 0
+        self._taken = 0
+        self._closed = False
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Any:
+        for item in self._items:
+            return item
+        if self._inbox is not None:
+            raise RuntimeError("this stream is read by `async for`, so `for` can't read it")
+        while not self._closed:
+            if self._blocking is None:
+                self._blocking = self._native.stream(*self._call, CREDIT)
+            try:
+                items = self._blocking.next_batch(None)
+            except BaseException:
+                self.close()
+                raise
+            if items is None:
+                self.close()
+                break
+            self._items = iter(items)
+            for item in self._items:
+                return item
+        raise StopIteration
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        inbox = self._inbox
+        if inbox is None:
+            if self._blocking is not None:
+                raise RuntimeError("this stream is read by `for`, so `async for` can't read it")
+            inbox = self._inbox = _Inbox()
+            sink = sink_of(asyncio.get_running_loop())
+            if not self._closed:
+                self._handle = self._native.start(*self._call, _isthmus.STREAMS, CREDIT, sink, inbox)
+        if not inbox.items and not self._closed:
+            try:
+                await inbox.wait()
+            except BaseException:
+                self.close()
+                raise
+        if inbox.items and not self._closed:
+            self._taken += 1
+            if self._taken == CREDIT // 2:
+                self._native.credit(self._handle, self._taken)
+                self._taken = 0
+            return inbox.items.popleft()
+        failure, inbox.failure = inbox.failure, None
+        self.close()
+        if failure is not None:
+            raise failure
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """Ends the stream, and the generator on the other side. Does not wait for that."""
+        if self._closed:
+            return
+        self._closed = True
+        self._items = iter(())
+        if self._blocking is not None:
+            self._blocking.close()
+        if self._inbox is not None:
+            if not self._inbox.ended:
+                self._native.cancel(self._handle)
+            self._inbox.ended = True
+            self._inbox.items.clear()
+            self._inbox.wake()
+
+    async def aclose(self) -> None:
+        """The same as ``close``."""
+        self.close()
+
+    def release(self) -> None:
+        """Ends the stream, and lets the other side forget it."""
+        self.close()
+        if self.__isthmus_reference__ is not None:
+            self.__isthmus_reference__.release()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()

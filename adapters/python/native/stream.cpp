@@ -1,0 +1,176 @@
+// The Python object Stream: the items of a streaming call, read by a thread that waits for them.
+#include <new>
+
+#include "errors.hpp"
+#include "request.hpp"
+
+namespace isthmus::python {
+
+// --- structure -----------------------------------------------------------------------------------------------
+
+namespace {
+
+struct Reader {
+    PyObject* bus;  // owned
+    std::shared_ptr<Pending> call;
+    std::vector<Pending::Frame> frames;  // came, and not read yet, the next one last
+    std::uint32_t taken = 0;             // items since credit was granted
+    bool ended = false;
+};
+
+Reader& reader_of(PyObject* self) { return unbox<Reader>(self); }
+
+/// GIL held.
+void end(Reader& reader) {
+    if (std::exchange(reader.ended, true)) return;
+    Peer& peer = peer_of(reader.bus);
+    if (peer.forks != fork_count()) return;
+    Pending& call = *reader.call;
+    if (peer.calls.abandon(call)) {
+        peer.wake();
+    } else {
+        drop_frame(*peer.state, call, call.frame);
+    }
+    for (const auto& frame : peer.calls.take_items(call)) drop_frame(*peer.state, call, frame);
+    for (const auto& frame : reader.frames) drop_frame(*peer.state, call, frame);
+    reader.frames.clear();
+}
+
+/// The items of the next frame, and credit for as many once half of it is used up.
+PyObject* take(Reader& reader) {
+    Peer& peer = peer_of(reader.bus);
+    Pending& call = *reader.call;
+    const Pending::Frame frame = std::move(reader.frames.back());
+    reader.frames.pop_back();
+    PyObject* items = items_of(*peer.state, call, frame);
+    if (items == nullptr) return nullptr;
+    reader.taken += static_cast<std::uint32_t>(PyList_GET_SIZE(items));
+    if (reader.taken >= (call.credit + 1) / 2) {
+        peer.calls.credit(call.id, std::exchange(reader.taken, 0));
+        if (Memory::of_this_thread() != call.memory) peer.wake();
+    }
+    return items;
+}
+
+}  // namespace
+
+// --- type functions: all with the GIL held, on any thread --------------------------------------------------------
+
+PyObject* stream(PyObject* self, PyObject* arguments) {
+    Peer& peer = peer_of(self);
+    State& state = *peer.state;
+    PyObject *target, *positional, *named, *timeout;
+    unsigned int credit;
+    if (!PyArg_ParseTuple(arguments, "OO!O!OI", &target, &PyTuple_Type, &positional, &PyDict_Type, &named, &timeout,
+                          &credit)) {
+        return nullptr;
+    }
+    return guarded(state, static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
+        std::uint16_t flags = wire::frame_streams;
+        const std::shared_ptr<Pending> call = prepare(peer, target, positional, named, timeout, flags);
+        if (!call) return nullptr;
+        if (Dispatcher::serves_here(*call->memory)) call->flags |= wire::frame_blocks;
+        call->credit = credit;
+        Ref stream(state.stream->tp_alloc(state.stream, 0));
+        if (!stream) return nullptr;
+        Reader& reader = *new (&reader_of(stream.get())) Reader{Py_NewRef(self), call, {}, 0, true};
+        if (!begin(peer, call)) return nullptr;
+        reader.ended = false;
+        return stream.give();
+    });
+}
+
+namespace {
+
+PyObject* next_batch(PyObject* self, PyObject* timeout) {
+    Reader& reader = reader_of(self);
+    Peer& peer = peer_of(reader.bus);
+    State& state = *peer.state;
+    double seconds = -1;
+    if (timeout != Py_None) {
+        seconds = PyFloat_AsDouble(timeout);
+        if (seconds == -1 && PyErr_Occurred()) return nullptr;
+    }
+    if (!is_ours(peer)) return nullptr;
+    return guarded(state, static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
+        Pending& call = *reader.call;
+        std::uint64_t until = call.deadline;
+        if (seconds >= 0) {
+            const std::uint64_t own = now_ns() + static_cast<std::uint64_t>(std::min(seconds, 1e9) * 1e9);
+            until = until == 0 ? own : std::min(until, own);
+        }
+        while (!reader.ended) {
+            if (!reader.frames.empty()) {
+                PyObject* items = take(reader);
+                if (items == nullptr) end(reader);
+                return items;
+            }
+            const Awaited awaited = await(peer, call, until);
+            if (awaited == Awaited::interrupted) return nullptr;
+            if (awaited == Awaited::timed_out) {
+                if (until == call.deadline) {
+                    end(reader);
+                    raise(state, Status::timed_out, "the stream's time has run out");
+                } else {
+                    raise(state, Status::timed_out, "no item has come in time");
+                }
+                return nullptr;
+            }
+            reader.frames = peer.calls.take_items(call);
+            std::reverse(reader.frames.begin(), reader.frames.end());
+            // One post for each frame of items, of which several may have been taken at once, and one for the end.
+            if (!reader.frames.empty() || !peer.calls.is_settled(call)) continue;
+            reader.ended = true;
+            const Ref result(result_of(state, call));
+            if (!result) return nullptr;
+        }
+        Py_RETURN_NONE;
+    });
+}
+
+PyObject* close(PyObject* self, PyObject*) {
+    end(reader_of(self));
+    Py_RETURN_NONE;
+}
+
+int traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(reader_of(self).bus);
+    return 0;
+}
+
+void dealloc(PyObject* self) {
+    PyObject_GC_UnTrack(self);
+    Reader& reader = reader_of(self);
+    if (reader.call) end(reader);
+    Py_XDECREF(reader.bus);
+    reader.~Reader();
+    PyTypeObject* type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+// --- slot tables ---------------------------------------------------------------------------------------------
+
+PyMethodDef methods[] = {
+    {"next_batch", next_batch, METH_O,
+     "next_batch(timeout)\n--\n\nWaits for items and returns a list of some; None at the end. Raises the stream's error."},
+    {"close", close, METH_NOARGS, "close()\n--\n\nEnds the stream, and the iterator on the other side."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyType_Slot slots[] = {
+    {Py_tp_doc, const_cast<char*>("The items of a streaming call.")},
+    {Py_tp_dealloc, slot(dealloc)},
+    {Py_tp_traverse, slot(traverse)},
+    {Py_tp_methods, methods},
+    {0, nullptr},
+};
+
+}  // namespace
+
+PyType_Spec stream_spec = {
+    "isthmus._isthmus.Stream", sizeof(Boxed<Reader>), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+
+}  // namespace isthmus::python

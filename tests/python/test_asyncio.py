@@ -1,0 +1,287 @@
+"""Coroutines: exports on the host's event loop, and calls that are awaited."""
+
+import asyncio
+import contextvars
+import functools
+import threading
+import time
+
+import aiohttp
+import aiohttp.web
+import pytest
+
+import isthmus
+
+tag = contextvars.ContextVar("tag", default="untagged")
+gate = threading.Event()
+
+
+@isthmus.export
+async def aio_add(a, b=0):
+    await asyncio.sleep(0)
+    return a + b
+
+
+@isthmus.export
+async def aio_nap(seconds, word=None):
+    await asyncio.sleep(seconds)
+    return word
+
+
+@isthmus.export
+async def aio_where():
+    loop = asyncio.get_running_loop()
+    return [threading.current_thread().name, type(loop).__module__, id(loop)]
+
+
+@isthmus.export
+async def aio_tag(value):
+    before = tag.get()
+    tag.set(value)
+    await asyncio.sleep(0.01)
+    return [before, tag.get(), await asyncio.to_thread(tag.get)]
+
+
+@isthmus.export
+async def aio_fail(word):
+    await asyncio.sleep(0)
+    raise LookupError(word)
+
+
+@isthmus.export
+async def aio_unsendable():
+    return {"here": [object.__new__(type("Broken", (), {"__slots__": ()})), 2**70_000_000]}
+
+
+@isthmus.export
+def aio_hold():
+    """Occupies the dispatcher until the gate opens."""
+    gate.wait(20)
+
+
+@isthmus.export
+def aio_plain(x):
+    return x
+
+
+@pytest.fixture
+def bus(name):
+    with isthmus.Host(name), isthmus.connect(name) as bus:
+        yield bus
+
+
+def test_a_coroutine_function_is_exported_like_any_other(bus):
+    assert bus.call("aio_add", 1, b=2) == 3
+
+
+def test_whatever_returns_a_coroutine_is_awaited(bus):
+    class Model:
+        async def __call__(self, x):
+            return await aio_add(x, 1)
+
+    @functools.wraps(aio_add)
+    def wrapped(*args):
+        return aio_add(*args)
+
+    isthmus.export(name="aio.model")(Model())
+    isthmus.export(name="aio.partial")(functools.partial(aio_add, 10))
+    isthmus.export(name="aio.wrapped")(wrapped)
+    isthmus.export(name="aio.lambda")(lambda x: asyncio.sleep(0, x))
+    assert bus.call("aio.model", 1) == 2
+    assert bus.call("aio.partial", 1) == 11
+    assert bus.call("aio.wrapped", 1, 2) == 3
+    assert bus.call("aio.lambda", "slept") == "slept"
+
+
+def test_coroutines_run_beside_each_other_and_beside_plain_functions(bus):
+    started = time.monotonic()
+    naps = [bus.submit("aio_nap", 0.3, number) for number in range(500)]
+    assert bus.call("aio_plain", "at once", timeout=5) == "at once"
+    assert not naps[0].done()
+    assert [nap.result(20) for nap in naps] == list(range(500))
+    assert time.monotonic() - started < 10
+
+
+def test_ten_thousand_are_in_flight_at_once(bus):
+    async def main():
+        return await asyncio.gather(*(bus.call_async("aio_nap", 0.1, number) for number in range(10_000)))
+
+    started = time.monotonic()
+    assert asyncio.run(main()) == list(range(10_000))
+    assert time.monotonic() - started < 20
+
+
+def test_the_loop_is_woken_once_for_a_batch_and_not_once_for_a_call(name):
+    async def main():
+        loop = asyncio.get_running_loop()
+        wakes = 0
+        wake = loop.call_soon_threadsafe
+
+        def counted(*args, **kwargs):
+            nonlocal wakes
+            wakes += 1
+            return wake(*args, **kwargs)
+
+        async with isthmus.Host(name):
+            gate.clear()
+            bus = await asyncio.to_thread(isthmus.connect, name)
+            held = bus.submit("aio_hold")
+            calls = [bus.submit("aio_add", number) for number in range(1000)]
+            loop.call_soon_threadsafe = counted
+            gate.set()
+            results = [await asyncio.to_thread(call.result, 20) for call in calls if not call.done()]
+            del loop.call_soon_threadsafe
+            await asyncio.to_thread(held.result, 20)
+            assert [call.result() for call in calls] == list(range(1000))
+            await asyncio.to_thread(bus.close)
+        return wakes - len(results)
+
+    assert asyncio.run(main()) < 100
+
+
+def test_the_loop_has_a_thread_of_its_own_and_is_uvloops_where_that_is_installed(bus):
+    thread, module, loop = bus.call("aio_where")
+    assert thread == f"isthmus-{bus.name}-asyncio"
+    assert bus.call("aio_where")[2] == loop
+    try:
+        import uvloop
+    except ImportError:
+        assert module.startswith("asyncio")
+    else:
+        assert module == uvloop.Loop.__module__
+
+
+def test_no_loop_is_begun_where_no_coroutine_runs(bus):
+    assert bus.call("aio_plain", 1) == 1
+    assert f"isthmus-{bus.name}-asyncio" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_each_call_has_context_variables_of_its_own(bus):
+    calls = [bus.submit("aio_tag", number) for number in range(50)]
+    assert [call.result(20) for call in calls] == [["untagged", number, number] for number in range(50)]
+
+
+def test_what_a_coroutine_raises_reaches_the_caller(bus):
+    with pytest.raises(isthmus.PythonError, match="LookupError: lost") as caught:
+        bus.call("aio_fail", "lost")
+    assert caught.value.type == "LookupError"
+    assert "in aio_fail" in caught.value.traceback
+    assert "tasks.py" not in caught.value.traceback
+    with pytest.raises(isthmus.PythonError, match="aio_add"):
+        bus.call("aio_add")
+
+
+def test_a_host_inside_a_running_loop_uses_that(name):
+    async def main():
+        async with isthmus.Host(name):
+            bus = await asyncio.to_thread(isthmus.connect, name)
+            _, _, loop = await bus.call_async("aio_where")
+            assert loop == id(asyncio.get_running_loop())
+            assert await bus.call_async("aio_add", 1, b=1) == 2
+            await asyncio.to_thread(bus.close)
+
+    asyncio.run(main())
+
+
+def test_a_caller_inside_a_running_loop_awaits(bus):
+    async def main():
+        first = bus.call_async("aio_nap", 0.2, "slow")
+        second = bus.call_async("aio_plain", "fast")
+        assert await second == "fast"
+        assert await first == "slow"
+        with pytest.raises(isthmus.NotExported):
+            await bus.call_async("aio_nothing")
+        with pytest.raises(TimeoutError):
+            await bus.call_async("aio_nap", 5, timeout=0.05)
+
+    asyncio.run(main())
+
+
+def test_a_web_server_hosts_in_its_own_loop(name):
+    async def main():
+        async def answer(request):
+            return aiohttp.web.json_response(await asyncio.to_thread(bus.call, "aio_where"))
+
+        app = aiohttp.web.Application()
+        app.router.add_get("/", answer)
+        runner = aiohttp.web.AppRunner(app)
+        async with isthmus.Host(name):
+            bus = await asyncio.to_thread(isthmus.connect, name)
+            await runner.setup()
+            site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            port = site._server.sockets[0].getsockname()[1]
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://127.0.0.1:{port}/") as response,
+            ):
+                assert (await response.json())[2] == id(asyncio.get_running_loop())
+            await runner.cleanup()
+            await asyncio.to_thread(bus.close)
+
+    asyncio.run(main())
+
+
+def test_a_host_that_stops_cancels_its_coroutines(name):
+    ended = threading.Event()
+    begun = threading.Event()
+
+    @isthmus.export(name=f"{name}.forever")
+    async def forever():
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    host = isthmus.Host(name)
+    host.start()
+    with isthmus.connect(name) as bus:
+        call = bus.submit(f"{name}.forever")
+        assert begun.wait(20)
+        host.stop()
+        assert ended.is_set()
+        with pytest.raises(isthmus.Error):
+            call.result(20)
+
+
+def test_leaving_the_block_in_a_running_loop_cancels_its_coroutines(name):
+    seen = []
+    begun = threading.Event()
+
+    @isthmus.export(name=f"{name}.forever")
+    async def forever():
+        try:
+            seen.append("began")
+            begun.set()
+            await asyncio.sleep(60)
+        finally:
+            seen.append("ended")
+
+    async def main():
+        async with isthmus.Host(name):
+            bus = await asyncio.to_thread(isthmus.connect, name)
+            call = bus.submit(f"{name}.forever")
+            assert await asyncio.to_thread(begun.wait, 20)
+        assert seen == ["began", "ended"]
+        with pytest.raises(isthmus.Error):
+            await asyncio.to_thread(call.result, 20)
+        await asyncio.to_thread(bus.close)
+
+    asyncio.run(main())
+
+
+def test_a_coroutine_calls_others_while_it_runs(name):
+    async def main():
+        async with isthmus.Host(name) as host:
+
+            @isthmus.export(name=f"{name}.sum")
+            async def sum_of(count):
+                return sum(await asyncio.gather(*(bus.call_async("aio_plain", i) for i in range(count))))
+
+            bus = await asyncio.to_thread(isthmus.connect, name)
+            assert await bus.call_async(f"{name}.sum", 100) == 4950
+            assert host.is_open
+            await asyncio.to_thread(bus.close)
+
+    asyncio.run(main())
