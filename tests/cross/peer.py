@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import itertools
 import threading
 import time
@@ -62,7 +63,8 @@ async def apply_thread(f, *args):
 
 @isthmus.export
 async def apply_async(f, *args):
-    return await f(*args)
+    result = f(*args)
+    return await result if inspect.isawaitable(result) else result
 
 
 @isthmus.export

@@ -167,7 +167,7 @@ def test_an_exception_that_cannot_be_printed_is_told_anyway(bus):
     def fail():
         raise Unprintable("x")
 
-    assert bus.call("told", fail)["type"] == "Unprintable"
+    assert bus.call("told", fail)["type"].endswith("Unprintable")
     with pytest.raises(Unprintable):
         bus.call("apply", fail)
 
