@@ -35,6 +35,7 @@ public:
     void forsake() noexcept;
 
     std::uint32_t slot() const { return slot_; }
+    std::uint32_t generation() const { return generation_; }
     const std::string& name() const { return name_; }
     layout::Counters& counters() { return segment_->peer(slot_).counters; }
     /// Blocks and leases. Any thread of the peer.

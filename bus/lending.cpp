@@ -26,6 +26,14 @@ void Lending::change(std::uint64_t id, std::uint32_t slot, std::int64_t uses) {
     if (uses_.contains(id)) lend(id, slot, uses);
 }
 
+std::vector<std::uint64_t> Lending::take_free() {
+    auto free = std::exchange(free_, {});
+    std::erase_if(free, [this](std::uint64_t id) { return uses_.contains(id); });
+    std::sort(free.begin(), free.end());
+    free.erase(std::unique(free.begin(), free.end()), free.end());
+    return free;
+}
+
 void Lending::forget(std::uint32_t slot) {
     for (auto at = uses_.begin(); at != uses_.end();) {
         std::erase_if(at->second, [slot](const auto& each) { return each.first == slot; });

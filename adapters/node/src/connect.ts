@@ -2,9 +2,10 @@
 
 import { basename } from 'node:path'
 import { isMainThread, threadId } from 'node:worker_threads'
-import { Bus, type Companion, makeBuffers } from './bus.js'
+import { Bus, makeBuffers } from './bus.js'
 import { ConnectError } from './errors.js'
 import { constants, native } from './native.js'
+import type { Companion } from './peer.js'
 import type { AnyExports } from './types.js'
 
 /** How a bus is joined. */

@@ -1,8 +1,9 @@
 // Cells into values. What is decoded here was verified by the core: every offset, count and extent fits.
 
 import { type Elements, elementsOf, Lease, type Memory, NDArray, type TypedArray } from './arrays.js'
-import { PythonError } from './errors.js'
+import { Slice } from './marks.js'
 import { constants } from './native.js'
+import type { Objects } from './objects.js'
 
 const { tags, flags, sizes } = constants
 const NULL = tags.null
@@ -26,14 +27,16 @@ export class Decoder {
   #bytes!: Buffer
   #buffer!: ArrayBuffer
   readonly #memory: Memory
+  readonly #objects: Objects
   // The frame that is being decoded.
   #at = 0
   #heap = 0
   #payloads = 0
   #leases: (Lease | undefined)[] | undefined
 
-  constructor(memory: Memory, inbox: ArrayBuffer) {
+  constructor(memory: Memory, inbox: ArrayBuffer, objects: Objects) {
     this.#memory = memory
+    this.#objects = objects
     this.look(inbox)
   }
 
@@ -63,10 +66,50 @@ export class Decoder {
     }
   }
 
-  /** Gives the payloads of a frame back that nobody waits for. */
-  discard(payloads: number, count: number): void {
+  /** All values of a frame: the arguments of a call, the items of a stream. */
+  values(cells: number, cellCount: number, heap: number, payloads: number, count: number): unknown[] {
+    this.#at = cells
+    this.#heap = heap
+    this.#payloads = payloads
+    if (count > 0) this.#leases = Array.from({ length: count }, (_, i) => this.#lease(i))
+    const end = cells + cellCount * cellWords
+    const values: unknown[] = []
+    try {
+      while (this.#at < end) values.push(this.#value())
+    } finally {
+      if (count > 0) for (const lease of this.#leases as Lease[]) lease.drop()
+      this.#leases = undefined
+    }
+    return values
+  }
+
+  /** A text that is no value: the name of an export. */
+  name(start: number, bytes: number): string {
+    return this.#bytes.toString('utf8', start, start + bytes)
+  }
+
+  /** Gives back what came with a frame that nobody waits for. */
+  discard(cells: number, cellCount: number, payloads: number, count: number): void {
     this.#payloads = payloads
     for (let i = 0; i < count; ++i) this.#lease(i).drop()
+    this.#at = cells
+    this.giveUp(cells + cellCount * cellWords)
+  }
+
+  /** Gives back the references that were not decoded, because what came before them failed. */
+  giveUp(end: number): void {
+    for (; this.#at < end; this.#at += cellWords) {
+      if (((this.#i32[this.#at] as number) & 0xff) !== tags.reference) continue
+      const [slot, generation, id] = this.#identity(this.#at)
+      this.#objects.discard(slot, generation, id)
+    }
+  }
+
+  /** Owner's slot and generation, and id. */
+  #identity(at: number): [number, number, number] {
+    const high = (this.#i32[at + 3] as number) >>> 0
+    const id = (high & 0xffffff) * 4294967296 + ((this.#i32[at + 2] as number) >>> 0)
+    return [high >>> 24, this.#i32[at + 1] as number, id]
   }
 
   /** Held once for the frame itself, while it is being decoded. */
@@ -134,6 +177,17 @@ export class Decoder {
         for (let i = 0; i < count; ++i) set.add(this.#value())
         return set
       }
+      case tags.reference: {
+        const [slot, generation, id] = this.#identity(at)
+        return this.#objects.received(slot, generation, id, (head >> 16) & 0xffff)
+      }
+      case tags.slice: {
+        const start = this.#value()
+        const stop = this.#value()
+        return new Slice(start, stop, this.#value())
+      }
+      case tags.tuple:
+        return this.#list(count)
       case tags.bytes:
       case tags.array:
         return this.#array(at, head, count)
@@ -241,26 +295,4 @@ export class Decoder {
     }
     return new Type(this.#memory.copy(offset, bytes), 0, length)
   }
-}
-
-interface ErrorObject {
-  type: string
-  module: string
-  message: string
-  traceback: string
-  args: unknown[]
-  cause: ErrorObject | null
-}
-
-/** The error from the object that describes an exception. */
-export function pythonError(value: unknown): PythonError {
-  const { type, module, message, traceback, args, cause } = value as ErrorObject
-  return new PythonError({
-    type: String(type),
-    module: String(module),
-    message: String(message),
-    traceback: String(traceback ?? ''),
-    args: Array.isArray(args) ? args : [],
-    cause: cause == null ? undefined : pythonError(cause),
-  })
 }

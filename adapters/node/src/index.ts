@@ -15,6 +15,7 @@ export {
 } from './arrays.js'
 export { Bus, type CallManyOptions, type CallOptions, type ExportedFunction, type Stats } from './bus.js'
 export { type ConnectOptions, connect } from './connect.js'
+export { type Call, current } from './context.js'
 export {
   BusFullError,
   ConnectError,
@@ -22,6 +23,7 @@ export {
   type ErrorCode,
   HostLostError,
   IsthmusError,
+  JsError,
   NotExportedError,
   PythonError,
   type PythonErrorFields,

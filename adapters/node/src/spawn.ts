@@ -5,9 +5,10 @@ import { randomBytes } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { basename } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { Bus, Companion } from './bus.js'
+import type { Bus } from './bus.js'
 import { joinBus } from './connect.js'
 import { ConnectError, PythonError } from './errors.js'
+import type { Companion } from './peer.js'
 import { findPython, type Interpreter } from './python.js'
 import type { AnyExports } from './types.js'
 
@@ -19,6 +20,8 @@ export interface SpawnOptions {
   readonly bus?: string
   /** What arrays on the bus may take: bytes, or text like `'512MiB'`. */
   readonly memory?: number | string
+  /** The modules that `import` may take, all of them if not given. */
+  readonly allow?: readonly string[]
   /** Added to the environment of this process. */
   readonly env?: Readonly<Record<string, string | undefined>>
   /** The host's working directory. */
@@ -75,6 +78,7 @@ class Host implements Companion {
     this.#python = findPython(options.python, env, options.cwd ?? process.cwd())
     const args = ['-m', 'isthmus', 'serve', app, '--bus', bus, '--lifeline', `${lifelineFd}`]
     if (options.memory !== undefined) args.push('--memory', `${options.memory}`)
+    if (options.allow !== undefined) args.push('--allow', options.allow.join(','))
     this.#child = spawnChild(this.#python.path, args, {
       cwd: options.cwd,
       env,
