@@ -63,6 +63,20 @@ test('modules are imported, and what they lead to', async () => {
   await assert.rejects(async () => py.import('no_such_module'), { type: 'ModuleNotFoundError' })
 })
 
+test('a host lets only those modules be imported that it allows', async () => {
+  const other = await spawn(app, { allow: ['math', 'os.path'] })
+  try {
+    assert.equal(await other.import('math').floor(1.5), 1)
+    assert.equal(await other.import('os.path').join('a', 'b'), 'a/b')
+    await assert.rejects(async () => other.import('os'), {
+      type: 'PermissionError',
+      message: /allow: \['os'\]/,
+    })
+  } finally {
+    await other.close()
+  }
+})
+
 test('a call is made even if nobody awaits it, after the current microtask', async () => {
   const box = await py.call('box', [0])
   const made = box.__setattr__('value', 8)

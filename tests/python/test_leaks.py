@@ -27,7 +27,7 @@ APP = """
 
     @isthmus.export
     def refuse():
-        return [constant, object()]
+        return [constant, datetime.datetime(2024, 1, 1)]
 
     @isthmus.export
     def give():

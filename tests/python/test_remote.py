@@ -313,6 +313,9 @@ def test_an_object_of_the_dead_says_so(serve, name):
         served.wait()
         with pytest.raises(isthmus.PeerLost):
             str(thing)
+    # What a killed host leaves on disk the next one of its name takes over.
+    with isthmus.Host(name):
+        pass
 
 
 # --- functions that are handed over ---

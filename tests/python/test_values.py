@@ -104,11 +104,10 @@ def test_true_is_no_1_and_1_0_is_no_1(echo):
 
 
 CHANGED = [
-    ((1, (2,)), [1, [2]]),
     (frozenset({1}), {1}),
     (3 + 4j, {"re": 3.0, "im": 4.0}),
     (Colour.RED, "red"),
-    (Colour.MIXED, [1, 2]),
+    (Colour.MIXED, (1, 2)),
     (Level.HIGH, 3),
     (Point(1), {"x": 1, "label": "p"}),
     (Pair(1, [2]), {"first": 1, "second": [2]}),
@@ -202,9 +201,6 @@ REFUSED = [
     (cycle, "args[0][1].self", "contains itself: it is args[0] again"),
     (deep, "args[0]" + "[0]" * 128, "more than 128 levels"),
     (lambda: dt.datetime(2024, 1, 1), "args[0]", "without a time zone"),
-    (lambda: np.datetime64("2024-01-01"), "args[0]", "datetime64"),
-    (lambda: np.timedelta64(1, "ns"), "args[0]", "timedelta64"),
-    (lambda: np.longdouble(1), "args[0]", "longdouble"),
     (lambda: [np.array([1, None])], "args[0][0]", "dtype object"),
     (lambda: np.array(["a"]), "args[0]", "dtype <U1"),
     (lambda: np.zeros(2, [("a", int)]), "args[0]", "dtype [('a'"),

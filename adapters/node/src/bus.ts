@@ -6,13 +6,15 @@ import { KeywordArguments } from './marks.js'
 import { type Counters, constants, type NativeConnection } from './native.js'
 import { type Buffers, type Companion, Peer } from './peer.js'
 import { referenceOf, type Target } from './port.js'
-import type { Remote } from './remote.js'
+import { type Chain, importModule, type Remote } from './remote.js'
 import type { Handler } from './serve.js'
+import { Incoming } from './streams.js'
 import type {
   AnyExports,
   ArgumentsOf,
   CallArguments,
   FunctionsOf,
+  ItemOf,
   NameOf,
   ResultOf,
   UndeclaredName,
@@ -165,6 +167,31 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     const asError = (reason: unknown) =>
       reason instanceof Error ? reason : new Error(String(reason), { cause: reason })
     return Promise.all(promises.map(promise => promise.catch(asError)))
+  }
+
+  /**
+   * The items of a Python generator or async generator, or of anything else that an export gives and that can be iterated over. The
+   * call is made when the first item is asked for; leaving the loop closes the generator. A `timeout` is for the whole stream.
+   */
+  stream<T = unknown>(
+    name: UndeclaredName<Exports>,
+    args?: readonly unknown[],
+    options?: CallOptions,
+  ): Incoming<T>
+  stream<Name extends NameOf<Exports>>(
+    name: Name,
+    ...rest: CallArguments<Exports[Name], CallOptions>
+  ): Incoming<ItemOf<Exports[Name]>>
+  stream(name: string, args: readonly unknown[] = [], options?: CallOptions): Incoming {
+    return new Incoming(on => this.#peer.stream(name, args, options, on), options?.signal)
+  }
+
+  /**
+   * A Python module, as a remote object: `const np = await py.import('numpy')`. Without `await` it is the beginning of a chain:
+   * `await py.import('math').factorial(5)`. Rejects with Python's PermissionError where the host does not allow the module.
+   */
+  import(module: string): Chain<Remote> {
+    return importModule(this.#peer, String(module))
   }
 
   /**

@@ -33,3 +33,5 @@ export { KeywordArguments, type Kwargs, kwargs, Slice, slice, Tuple, tuple } fro
 export type { Counters } from './native.js'
 export { type Chain, enter, isRemote, keep, type Remote, withContext } from './remote.js'
 export { type SpawnOptions, spawn } from './spawn.js'
+export type { Incoming } from './streams.js'
+export type { AnyExports } from './types.js'

@@ -2,7 +2,7 @@
 
 import { inspect } from 'node:util'
 import { Access, accessOf, type Root, setAccess } from './chain.js'
-import { PythonError } from './errors.js'
+import { originOf, PythonError } from './errors.js'
 import { KeywordArguments } from './marks.js'
 import { constants } from './native.js'
 import { type Port, type Reference, referenceOf, type Step, setReference } from './port.js'
@@ -285,8 +285,10 @@ async function exit(manager: Remote, error: unknown): Promise<boolean> {
   return (await reference.port.call({ subject: reference, steps: [step] }, [])) === true
 }
 
-/** What a context manager is told of the error that it is left with. */
+/** What a context manager is told of the error that it is left with: Python's own exception, where that is still held. */
 function describe(error: unknown): object {
+  const origin = originOf(error)
+  if (origin !== undefined && referenceOf(origin)?.released === false) return origin
   if (error instanceof PythonError) {
     const { type, module, message, traceback } = error
     return { type, module, message, traceback, language: 'python' }

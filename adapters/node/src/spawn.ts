@@ -20,7 +20,7 @@ export interface SpawnOptions {
   readonly bus?: string
   /** What arrays on the bus may take: bytes, or text like `'512MiB'`. */
   readonly memory?: number | string
-  /** The modules that `import` may take, all of them if not given. */
+  /** The modules that `Bus.import` may import, each with those below it. All if not given: the host is a child of this process. */
   readonly allow?: readonly string[]
   /** Added to the environment of this process. */
   readonly env?: Readonly<Record<string, string | undefined>>
@@ -78,7 +78,8 @@ class Host implements Companion {
     this.#python = findPython(options.python, env, options.cwd ?? process.cwd())
     const args = ['-m', 'isthmus', 'serve', app, '--bus', bus, '--lifeline', `${lifelineFd}`]
     if (options.memory !== undefined) args.push('--memory', `${options.memory}`)
-    if (options.allow !== undefined) args.push('--allow', options.allow.join(','))
+    const allow = options.allow?.join(',') ?? '*'
+    if (allow !== '') args.push('--allow', allow)
     this.#child = spawnChild(this.#python.path, args, {
       cwd: options.cwd,
       env,

@@ -52,6 +52,8 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
     the task that reads it, or dropping it. An error comes after the items before it.
     """
 
+    __isthmus_reference__: _isthmus.Reference | None = None
+
     def __init__(
         self,
         native: _isthmus.Bus,
