@@ -11,7 +11,7 @@ import pytest
 import isthmus
 
 APP = """
-    import gc, os, resource, sys, tracemalloc
+    import datetime, gc, os, resource, sys, tracemalloc
     import numpy as np
     import isthmus
 
