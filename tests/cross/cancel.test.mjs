@@ -107,14 +107,16 @@ for (const language of languages) {
       const controller = new AbortController()
       const calls = Array.from({ length: 1000 }, () => peer.call('wait', [30], { signal: controller.signal }))
       const ended = Promise.allSettled(calls)
-      await began('wait')
+      const all = []
+      const count = async (event, n) => {
+        all.push(...(await peer.call('take_events')))
+        return all.filter(each => each === event).length === n
+      }
+      await until('all have begun', 10_000, () => count('wait began', 1000))
       controller.abort()
       await ended
-      const all = []
-      await until('all have cleaned up', 10_000, async () => {
-        all.push(...(await peer.call('take_events')))
-        return all.filter(each => each === 'wait cleaned up').length === 1000
-      }).catch(error => assert.fail(`${error.message}: ${all.length}`))
+      await until('all have cleaned up', 10_000, () => count('wait cleaned up', 1000))
+      assert.ok(await count('wait cancelled', 1000))
     })
 
     test('a call whose signal was aborted before is not made', async () => {

@@ -23,12 +23,14 @@ after(async () => {
 const living = async expected => {
   await until(`${expected} objects live`, 10_000, async () => {
     await collect()
+    await py.call('third.drop')
     return (await py.call('living')) === expected
   }).catch(async error => assert.fail(`${error.message}, but ${await py.call('living')}`))
 }
 /** How many live when nobody holds any. */
 async function alone() {
   await collect()
+  await py.call('third.drop')
   return py.call('living')
 }
 
@@ -79,10 +81,7 @@ test('an object lives until the last of its holders has released it', async () =
   await py.call('third.keep', [again])
   again.release()
   assert.equal(await py.call('living'), before + 1)
-  await until('the third lets it go', 10_000, async () => {
-    await py.call('third.drop')
-    return (await py.call('living')) === before
-  })
+  await living(before)
 })
 
 test('objects that are dropped are collected over there', async () => {

@@ -1,7 +1,7 @@
 // Streams in both directions: in order, bounded by credit, and closed on both sides.
 
 import assert from 'node:assert/strict'
-import { after, before, describe, test } from 'node:test'
+import { after, before, beforeEach, describe, test } from 'node:test'
 import { HostLostError } from 'isthmus'
 import { collect, languages, meet, privateBytes, privateDirectory, sleep, until } from './lib.mjs'
 
@@ -42,6 +42,7 @@ for (const language of languages) {
       peer = other.peer
     })
     after(() => other?.part())
+    beforeEach(() => peer.call('take_events'))
     const events = () => peer.call('take_events')
     const closed = () =>
       until('the generator is closed', 5000, async () => (await events()).includes('closed'))
@@ -56,7 +57,6 @@ for (const language of languages) {
       })
 
       test(`a break closes ${name} over there`, async () => {
-        await events()
         assert.deepEqual(await takenOf(peer.stream(name, [million]), 3), [0, 1, 2])
         await closed()
         assert.ok((await peer.call('how_many')) <= ahead)
