@@ -1,7 +1,20 @@
 import assert from 'node:assert/strict'
 import { after, before, beforeEach, test } from 'node:test'
 import { inspect } from 'node:util'
-import { enter, isRemote, keep, kwargs, PythonError, slice, spawn, tuple, withContext } from 'isthmus'
+import {
+  connect,
+  EncodeError,
+  enter,
+  isRemote,
+  keep,
+  kwargs,
+  PythonError,
+  slice,
+  spawn,
+  TimeoutError,
+  tuple,
+  withContext,
+} from 'isthmus'
 import { collectGarbage, until } from './support.mjs'
 
 const app = new URL('./objects.py', import.meta.url)
@@ -132,7 +145,6 @@ test('a chain can be an argument of another, and does not come here', async () =
   assert.equal(await box.__lt__(other), true)
   assert.equal(await box.same(box), true)
   assert.equal(await py.import('builtins').len(box), 7)
-  const { EncodeError } = await import('isthmus')
   await assert.rejects(
     async () => box.text([box.add(1)]),
     error => error instanceof EncodeError && /args\[0\]\[0\]/.test(error.message),
@@ -275,4 +287,32 @@ test('objects and chains that nobody holds are collected in both languages', asy
     await collectGarbage()
     return (await py.call('living')) <= before + 500
   })
+})
+
+test('an object that is passed on to another isolate works there, and comes back as itself', async () => {
+  const other = await connect(py.name)
+  try {
+    const held = []
+    other.export('look', async box => {
+      held.push(box)
+      return [isRemote(box), await box.value, await box.add(1).get(), `${box}`, box]
+    })
+    other.export('plus', n => m => n + m)
+    const box = await py.call('box', [9])
+    assert.deepEqual(await py.call('look', [box]), [true, 9, 10, 'a box of 9', box])
+    box.release()
+    assert.equal(await held[0].value, 9)
+    const adder = await py.call('plus', [1])
+    assert.equal(typeof adder, 'function')
+    assert.equal(await adder(2), 3)
+    assert.equal(await adder(2).then(sum => sum + 1), 4)
+    await assert.rejects(async () => adder.length, /not accessed/)
+  } finally {
+    await other.close()
+  }
+})
+
+test('a call of an object may have a timeout', async () => {
+  const sleep = await py.import('time').sleep
+  await assert.rejects(py.call(sleep, [0.3], { timeout: 20 }), TimeoutError)
 })

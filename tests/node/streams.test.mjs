@@ -1,6 +1,15 @@
 import assert from 'node:assert/strict'
 import { after, before, beforeEach, test } from 'node:test'
-import { HostLostError, NotExportedError, PythonError, spawn, TimeoutError } from 'isthmus'
+import {
+  connect,
+  HostLostError,
+  isRemote,
+  JsError,
+  NotExportedError,
+  PythonError,
+  spawn,
+  TimeoutError,
+} from 'isthmus'
 import { collectGarbage, delay, until } from './support.mjs'
 
 const app = new URL('./objects.py', import.meta.url)
@@ -226,4 +235,82 @@ test('Python is not sent more than it asks for', async () => {
 
 test('half a million items go to Python in good time', { timeout: 60_000 }, async () => {
   assert.equal(await py.call('total', [numbers(500_000)]), (500_000 * 499_999) / 2)
+})
+
+function* some(n, log = []) {
+  try {
+    for (let i = 0; i < n; ++i) yield i
+  } finally {
+    log.push('closed')
+  }
+}
+
+test('a blocked isolate still gives the items of its generators', async () => {
+  const log = []
+  assert.equal(py.callSync('total', [some(10_000, log)]), 49_995_000)
+  assert.deepEqual(py.callSync('first', [some(10_000, log), 2]), [0, 1])
+  await until('the generators are closed', () => log.length === 2)
+  assert.throws(() => py.callSync('total', [numbers(3)]), /blocked in callSync/)
+  assert.throws(() => py.callSync('total', [[Promise.resolve(1)].values()]), /blocked in callSync/)
+})
+
+test('a generator may yield promises', async () => {
+  const log = []
+  function* promises() {
+    try {
+      yield Promise.resolve(1)
+      yield 2
+      yield Promise.reject(new RangeError('the third'))
+    } finally {
+      log.push('closed')
+    }
+  }
+  const [one, two, error] = await py.call('collect', [promises()])
+  assert.deepEqual([one, two, log], [1, 2, ['closed']])
+  assert.match(error, /the third/)
+})
+
+test('what an isolate exports is a stream for another', async () => {
+  const other = await connect(py.name)
+  try {
+    const log = []
+    other.export('some', n => some(n, log))
+    other.export('numbers', async n => numbers(n, log))
+    other.export('list', () => ['a', 'b'])
+    other.export('web', () => new Blob(['text']).stream())
+    other.export('none', () => 5)
+    assert.deepEqual(await taken(py.stream('some', [5000])), first(5000))
+    assert.deepEqual(await taken(py.stream('numbers', [5000])), first(5000))
+    assert.deepEqual(await taken(py.stream('list')), ['a', 'b'])
+    assert.equal(Buffer.concat(await taken(py.stream('web'))).toString(), 'text')
+    assert.equal(log.length, 2)
+    assert.deepEqual(await taken(py.stream('numbers', [1_000_000]), 2), [0, 1])
+    assert.deepEqual(await taken(py.stream('some', [1_000_000]), 2), [0, 1])
+    assert.equal(log.length, 4)
+    const lent = await py.call('some', [3])
+    assert.ok(isRemote(lent))
+    assert.deepEqual(await taken(lent), [0, 1, 2])
+    await assert.rejects(
+      taken(py.stream('none')),
+      error => error instanceof JsError && error.type === 'TypeError' && /no stream/.test(error.message),
+    )
+  } finally {
+    await other.close()
+  }
+})
+
+test('memory stays flat however long a stream is', { timeout: 60_000 }, async () => {
+  let count = 0
+  let early = 0
+  for await (const text of py.stream('endless', [1000])) {
+    assert.equal(text.length, 1000)
+    if (++count === 20_000) {
+      await collectGarbage()
+      early = process.memoryUsage().rss
+    }
+    if (count === 200_000) break
+  }
+  await collectGarbage()
+  const more = process.memoryUsage().rss - early
+  assert.ok(more < 64 << 20, `${Math.round(more / 1024)} KiB more`)
 })

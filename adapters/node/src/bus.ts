@@ -53,12 +53,11 @@ export interface Stats {
   readonly host: Counters | null
 }
 
-function targetOf(name: string | Remote): Target | undefined {
-  return typeof name === 'string' ? name : referenceOf(name)
-}
-
-function noName(): TypeError {
-  return new TypeError('the name of an export is a string')
+function targetOf(name: string | Remote): Target {
+  if (typeof name === 'string') return name
+  const reference = referenceOf(name)
+  if (reference !== undefined) return reference
+  throw new TypeError('the name of an export is a string')
 }
 
 /**
@@ -112,9 +111,11 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   /** Calls a function that came from elsewhere: `f(…)`, with options. */
   call<T = unknown>(remote: Remote, args?: readonly unknown[], options?: CallOptions): Promise<T>
   call(name: string | Remote, args: readonly unknown[] = [], options?: CallOptions): Promise<unknown> {
-    const target = targetOf(name)
-    if (target === undefined) return Promise.reject(noName())
-    return this.#peer.call(target, args, options)
+    try {
+      return this.#peer.call(targetOf(name), args, options)
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   /** Calls, and blocks this isolate until the answer has come. A signal is looked at only before the call. */
@@ -126,9 +127,7 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   /** Calls a function that came from elsewhere, and blocks this isolate. */
   callSync<T = unknown>(remote: Remote, args?: readonly unknown[], options?: CallOptions): T
   callSync(name: string | Remote, args: readonly unknown[] = [], options?: CallOptions): unknown {
-    const target = targetOf(name)
-    if (target === undefined) throw noName()
-    return this.#peer.callSync(target, args, options)
+    return this.#peer.callSync(targetOf(name), args, options)
   }
 
   /** Calls without waiting for anything; the host logs a failure. @throws EncodeError, HostLostError, BusFullError */

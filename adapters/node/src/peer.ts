@@ -188,6 +188,7 @@ export class Peer implements Port {
       control[words.peerGeneration] as number,
     )
     this.#waiting.push(waiting)
+    this.server.isBlocked = true
     try {
       for (;;) {
         const timedOut = control[words.status] === statuses.timed_out
@@ -206,6 +207,7 @@ export class Peer implements Port {
       }
     } finally {
       this.#waiting.pop()
+      this.server.isBlocked = this.#waiting.length > 0
       if (this.#waiting.length === 0 && this.server.queued > 0) {
         control[words.queued] = this.server.queued
         this.native.rouse()

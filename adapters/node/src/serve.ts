@@ -49,6 +49,8 @@ export class Server {
   // Calls that have begun and are not answered yet.
   readonly #running = new Set<Serving>()
   #blocked: readonly Blocked[] = []
+  /** Whether the isolate is blocked in a call of its own. */
+  isBlocked = false
 
   constructor(
     owner: object,
@@ -405,6 +407,7 @@ export class Server {
       },
       onCredit: () => {},
       onCancel: () => {},
+      isBlocked: () => this.isBlocked,
     }
     call.outlet = outlet
     serve(call, () => pump(source, call.credit, outlet))

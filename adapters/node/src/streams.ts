@@ -1,6 +1,6 @@
 // Streams: what comes in is taken as fast as it is consumed, what goes out is sent as fast as the other side allows.
 
-import { HostLostError } from './errors.js'
+import { HostLostError, IsthmusError } from './errors.js'
 import type { StreamEvents, StreamHandle } from './port.js'
 
 /** How many items may be on their way; as many again are allowed once half of them have been consumed. */
@@ -198,6 +198,8 @@ export interface Outlet {
   onCredit: (more: number) => void
   /** The other side wants no more; `end` or `fail` is still due. */
   onCancel: () => void
+  /** Whether this isolate is blocked in a call, so that no promise of its is ever settled. */
+  isBlocked(): boolean
 }
 
 const mostInBatch = 256
@@ -247,119 +249,219 @@ function readerOf(reader: ReadableStreamDefaultReader<unknown>): AsyncIterator<u
 export function pump(source: unknown, credit: number, outlet: Outlet): void {
   try {
     const { iterator, isAsync } = iteratorOf(source)
-    void new Pump(iterator, isAsync, credit, outlet).run()
+    if (!isAsync) new SyncPump(iterator as Iterator<unknown>, credit, outlet).run()
+    else if (outlet.isBlocked()) throw blockedError('an async iterable')
+    else void new AsyncPump(iterator as AsyncIterator<unknown>, credit, outlet).run()
   } catch (error) {
     outlet.fail(error)
   }
 }
 
-class Pump {
-  readonly #iterator: AnyIterator
-  readonly #isAsync: boolean
-  readonly #outlet: Outlet
-  #credit: number
+function blockedError(what: string): IsthmusError {
+  const reason = 'but its isolate is blocked in callSync and can not wait for it'
+  return new IsthmusError(
+    'ERR_ISTHMUS_NESTED',
+    `${what} was to be streamed, ${reason}: call with await there`,
+  )
+}
+
+abstract class Pump {
+  protected credit: number
+  protected closed = false
+  protected readonly outlet: Outlet
   #batch: unknown[] = []
+
+  constructor(credit: number, outlet: Outlet) {
+    this.credit = credit
+    this.outlet = outlet
+    outlet.onCredit = more => {
+      this.credit += more
+      this.goOn()
+    }
+    outlet.onCancel = () => this.close(undefined)
+  }
+
+  /** There is credit again, or the source was closed. */
+  protected abstract goOn(): void
+  /** Closes the source before its end: because nothing more is wanted, or because of an error. */
+  protected abstract close(failure: { readonly error: unknown } | undefined): void
+
+  /** Whether the batch is to be sent now. */
+  protected add(item: unknown): boolean {
+    --this.credit
+    return this.#batch.push(item) >= mostInBatch || this.credit <= 0
+  }
+
+  /** Sends what is ready. What can't travel ends the stream, and closes its source. */
+  protected flush(): void {
+    if (this.#batch.length === 0 || this.closed) return
+    const batch = this.#batch
+    this.#batch = []
+    try {
+      this.outlet.items(batch)
+    } catch (error) {
+      this.close({ error })
+    }
+  }
+
+  /** The source has come to its end. */
+  protected finish(failure: { readonly error: unknown } | undefined): void {
+    this.flush()
+    if (this.closed) return
+    this.closed = true
+    this.tell(failure)
+  }
+
+  protected tell(failure: { readonly error: unknown } | undefined): void {
+    if (failure === undefined) this.outlet.end()
+    else this.outlet.fail(failure.error)
+  }
+}
+
+/** For sources whose items are there when they are asked for. It takes no promises: its isolate may be blocked in a call. */
+class SyncPump extends Pump {
+  readonly #iterator: Iterator<unknown>
+  #state: 'idle' | 'running' | 'paused' | 'waiting' = 'idle'
+
+  constructor(iterator: Iterator<unknown>, credit: number, outlet: Outlet) {
+    super(credit, outlet)
+    this.#iterator = iterator
+  }
+
+  run(): void {
+    this.#state = 'running'
+    let until = performance.now() + stretch
+    while (this.credit > 0 && !this.closed) {
+      let result: IteratorResult<unknown>
+      try {
+        result = this.#iterator.next()
+      } catch (error) {
+        this.finish({ error })
+        return
+      }
+      if (result.done) {
+        this.finish(undefined)
+        return
+      }
+      if (result.value instanceof Promise) {
+        this.#wait(result.value)
+        return
+      }
+      if (this.add(result.value)) this.flush()
+      if (performance.now() < until) continue
+      this.flush()
+      if (!this.outlet.isBlocked()) {
+        this.#pause()
+        return
+      }
+      until = performance.now() + stretch
+    }
+    this.#state = 'idle'
+  }
+
+  #pause(): void {
+    this.#state = 'paused'
+    setImmediate(() => {
+      if (!this.closed) this.run()
+    })
+  }
+
+  /** A generator that is not async may yield promises. */
+  #wait(item: Promise<unknown>): void {
+    this.flush()
+    if (this.outlet.isBlocked()) {
+      item.catch(() => {})
+      this.close({ error: blockedError('a promise') })
+      return
+    }
+    this.#state = 'waiting'
+    item.then(
+      value => {
+        if (this.closed) return
+        if (this.add(value)) this.flush()
+        this.run()
+      },
+      error => this.close({ error }),
+    )
+  }
+
+  protected goOn(): void {
+    if (this.#state === 'idle' && !this.closed) this.run()
+  }
+
+  protected close(failure: { readonly error: unknown } | undefined): void {
+    if (this.closed) return
+    this.closed = true
+    try {
+      this.#iterator.return?.()
+    } catch (error) {
+      failure ??= { error }
+    }
+    this.tell(failure)
+  }
+}
+
+class AsyncPump extends Pump {
+  readonly #iterator: AsyncIterator<unknown>
   #flushing: NodeJS.Immediate | undefined
   #resume: (() => void) | undefined
-  #closed = false
 
-  constructor(iterator: AnyIterator, isAsync: boolean, credit: number, outlet: Outlet) {
+  constructor(iterator: AsyncIterator<unknown>, credit: number, outlet: Outlet) {
+    super(credit, outlet)
     this.#iterator = iterator
-    this.#isAsync = isAsync
-    this.#credit = credit
-    this.#outlet = outlet
-    outlet.onCredit = more => {
-      this.#credit += more
-      this.#resume?.()
-    }
-    outlet.onCancel = () => void this.#close(undefined)
   }
 
   async run(): Promise<void> {
     let until = performance.now() + stretch
     try {
       for (;;) {
-        while (this.#credit <= 0 && !this.#closed) await this.#moreCredit()
-        if (this.#closed) return
-        const next = this.#iterator.next()
-        const result = this.#isAsync ? await next : (next as IteratorResult<unknown>)
-        if (this.#closed) return
-        if (result.done) break
-        --this.#credit
-        this.#send(result.value instanceof Promise ? await this.#awaited(result.value) : result.value)
-        if (this.#closed) return
+        while (this.credit <= 0 && !this.closed) {
+          await new Promise<void>(resolve => {
+            this.#resume = resolve
+          })
+        }
+        if (this.closed) return
+        const { done, value } = await this.#iterator.next()
+        if (this.closed) return
+        if (done) break
+        if (this.add(value)) this.flush()
+        else this.#flushing ??= setImmediate(() => this.flush())
         if (performance.now() < until) continue
-        this.#flush()
+        this.flush()
         await new Promise(setImmediate)
         until = performance.now() + stretch
       }
     } catch (error) {
-      this.#end(error, true)
+      this.finish({ error })
       return
     }
-    this.#end(undefined, false)
+    this.finish(undefined)
   }
 
-  /** What a generator that is not async yields may be a promise. */
-  async #awaited(value: Promise<unknown>): Promise<unknown> {
-    try {
-      return await value
-    } catch (error) {
-      await this.#close({ error })
-      return undefined
-    }
-  }
-
-  async #moreCredit(): Promise<void> {
-    this.#flush()
-    await new Promise<void>(resolve => {
-      this.#resume = resolve
-    })
-    this.#resume = undefined
-  }
-
-  #send(value: unknown): void {
-    if (this.#closed) return
-    if (this.#batch.push(value) >= mostInBatch) this.#flush()
-    else if (this.#isAsync) this.#flushing ??= setImmediate(() => this.#flush())
-  }
-
-  /** Sends what is ready. What can't travel ends the stream, and closes its source. */
-  #flush(): void {
+  protected override flush(): void {
     clearImmediate(this.#flushing)
     this.#flushing = undefined
-    if (this.#batch.length === 0) return
-    const batch = this.#batch
-    this.#batch = []
-    try {
-      this.#outlet.items(batch)
-    } catch (error) {
-      void this.#close({ error })
-    }
+    super.flush()
   }
 
-  /** The source has come to its end. */
-  #end(error: unknown, hasFailed: boolean): void {
-    if (!this.#closed) this.#flush()
-    if (this.#closed) return
-    this.#closed = true
-    if (hasFailed) this.#outlet.fail(error)
-    else this.#outlet.end()
+  protected goOn(): void {
+    const resume = this.#resume
+    this.#resume = undefined
+    resume?.()
   }
 
-  /** Closes the source before its end: because nothing more is wanted, or because of an error. */
-  async #close(failure: { readonly error: unknown } | undefined): Promise<void> {
-    if (this.#closed) return
-    this.#closed = true
-    this.#batch = []
-    this.#resume?.()
+  protected close(failure: { readonly error: unknown } | undefined): void {
+    if (this.closed) return
+    this.closed = true
     clearImmediate(this.#flushing)
-    try {
-      await this.#iterator.return?.()
-      if (failure === undefined) this.#outlet.end()
-      else this.#outlet.fail(failure.error)
-    } catch (error) {
-      this.#outlet.fail(failure === undefined ? error : failure.error)
-    }
+    this.goOn()
+    this.#return().then(
+      () => this.tell(failure),
+      error => this.tell(failure ?? { error }),
+    )
+  }
+
+  async #return(): Promise<void> {
+    await this.#iterator.return?.()
   }
 }
