@@ -193,6 +193,12 @@ Status Link::answer(const wire::Draft& draft) {
     const std::uint64_t bytes = wire::size(draft);
     const bool small = ring::record_bytes(bytes) <= completion_bytes;
     if (!hold(draft.payloads)) return Status::stale;
+    // The end of a stream stays behind its items.
+    const bool behind = (draft.flags & wire::frame_streams) != 0 && !backlog_.empty();
+    if (behind && bytes <= wire::max_bytes && defer(draft, bytes) == Status::ok) {
+        count(draft.kind == wire::Kind::error ? counters_.errors : counters_.replies);
+        return Status::ok;
+    }
     Status sent = Status::too_large;
     if (bytes <= wire::max_bytes) sent = send(draft, bytes, small ? 0 : reserve_bytes());
     if (sent == Status::full && !small) sent = send_indirect(draft, bytes, 0);

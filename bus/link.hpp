@@ -47,7 +47,7 @@ public:
     /// Sends anything but a reply or error. What finds no room waits in private memory, or in the arena when it is large, and goes
     /// out with `pump`; `full` when too much waits already. The draft's payloads must be in use by this peer; the link adds its own use of each.
     [[nodiscard]] Status submit(const wire::Draft& draft);
-    /// Sends a reply or error; never waits. An answer too large for what memory is left becomes an error of status no_memory.
+    /// Sends a reply or error; never waits, but for the end of a stream (frame_streams), which stays behind the items that do. An answer too large for what memory is left becomes an error of status no_memory.
     [[nodiscard]] Status answer(const wire::Draft& draft);
     /// Shows what was sent to the other side, gives back room, and wakes the other side if it sleeps.
     void publish();

@@ -84,10 +84,10 @@ offer({
   first,
   first_async: first,
   slowly: async (stream, pause) => {
-    const { value } = await stream.next()
-    await sleep(pause * 1000)
-    await stream.return()
-    return value
+    for await (const item of stream) {
+      await sleep(pause * 1000)
+      return item
+    }
   },
   until_error: async stream => {
     const taken = []

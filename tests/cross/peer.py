@@ -314,10 +314,14 @@ def told(f):
 
 
 def describe(error):
+    try:
+        text = str(error)
+    except RuntimeError:
+        text = ""
     return {
         "class": type(error).__name__,
         "type": getattr(error, "type", type(error).__name__),
-        "message": getattr(error, "message", str(error)),
+        "message": getattr(error, "message", text),
         "stack": getattr(error, "traceback", ""),
         "cause": describe(error.__cause__) if error.__cause__ else None,
     }

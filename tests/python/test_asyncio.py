@@ -171,6 +171,56 @@ def test_what_a_coroutine_raises_reaches_the_caller(bus):
         bus.call("aio_add")
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_whatever_a_coroutine_raises_is_the_error_of_that_call_alone(name, kind):
+    @isthmus.export(name=f"{name}.end")
+    async def end():
+        await asyncio.sleep(0)
+        raise kind
+
+    @isthmus.export(name=f"{name}.ends")
+    async def ends():
+        yield 1
+        raise kind
+
+    def work(bus):
+        for attempt in (lambda: bus.call(f"{name}.end"), lambda: list(bus.stream(f"{name}.ends"))):
+            with pytest.raises(isthmus.PythonError) as caught:
+                attempt()
+            assert caught.value.type == kind.__name__
+        assert bus.call("aio_add", 1) == 1
+
+    with isthmus.Host(name), isthmus.connect(name) as bus:
+        work(bus)
+
+    async def main():
+        async with isthmus.Host(name):
+            bus = await asyncio.to_thread(isthmus.connect, name)
+            await asyncio.to_thread(work, bus)
+            await asyncio.to_thread(bus.close)
+
+    asyncio.run(main())
+
+
+def test_what_a_cancelled_coroutine_does_on_its_way_out_is_not_cancelled(name, until):
+    seen = []
+
+    @isthmus.export(name=f"{name}.slow_end")
+    async def slow_end():
+        try:
+            seen.append("began")
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.1)
+            seen.append("tidied up")
+
+    with isthmus.Host(name), isthmus.connect(name) as bus:
+        call = bus.submit(f"{name}.slow_end")
+        until(lambda: seen)
+        call.cancel()
+    assert seen == ["began", "tidied up"]
+
+
 def test_a_host_inside_a_running_loop_uses_that(name):
     async def main():
         async with isthmus.Host(name):

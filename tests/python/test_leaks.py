@@ -1,5 +1,6 @@
 """A long life leaves no trace: memory, references, leases and descriptors stay as they were."""
 
+import asyncio
 import datetime
 import gc
 import os
@@ -34,6 +35,27 @@ APP = """
         return constant
 
     @isthmus.export
+    def thing():
+        return object()
+
+    @isthmus.export
+    def apply(function, value):
+        return function(value)
+
+    @isthmus.export
+    async def apply_async(function, value):
+        return await function(value)
+
+    @isthmus.export
+    def rows(count):
+        yield from range(count)
+
+    @isthmus.export
+    async def rows_async(count):
+        for number in range(count):
+            yield number
+
+    @isthmus.export
     def fresh(size):
         return np.ones(size)
 
@@ -61,6 +83,38 @@ WORK = {
     "a leased array": lambda bus: bus.call("echo", leased),
     "a constant": lambda bus: bus.call("give"),
 }
+
+CROSSING = {
+    "remote objects": lambda bus: bus.call("thing"),
+    "remote objects that go there and back": lambda bus: bus.call("echo", [bus.call("thing")] * 3),
+    "operations": lambda bus: str(bus.call("thing")),
+    "functions that are handed over": lambda bus: bus.call("apply", lambda value: value, 1),
+    "functions that coroutines call": lambda bus: bus.call("apply_async", lambda value: value, 1),
+    "coroutines that are handed over": lambda bus: bus.call("apply", asyncio_echo, 1),
+    "streams": lambda bus: list(bus.stream("rows", 3)),
+    "async streams": lambda bus: list(bus.stream("rows_async", 3)),
+    "streams that are left": lambda bus: next(bus.stream("rows", 3000)),
+    "async streams that are left": lambda bus: next(bus.stream("rows_async", 300)),
+    "generators that nobody reads": lambda bus: bus.call("rows", 3),
+    "futures": lambda bus: bus.submit("echo", 1).result(),
+    "futures that are cancelled": lambda bus: bus.submit("apply_async", asyncio_echo, 1).cancel(),
+    "exceptions that come back": lambda bus: fails(lambda: bus.call("apply", divide, 0)),
+}
+
+
+async def asyncio_echo(value):
+    await asyncio.sleep(0)
+    return value
+
+
+def divide(by):
+    return 1 / by
+
+
+def fails(function):
+    with pytest.raises(ZeroDivisionError):
+        function()
+
 
 small = np.arange(10.0)
 leased = np.arange(1000.0)
@@ -101,6 +155,30 @@ def test_calls_leave_nothing_in_the_host_or_the_caller(bus, kind):
     stats = bus.stats()
     assert stats["self"]["leases_taken"] - stats["self"]["leases_released"] <= 4
     assert stats["host"]["leases_taken"] == stats["host"]["leases_released"]
+
+
+@pytest.mark.parametrize("kind", CROSSING)
+def test_what_stays_where_it_is_is_let_go_of_on_both_sides(bus, until, kind):
+    work, calls = CROSSING[kind], 3000
+    for _ in range(500):
+        work(bus)
+    bus.call("measure", True)
+
+    def is_quiet(last):
+        last[:] = [*last[-3:], bus.call("measure")["objects"]]
+        return len(last) == 4 and len(set(last)) == 1
+
+    until(lambda last=[]: is_quiet(last))
+    before = bus.call("measure")
+    gc.collect()
+    own = len(gc.get_objects())
+    for _ in range(calls):
+        work(bus)
+    gc.collect()
+    until(lambda: abs(bus.call("measure")["objects"] - before["objects"]) < 50)
+    same(before, bus.call("measure"), calls)
+    gc.collect()
+    assert len(gc.get_objects()) - own < 50
 
 
 def test_failures_leave_nothing_either(bus):

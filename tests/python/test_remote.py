@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -294,6 +296,19 @@ def test_it_is_let_go_of_explicitly_or_when_it_is_dropped(bus, until):
     del account
     gc.collect()
     until(lambda: bus.call("rem_give", 0) == 0 and gc.collect() >= 0 and theirs() is None)
+
+
+def test_it_is_let_go_of_when_its_holder_dies(bus, until):
+    program = f"""
+import isthmus, os, signal
+bus = isthmus.connect({bus.name!r})
+account = bus.call("rem_open", "a stranger")
+bus.call("rem_keep", latest=account)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    theirs = weakref.ref(kept.pop("latest"))
+    until(lambda: gc.collect() >= 0 and theirs() is None)
 
 
 def test_an_object_of_the_dead_says_so(serve, name):

@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -64,6 +64,27 @@ def _stream_of(result: Any) -> AsyncIterable[Any]:
         ) from None
 
 
+class _Ended:
+    """What a task returns whose code has raised SystemExit or KeyboardInterrupt, which would end the loop."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+async def _guarded(awaitable: Awaitable[Any]) -> Any:
+    try:
+        return await awaitable
+    except (SystemExit, KeyboardInterrupt) as error:
+        return _Ended(error)
+
+
+def _without_own_frames(error: BaseException) -> BaseException:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return error.with_traceback(trace)
+
+
 class Tasks:
     """Runs what a native Bus defers: on the loop it is given, else on its own, begun by the first call."""
 
@@ -79,6 +100,7 @@ class Tasks:
         self._ended = False
         # Used on the loop alone.
         self._running: dict[Hashable, asyncio.Task[Any]] = {}
+        self._cancelled: set[Hashable] = set()
         self._credits: dict[Hashable, _Credit] = {}
         self._outcomes: list[tuple[Hashable, int, Any]] = []
         self._handing_over = False
@@ -122,13 +144,15 @@ class Tasks:
     # --- any thread --------------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Cancels what runs on the own loop, and ends that. Does not wait."""
+        """Cancels what runs, and ends the own loop. Does not wait."""
         with self._lock:
             self._ended = True
-            loop = self._own
-        if loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended already
-                loop.call_soon_threadsafe(loop.stop)
+            own = self._own
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            if own is not None:
+                own.call_soon_threadsafe(own.stop)
+            elif self._given is not None:
+                self._given.call_soon_threadsafe(lambda: self._cancel_all(list(self._running)))
         self._native.runner = self._native.canceller = self._native.on_credit = None
 
     def join(self) -> None:
@@ -140,10 +164,8 @@ class Tasks:
 
     async def cancel_all(self) -> None:
         """Cancels what runs, and returns once it has ended."""
-        tasks = list(self._running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._cancel_all(list(self._running))
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
@@ -165,34 +187,30 @@ class Tasks:
                 result = function if args is None else function(*args, **(kwargs or {}))
                 if call.credit:
                     credit = self._credits[token] = _Credit(call.credit)
-                    task = loop.create_task(self._send_items(token, result, credit))
-                elif asyncio.iscoroutine(result):
-                    task = loop.create_task(result)
-                elif hasattr(type(result), "__await__"):
-                    task = loop.create_task(self._wait_for(result))
-                else:
+                    result = self._send_items(token, result, credit)
+                elif not hasattr(type(result), "__await__"):
                     self._tell((token, RESULT, result))
                     continue
-            except Exception as error:
-                self._tell((token, EXCEPTION, error))
+                task = loop.create_task(_guarded(result))
+            except BaseException as error:
+                self._tell((token, EXCEPTION, _without_own_frames(error)))
                 continue
             finally:
                 _isthmus.calling.reset(restore)
             self._running[token] = task
             task.add_done_callback(partial(self._finish, token))
 
-    def _cancel_all(self, tokens: Sequence[Hashable]) -> None:
+    def _cancel_all(self, tokens: Iterable[Hashable]) -> None:
+        """Each once, so that what they do on their way out is not cancelled as well."""
         for token in tokens:
-            if (task := self._running.get(token)) is not None:
-                task.cancel()
+            if token in self._running and token not in self._cancelled:
+                self._cancelled.add(token)
+                self._running[token].cancel()
 
     def _grant_all(self, grants: Sequence[tuple[Hashable, int]]) -> None:
         for token, count in grants:
             if (credit := self._credits.get(token)) is not None:
                 credit.grant(count)
-
-    async def _wait_for(self, awaitable: Any) -> Any:
-        return await awaitable
 
     async def _send_items(self, token: Hashable, result: Any, credit: _Credit) -> None:
         if hasattr(type(result), "__await__"):
@@ -222,13 +240,16 @@ class Tasks:
 
     def _finish(self, token: Hashable, task: asyncio.Task[Any]) -> None:
         del self._running[token]
+        self._cancelled.discard(token)
         is_stream = self._credits.pop(token, None) is not None
-        if task.cancelled():
-            self._tell((token, EXCEPTION, asyncio.CancelledError()))
-        elif (error := task.exception()) is not None:
-            self._tell((token, EXCEPTION, error))
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        result = task.result() if error is None else None
+        if isinstance(result, _Ended):
+            error = result.error
+        if error is not None:
+            self._tell((token, EXCEPTION, _without_own_frames(error)))
         else:
-            self._tell((token, END, None) if is_stream else (token, RESULT, task.result()))
+            self._tell((token, END, None) if is_stream else (token, RESULT, result))
 
     def _tell(self, outcome: tuple[Hashable, int, Any]) -> None:
         self._outcomes.append(outcome)

@@ -19,7 +19,7 @@ PyObject* call(PyObject* self, PyObject* arguments) {
         if (awaited == Awaited::settled) return result_of(state, *call);
         PyObject *type, *error, *traceback;
         PyErr_Fetch(&type, &error, &traceback);
-        const bool given_up = peer.calls.abandon(*call);
+        const bool given_up = peer.calls.give_up(call->id);
         if (given_up) peer.wake();
         if (given_up && awaited == Awaited::timed_out) call->outcome = Status::timed_out;
         Ref result;

@@ -17,6 +17,7 @@ bool Calls::push(const std::shared_ptr<Pending>& call) {
     std::lock_guard lock(mutex_);
     if (ended_) return false;
     call->id = ++last_id_;
+    calls_.emplace(call->id, call);
     outbox_.push_back(call);
     has_work_.store(true, std::memory_order_relaxed);
     return true;
@@ -28,47 +29,30 @@ void Calls::tell(const Pending& call, std::uint32_t credit) {
     has_work_.store(true, std::memory_order_relaxed);
 }
 
-bool Calls::abandon(Pending& call) {
-    std::lock_guard lock(mutex_);
-    const auto queued =
-        std::find_if(outbox_.begin(), outbox_.end(), [&](const auto& other) { return other.get() == &call; });
-    if (queued != outbox_.end()) {
-        call.out.end(*call.memory, false);
-        outbox_.erase(queued);
-        return true;
-    }
-    if (sent_.erase(call.id) == 0) return false;
-    tell(call, 0);
-    return true;
-}
-
-void Calls::cancel(std::uint64_t id) {
+bool Calls::give_up(std::uint64_t id) {
     std::shared_ptr<Pending> call;  // dropped behind the lock
     std::lock_guard lock(mutex_);
-    const auto queued = std::find_if(outbox_.begin(), outbox_.end(), [id](const auto& other) { return other->id == id; });
-    if (queued != outbox_.end()) {
-        call = std::move(*queued);
-        outbox_.erase(queued);
-        call->given_up = true;
-        call->out.end(*call->memory, false);
-        return;
-    }
-    const auto at = sent_.find(id);
-    if (at == sent_.end()) return;
+    const auto at = calls_.find(id);
+    if (at == calls_.end()) return false;
     call = std::move(at->second);
-    sent_.erase(at);
+    calls_.erase(at);
     call->given_up = true;
-    tell(*call, 0);
+    if (call->link != nullptr) {
+        tell(*call, 0);
+    } else {
+        call->out.end(*call->memory, false);
+    }
+    return true;
 }
 
 void Calls::credit(std::uint64_t id, std::uint32_t count) {
     std::lock_guard lock(mutex_);
-    if (const auto at = sent_.find(id); at != sent_.end() && count != 0) {
+    const auto at = calls_.find(id);
+    if (at == calls_.end() || count == 0) return;
+    if (at->second->link != nullptr) {
         tell(*at->second, count);
-        return;
-    }
-    for (const auto& call : outbox_) {
-        if (call->id == id) call->credit += count;
+    } else {
+        at->second->credit += count;
     }
 }
 
@@ -85,8 +69,9 @@ bool Calls::is_settled(Pending& call) {
 // --- the dispatcher's thread ---------------------------------------------------------------------------------------------
 
 void Calls::send(Bus& bus) {
-    if (!has_work()) return;
+    if (!has_work() && held_.empty()) return;
     std::lock_guard lock(mutex_);
+    if (!held_.empty()) send_held(bus);
     has_work_.store(false, std::memory_order_relaxed);
     for (const Word& word : words_) {
         const auto kind = word.credit == 0 ? wire::Kind::cancel : wire::Kind::credit;
@@ -94,50 +79,82 @@ void Calls::send(Bus& bus) {
         (void)bus.submit(*word.link, draft);
     }
     words_.clear();
-    for (auto& call : outbox_) {
-        const Status status = submit(bus, *call);
-        call->out.end(*call->memory, status == Status::ok);
-        if (status != Status::ok) {
-            finish(call, status);
-            continue;
-        }
+    std::vector<std::shared_ptr<Pending>> outbox;
+    outbox.swap(outbox_);
+    for (auto& call : outbox) {
+        if (call->is_over()) continue;
         if (call->sink != nullptr && call->deadline != 0) deadlines_.emplace(call->deadline, call->id);
-        sent_.emplace(call->id, std::move(call));
+        Link* link = link_for(bus, *call);
+        // A call within a call is not held: what came before it may wait for it.
+        if (link != nullptr && call->activity == 0 && is_saturated(*link)) {
+            held_[link].push_back(std::move(call));
+        } else {
+            submit(bus, link, std::move(call));
+        }
     }
-    outbox_.clear();
+}
+
+/// What would wait in the link can't be taken back; here it can.
+bool Calls::is_saturated(const Link& link) {
+    constexpr std::uint32_t window = 512;
+    return link.in_flight() >= window || link.waiting() > 0;
 }
 
 /// The mutex is held.
-Status Calls::submit(Bus& bus, Pending& call) {
-    wire::Draft draft{.kind = wire::Kind::call, .target = call.target, .id = call.id, .deadline = call.deadline};
-    draft.activity = call.activity;
-    draft.number = call.credit;
-    draft.flags = call.flags;
-    call.out.fill(draft);
-    Link* link;
-    if (!call.name.empty()) {
-        Known& known = known_[call.name];
-        if (known.route.name.empty()) known.route.name = call.name;
-        link = bus.provider(known.route);
-        const auto at = std::find_if(known.indices.begin(), known.indices.end(),
-                                     [link](const auto& each) { return each.first == link; });
-        if (at != known.indices.end()) {
-            draft.target = at->second;
-        } else {
-            draft.name = call.name;
+void Calls::send_held(Bus& bus) {
+    for (auto at = held_.begin(); at != held_.end();) {
+        auto& [link, queue] = *at;
+        while (!queue.empty() && (queue.front()->is_over() || !is_saturated(*link))) {
+            const std::shared_ptr<Pending> call = std::move(queue.front());
+            queue.pop_front();
+            if (!call->is_over()) submit(bus, const_cast<Link*>(link), call);
         }
-    } else {
-        link = call.slot < layout::max_peers ? bus.link_to(call.slot, call.generation) : bus.service();
+        at = queue.empty() ? held_.erase(at) : std::next(at);
     }
-    if (link == nullptr) return Status::lost;
-    call.link = link;
-    return bus.submit(*link, draft);
+}
+
+Link* Calls::link_for(Bus& bus, const Pending& call) {
+    if (call.name.empty())
+        return call.slot < layout::max_peers ? bus.link_to(call.slot, call.generation) : bus.service();
+    Known& known = known_[call.name];
+    if (known.route.name.empty()) known.route.name = call.name;
+    return bus.provider(known.route);
+}
+
+/// The mutex is held.
+void Calls::submit(Bus& bus, Link* link, std::shared_ptr<Pending> call) {
+    Status status = Status::lost;
+    if (link != nullptr) {
+        wire::Draft draft{.kind = wire::Kind::call, .target = call->target, .id = call->id, .deadline = call->deadline};
+        draft.activity = call->activity;
+        draft.number = call->credit;
+        draft.flags = call->flags;
+        call->out.fill(draft);
+        if (!call->name.empty()) {
+            const auto& indices = known_[call->name].indices;
+            const auto at = std::find_if(indices.begin(), indices.end(),
+                                         [link](const auto& each) { return each.first == link; });
+            if (at != indices.end()) {
+                draft.target = at->second;
+            } else {
+                draft.name = call->name;
+            }
+        }
+        status = bus.submit(*link, draft);
+    }
+    call->out.end(*call->memory, status == Status::ok);
+    if (status == Status::ok) {
+        call->link = link;
+    } else {
+        calls_.erase(call->id);
+        finish(call, status);
+    }
 }
 
 void Calls::settle(Bus& bus, Link& link, const wire::Draft& frame, std::span<const std::byte> bytes, Memory& memory) {
     std::lock_guard lock(mutex_);
-    const auto at = sent_.find(frame.id);
-    if (at == sent_.end() || at->second->link != &link) {
+    const auto at = calls_.find(frame.id);
+    if (at == calls_.end() || at->second->link != &link) {
         discard(bus, memory, frame);
         return;
     }
@@ -152,7 +169,7 @@ void Calls::settle(Bus& bus, Link& link, const wire::Draft& frame, std::span<con
         return;
     }
     const std::shared_ptr<Pending> call = std::move(at->second);
-    sent_.erase(at);
+    calls_.erase(at);
     if (frame.target < wire::operation && !call->name.empty()) {
         auto& indices = known_[call->name].indices;
         const auto known =
@@ -173,23 +190,36 @@ void Calls::lost(const Link& link, Status reason) {
         std::erase_if(known.indices, [&](const auto& each) { return each.first == &link; });
     }
     std::erase_if(words_, [&](const Word& word) { return word.link == &link; });
-    std::erase_if(sent_, [&](const auto& entry) {
+    std::erase_if(calls_, [&](const auto& entry) {
         if (entry.second->link != &link) return false;
         finish(entry.second, reason);
         return true;
     });
+    const auto held = held_.find(&link);
+    if (held == held_.end()) return;
+    for (const auto& call : held->second) {
+        if (call->is_over()) continue;
+        calls_.erase(call->id);
+        call->out.end(*call->memory, false);
+        finish(call, reason);
+    }
+    held_.erase(held);
 }
 
 void Calls::expire(std::uint64_t now) {
     if (deadlines_.empty() || deadlines_.begin()->first > now) return;
     std::lock_guard lock(mutex_);
     while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
-        const auto at = sent_.find(deadlines_.begin()->second);
+        const auto at = calls_.find(deadlines_.begin()->second);
         deadlines_.erase(deadlines_.begin());
-        if (at == sent_.end()) continue;
+        if (at == calls_.end()) continue;
         const std::shared_ptr<Pending> call = std::move(at->second);
-        sent_.erase(at);
-        tell(*call, 0);
+        calls_.erase(at);
+        if (call->link != nullptr) {
+            tell(*call, 0);
+        } else {
+            call->out.end(*call->memory, false);
+        }
         finish(call, Status::timed_out);
     }
 }
@@ -197,13 +227,13 @@ void Calls::expire(std::uint64_t now) {
 void Calls::end(Status reason) {
     std::lock_guard lock(mutex_);
     ended_ = true;
-    for (const auto& call : outbox_) {
-        call->out.end(*call->memory, false);
+    for (const auto& [id, call] : calls_) {
+        if (call->link == nullptr) call->out.end(*call->memory, false);
         finish(call, reason);
     }
-    for (const auto& [id, call] : sent_) finish(call, reason);
+    calls_.clear();
     outbox_.clear();
-    sent_.clear();
+    held_.clear();
     words_.clear();
     known_.clear();
     deadlines_.clear();

@@ -5,6 +5,7 @@
 #include <semaphore.h>
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -41,9 +42,10 @@ struct Pending {
     sem_t done;
 
     // Guarded by the mutex of Calls until it is settled.
-    Link* link = nullptr;  // once it is sent; the dispatcher's
+    Link* link = nullptr;  // once it is sent
     bool settled = false, in_events = false;
     std::atomic<bool> given_up = false;  // nothing is told to the sink any more
+    bool is_over() const { return given_up || settled; }
     Status outcome = Status::ok;
     Frame frame;               // the completion; its payloads' uses go with it
     std::vector<Frame> items;  // likewise, in order
@@ -55,10 +57,8 @@ public:
 
     /// False when the bus was left.
     bool push(const std::shared_ptr<Pending>& call);
-    /// The caller waits no longer. False when the call is settled already.
-    bool abandon(Pending& call);
-    /// Likewise, by id; what has not been told to the sink is not told any more.
-    void cancel(std::uint64_t id);
+    /// The caller waits no longer, and nothing is told to its sink any more. False when the call is settled already.
+    bool give_up(std::uint64_t id);
     void credit(std::uint64_t id, std::uint32_t count);
     /// The frames of items that have come.
     std::vector<Pending::Frame> take_items(Pending& call);
@@ -97,7 +97,10 @@ private:
         Bus::Route route;
         std::vector<std::pair<const Link*, std::uint32_t>> indices;  // learned from completions
     };
-    Status submit(Bus& bus, Pending& call);
+    Link* link_for(Bus& bus, const Pending& call);
+    void submit(Bus& bus, Link* link, std::shared_ptr<Pending> call);
+    void send_held(Bus& bus);
+    static bool is_saturated(const Link& link);
     void finish(const std::shared_ptr<Pending>& call, Status outcome);
     void note(const std::shared_ptr<Pending>& call);
     void tell(const Pending& call, std::uint32_t credit);
@@ -108,12 +111,13 @@ private:
     std::uint64_t last_id_ = 0;
     std::vector<std::shared_ptr<Pending>> outbox_;
     std::vector<Word> words_;
-    std::unordered_map<std::uint64_t, std::shared_ptr<Pending>> sent_;
+    std::unordered_map<std::uint64_t, std::shared_ptr<Pending>> calls_;  // that are not settled nor given up
 
     // The dispatcher's alone.
+    std::unordered_map<const Link*, std::deque<std::shared_ptr<Pending>>> held_;  // until earlier ones are answered
     std::unordered_map<std::string, Known> known_;
     std::vector<std::shared_ptr<Pending>> events_;
-    std::set<std::pair<std::uint64_t, std::uint64_t>> deadlines_;  // of sent calls with a sink, with their ids
+    std::set<std::pair<std::uint64_t, std::uint64_t>> deadlines_;  // of calls with a sink, with their ids
 };
 
 }  // namespace isthmus::python

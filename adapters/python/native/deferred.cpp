@@ -67,6 +67,7 @@ void Deferred::send(Bus& bus, Memory& memory) {
         Entry& entry = at->second;
         wire::Draft draft{.kind = answer.kind, .status = answer.status, .target = entry.index, .id = entry.id};
         answer.out.fill(draft);
+        if (answer.kind != wire::Kind::item) draft.flags |= entry.flags & wire::frame_streams;
         Status sent = Status::ok;
         if (!entry.is_post)
             sent = answer.kind == wire::Kind::item ? bus.submit(*entry.link, draft) : bus.answer(*entry.link, draft);

@@ -120,6 +120,7 @@ private:
 
     // receive.cpp
     bool gather();
+    void await_cancels();
     void unpark();
     bool receive_aside();
     void accept(const Bus::Received& received, std::span<const std::byte> bytes, bool to_batch);
@@ -187,6 +188,7 @@ private:
     std::size_t next_ = 0;     // in batch_
     std::deque<Call> parked_;  // received ahead of their turn, in order
     std::size_t parked_bytes_ = 0;
+    bool saw_cancel_ = false;
     bool was_slow_ = false;  // the last batch took long: what has come meanwhile is looked at for cancels first
     std::vector<Late> late_;
     std::vector<std::string> unknown_posts_;  // names, still to be logged

@@ -227,7 +227,7 @@ void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wir
     if (frame.status == Status::timed_out)
         return raise(state, frame.status, what + " began too late: its time had run out");
     if (frame.status == Status::closed)
-        return raise(state, frame.status, "the other side stopped before it had done " + what);
+        return raise(state, frame.status, "the other side stopped before it began, or had done, " + what);
     if (frame.status != Status::ok || !PyDict_Check(about.get())) return raise(state, frame.status);
     const Ref error = origin != nullptr && PyExceptionInstance_Check(origin)
                           ? Ref::to(origin)

@@ -239,7 +239,7 @@ void Dispatcher::deliver_events() {
                 tell(call, What::items, items);
             } else {
                 tell(call, What::exception, take_exception());
-                calls_.cancel(call.id);
+                (void)calls_.give_up(call.id);
                 call.given_up = true;
             }
         }

@@ -55,12 +55,25 @@ bool Dispatcher::gather() {
         any = true;
         accept(received, room.first(received.bytes), to_batch);
     }
+    if (std::exchange(saw_cancel_, false) && was_slow_ && has_batch()) await_cancels();
     if (batch_.size() > before) {
         auto& counters = bus_.counters();
         count(counters.batches);
         count(counters.batch_sizes[std::bit_width(batch_.size() - before) - 1]);
     }
     return any;
+}
+
+/// Where there is one cancel there are more: those that had no room in the ring while this peer was busy come now.
+void Dispatcher::await_cancels() {
+    constexpr std::uint64_t patience = 500'000;  // ns without a frame
+    bus_.flush();
+    for (std::uint64_t until = now_ns() + patience; now_ns() < until && parked_.size() < most_parked;) {
+        if (!receive_aside()) continue;
+        bus_.flush();
+        until = now_ns() + patience;
+    }
+    saw_cancel_ = false;
 }
 
 /// Moves what was received ahead to the batch, each link its share.
@@ -143,6 +156,7 @@ void Dispatcher::park(const Bus::Received& received, std::span<const std::byte> 
 
 void Dispatcher::cancel(const Link& link, std::uint64_t id) {
     const auto is_it = [&](const Call& call) { return call.link == &link && call.frame.id == id; };
+    saw_cancel_ = true;
     if (deferred_.cancel(link, id)) return;
     for (std::size_t i = next_; i < batch_.size(); ++i) {
         if (is_it(batch_[i])) batch_[i].cancelled = true;

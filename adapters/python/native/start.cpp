@@ -29,7 +29,7 @@ PyObject* cancel(PyObject* self, PyObject* handle) {
     const std::uint64_t id = PyLong_AsUnsignedLongLong(handle);
     if (PyErr_Occurred()) return nullptr;
     if (peer.forks == fork_count()) {
-        peer.calls.cancel(id);
+        (void)peer.calls.give_up(id);
         peer.wake();
     }
     Py_RETURN_NONE;

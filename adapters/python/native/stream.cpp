@@ -26,7 +26,7 @@ void end(Reader& reader) {
     Peer& peer = peer_of(reader.bus);
     if (peer.forks != fork_count()) return;
     Pending& call = *reader.call;
-    if (peer.calls.abandon(call)) {
+    if (peer.calls.give_up(call.id)) {
         peer.wake();
     } else {
         drop_frame(*peer.state, call, call.frame);
