@@ -57,6 +57,7 @@ await withContext(io.open(join(folder, 'notes.txt'), 'w'), file =>
 )
 console.log(await readFile(join(folder, 'notes.txt'), 'utf8'))
 
+await py.import('logging').getLogger('matplotlib').setLevel('ERROR') // it looks for fonts at first, and says so
 await py.import('matplotlib').use('Agg')
 const plt = await py.import('matplotlib.pyplot')
 const [figure, axes] = await plt.subplots(kwargs({ figsize: [4, 3] }))

@@ -102,6 +102,11 @@ def identity(x):
 
 
 @isthmus.export
+def apply(function, *args):
+    return function(*args)
+
+
+@isthmus.export
 def adder(n):
     return lambda x: x + n
 

@@ -53,9 +53,9 @@ bus.export('js_until_aborted', name => {
     })
   })
 })
-bus.export('js_block', milliseconds => {
-  const end = performance.now() + milliseconds
-  while (performance.now() < end);
+bus.export('js_block', flag => {
+  Atomics.store(flag, 0, 1)
+  while (Atomics.load(flag, 0) === 1);
 })
 bus.export('js_run', () => void ++ran)
 bus.export('js_ran', () => ran)

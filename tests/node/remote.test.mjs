@@ -5,6 +5,7 @@ import {
   connect,
   EncodeError,
   enter,
+  HostLostError,
   isRemote,
   keep,
   kwargs,
@@ -15,7 +16,7 @@ import {
   tuple,
   withContext,
 } from 'isthmus'
-import { collectGarbage, until } from './support.mjs'
+import { collectGarbage, delay, until } from './support.mjs'
 
 const app = new URL('./objects.py', import.meta.url)
 
@@ -315,4 +316,52 @@ test('an object that is passed on to another isolate works there, and comes back
 test('a call of an object may have a timeout', async () => {
   const sleep = await py.import('time').sleep
   await assert.rejects(py.call(sleep, [0.3], { timeout: 20 }), TimeoutError)
+})
+
+test('a callback uses the objects of the host that waits for it', async () => {
+  const box = await py.call('box', [2])
+  const twice = async object => (await object.add(2).get()) * (await object.get())
+  assert.equal(await py.call('apply', [twice, box]), 8)
+  const answers = await Promise.all(
+    [1, 2, 3].map(n => py.call('apply', [object => object.add(n).get(), box])),
+  )
+  assert.deepEqual(answers, [3, 4, 5])
+  const items = []
+  await py.call('apply', [
+    async object => {
+      for await (const item of object) items.push(item)
+    },
+    box,
+  ])
+  assert.deepEqual(items, [0, 1])
+  assert.equal(py.callSync('apply', [object => `${object}`, box]), 'a box of 2')
+})
+
+test('where a value that can not travel sits is told of iterations, too', async () => {
+  const stream = py.import('itertools').chain([Symbol('x')])
+  await assert.rejects(
+    async () => {
+      for await (const _ of stream) assert.fail()
+    },
+    { path: 'args[0][0]' },
+  )
+})
+
+test('an object whose host is gone says so, however it is used', async () => {
+  const other = await spawn(app)
+  const box = await other.call('box')
+  const pid = await other.import('os').getpid()
+  const flying = other.import('time').sleep(10)
+  await delay(20)
+  process.kill(pid, 'SIGKILL')
+  await assert.rejects(async () => flying, HostLostError)
+  await assert.rejects(async () => box.value, HostLostError)
+  await assert.rejects(async () => box.add(1).get(), HostLostError)
+  await assert.rejects(async () => {
+    for await (const _ of box) assert.fail()
+  }, HostLostError)
+  assert.throws(() => String(box), HostLostError)
+  box.release()
+  await other.close()
+  await assert.rejects(async () => box.value, { code: /ERR_ISTHMUS_(RELEASED|CLOSED)/ })
 })

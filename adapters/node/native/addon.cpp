@@ -192,7 +192,9 @@ Napi::Object constants(Napi::Env env) {
                   {"fortran", wire::cell_fortran},
                   {"ascii", wire::cell_ascii},
                   {"moved", wire::cell_moved},
-                  {"kwargs", wire::cell_kwargs}});
+                  {"kwargs", wire::cell_kwargs},
+                  {"strided", wire::cell_strided},
+                  {"typed", wire::cell_typed}});
     put("sizes", {{"control", control_bytes},
                   {"descriptorWords", descriptor_words},
                   {"mostFrames", most_frames},

@@ -185,9 +185,10 @@ void Connection::cancel(napi_env) {  // the isolate's thread; no lock
     wire::Draft draft;
     draft.kind = wire::Kind::cancel;
     draft.id = id_of(slot, calls_[slot].uses);
-    (void)calls_[slot].link->submit(draft);
-    ++unflushed_;
-    if (!entered_ || unflushed_ >= flush_every) flush();
+    (void)bus_->submit(*calls_[slot].link, draft);
+    // Cancels wait for one another, and one frame tells of all. A call that was taken back is answered right here.
+    if (wake_) wake_->submitted();
+    if (!entered_ && !(wake_ && wake_->flushes())) flush();
 }
 
 /// Lets the callee send `number` more items of a stream.
@@ -198,7 +199,7 @@ void Connection::credit(napi_env) {  // the isolate's thread; no lock
     draft.kind = wire::Kind::credit;
     draft.id = id_of(slot, calls_[slot].uses);
     draft.number = index(Word::number);
-    (void)calls_[slot].link->submit(draft);
+    (void)bus_->submit(*calls_[slot].link, draft);
     if (!entered_) flush();
 }
 

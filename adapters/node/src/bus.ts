@@ -1,9 +1,11 @@
 // A connection to a bus: calls, their answers, and the life of both.
 
-import { type NDArray, release, type TypedArray, type TypedArrayConstructor } from './arrays.js'
+import type { TypedArray, TypedArrayConstructor } from './dtypes.js'
 import { closedError } from './errors.js'
+import { release } from './leases.js'
 import { KeywordArguments } from './marks.js'
 import { type Counters, constants, type NativeConnection } from './native.js'
+import type { NDArray } from './ndarray.js'
 import { type Buffers, type Companion, Peer } from './peer.js'
 import { referenceOf, type Target } from './port.js'
 import { type Chain, importModule, type Remote } from './remote.js'
@@ -53,11 +55,12 @@ export interface Stats {
   readonly host: Counters | null
 }
 
-function targetOf(name: string | Remote): Target {
-  if (typeof name === 'string') return name
-  const reference = referenceOf(name)
-  if (reference !== undefined) return reference
-  throw new TypeError('the name of an export is a string')
+function targetOf(name: string | Remote): Target | undefined {
+  return typeof name === 'string' ? name : referenceOf(name)
+}
+
+function noName(): TypeError {
+  return new TypeError('the name of an export is a string')
 }
 
 /**
@@ -111,11 +114,9 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   /** Calls a function that came from elsewhere: `f(…)`, with options. */
   call<T = unknown>(remote: Remote, args?: readonly unknown[], options?: CallOptions): Promise<T>
   call(name: string | Remote, args: readonly unknown[] = [], options?: CallOptions): Promise<unknown> {
-    try {
-      return this.#peer.call(targetOf(name), args, options)
-    } catch (error) {
-      return Promise.reject(error)
-    }
+    const target = targetOf(name)
+    if (target === undefined) return Promise.reject(noName())
+    return this.#peer.call(target, args, options)
   }
 
   /** Calls, and blocks this isolate until the answer has come. A signal is looked at only before the call. */
@@ -127,7 +128,9 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   /** Calls a function that came from elsewhere, and blocks this isolate. */
   callSync<T = unknown>(remote: Remote, args?: readonly unknown[], options?: CallOptions): T
   callSync(name: string | Remote, args: readonly unknown[] = [], options?: CallOptions): unknown {
-    return this.#peer.callSync(targetOf(name), args, options)
+    const target = targetOf(name)
+    if (target === undefined) throw noName()
+    return this.#peer.callSync(target, args, options)
   }
 
   /** Calls without waiting for anything; the host logs a failure. @throws EncodeError, HostLostError, BusFullError */

@@ -1,5 +1,6 @@
 // Accesses of remote objects: noted one by one, and sent as one message.
 
+import { serving } from './context.js'
 import { EncodeError } from './errors.js'
 import {
   type Port,
@@ -28,33 +29,42 @@ interface Path {
   readonly accesses: readonly Access[]
 }
 
-const accesses = new WeakMap<object, Access>()
+/** Under this key, a chain tells its access. A WeakMap of so many short-lived objects would cost the garbage collector dear. */
+export const accessKey = Symbol('access')
 
 /** The access that a chain stands for. */
 export function accessOf(value: unknown): Access | undefined {
-  return accesses.get(value as object)
+  if (value === null || (typeof value !== 'object' && typeof value !== 'function')) return undefined
+  return (value as { [accessKey]?: Access })[accessKey]
 }
 
 /** Whether a value is a chain, which nobody has awaited. */
 export function isChain(value: unknown): boolean {
-  return accesses.has(value as object)
+  return accessOf(value) !== undefined
 }
 
-export function setAccess(proxy: object, access: Access): void {
-  accesses.set(proxy, access)
+/** Accesses that go out together: those of one call that is being served here, or of none. */
+interface Batch {
+  readonly served: unknown
+  readonly accesses: Access[]
 }
 
-let planned: Access[] = []
+let planned: Batch | undefined
 
 /** `await` asks for a value in the next microtask, so what nobody asks for is known in the one after it. */
 function plan(access: Access): void {
-  if (planned.push(access) === 1) queueMicrotask(() => queueMicrotask(runPlanned))
+  const served = serving()
+  if (planned === undefined || planned.served !== served) {
+    const batch: Batch = { served, accesses: [] }
+    planned = batch
+    queueMicrotask(() => queueMicrotask(() => run(batch)))
+  }
+  planned.accesses.push(access)
 }
 
-function runPlanned(): void {
-  const now = planned
-  planned = []
-  for (const access of now) access.run()
+function run(batch: Batch): void {
+  if (planned === batch) planned = undefined
+  for (const access of batch.accesses) access.run()
 }
 
 /** One access of a chain: an attribute, an item, a call. What it leads to is evaluated at most once. */
@@ -76,7 +86,7 @@ export class Access {
     this.port = port
     this.from = from
     this.step = step
-    this.#needs = step?.[0] === 'call' ? chainsOf(step) : []
+    this.#needs = step?.[0] === 'call' ? chainsOf(step) : none
     for (const each of this.#needs) each.use()
     if (from instanceof Access) from.use()
     if (this.#isCall) plan(this)
@@ -138,8 +148,13 @@ export class Access {
 
   /** Iterates over what it leads to. */
   open(options: PortOptions | undefined, on: StreamEvents): StreamHandle | Promise<StreamHandle> {
-    const start = (message: Message) =>
-      this.port.stream(targetOf(message), ...argumentsOf(message, options), on)
+    const start = (message: Message) => {
+      try {
+        return this.port.stream(targetOf(message), ...argumentsOf(message, options), on)
+      } catch (error) {
+        throw located(error, message.steps)
+      }
+    }
     if (this.#standsAlone()) {
       return this.keep().then(result => start({ subject: this.#referenceOf(result), steps: [] }))
     }
@@ -201,9 +216,13 @@ export class Access {
 
   /** What to send; a promise when it takes results that are not known yet. */
   #message({ base, accesses }: Path): Message | Promise<Message> {
-    const isReady = !(base instanceof Access) && accesses.every(each => each.#needs.length === 0)
-    if (!isReady) return this.#gather({ base, accesses })
-    return { subject: base.subject, steps: accesses.flatMap(each => (each.step ? [each.step] : [])) }
+    if (base instanceof Access) return this.#gather({ base, accesses })
+    const steps: Step[] = []
+    for (const each of accesses) {
+      if (each.#needs.length > 0) return this.#gather({ base, accesses })
+      if (each.step !== undefined) steps.push(each.step)
+    }
+    return { subject: base.subject, steps }
   }
 
   async #gather({ base, accesses }: Path): Promise<Message> {
@@ -239,14 +258,29 @@ export class Access {
 
 type NamedArguments = Readonly<Record<string, unknown>>
 
+/** The named arguments of a call that has none. */
+export const unnamed: NamedArguments = Object.freeze({})
+
+const none: readonly Access[] = []
+
 function chainsOf(step: Step): readonly Access[] {
-  const values = [...(step[1] as unknown[]), ...Object.values(step[2] as NamedArguments)]
-  return values.flatMap(value => accessOf(value) ?? [])
+  let chains: Access[] | undefined
+  const look = (value: unknown) => {
+    const access = accessOf(value)
+    if (access === undefined) return
+    chains ??= []
+    chains.push(access)
+  }
+  for (const value of step[1] as unknown[]) look(value)
+  for (const value of Object.values(step[2] as NamedArguments)) look(value)
+  return chains ?? none
 }
 
 function mapArguments(step: Step, map: (value: unknown) => unknown): Step {
+  const args = (step[1] as unknown[]).map(map)
+  if (step[2] === unnamed) return ['call', args, unnamed]
   const named = Object.entries(step[2] as NamedArguments).map(([name, value]) => [name, map(value)])
-  return ['call', (step[1] as unknown[]).map(map), Object.fromEntries(named)]
+  return ['call', args, Object.fromEntries(named)]
 }
 
 /** Just calling an object takes no operation. */
@@ -261,7 +295,7 @@ function targetOf(message: Message): Reference | Message {
 function argumentsOf(message: Message, options: PortOptions | undefined): [readonly unknown[], PortOptions?] {
   if (!isCall(message)) return [[], options]
   const [, args, kwargs] = message.steps[0] as readonly [string, unknown[], NamedArguments]
-  return Object.keys(kwargs).length === 0 ? [args, options] : [args, { ...options, kwargs }]
+  return kwargs === unnamed ? [args, options] : [args, { ...options, kwargs }]
 }
 
 function fetchValue(kept: unknown): unknown {

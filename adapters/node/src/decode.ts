@@ -1,9 +1,13 @@
 // Cells into values. What is decoded here was verified by the core: every offset, count and extent fits.
 
-import { type Elements, elementsOf, Lease, type Memory, NDArray, type TypedArray } from './arrays.js'
+import type { Memory } from './arrays.js'
+import { type Elements, elementsOf, type TypedArray } from './dtypes.js'
+import { Lease } from './leases.js'
 import { Slice } from './marks.js'
 import { constants } from './native.js'
+import { NDArray } from './ndarray.js'
 import type { Objects } from './objects.js'
+import { itemOf } from './records.js'
 
 const { tags, flags, sizes } = constants
 const NULL = tags.null
@@ -259,23 +263,44 @@ export class Decoder {
   }
 
   #array(at: number, head: number, dimensions: number): unknown {
+    const flag = head >> 16
     const isBytes = (head & 0xff) === tags.bytes
-    const elements = elementsOf[(head >> 8) & 0xff] as Elements
-    const shape: number[] = []
-    let length = elements.per
-    for (let i = 0; i < dimensions; ++i) {
-      const extent = this.#long(this.#at + 2)
-      this.#at += cellWords
-      shape.push(extent)
-      length *= extent
-    }
+    const shape = this.#extents(dimensions)
+    const strides = flag & flags.strided ? this.#extents(dimensions) : undefined
+    const start = strides && (this.#extents(1)[0] as number)
+    const elements = flag & flags.typed ? this.#typed() : (elementsOf[(head >> 8) & 0xff] as Elements)
     const where = this.#i32[at + 2] as number
+    const itemBytes = elements.per * elements.Type.BYTES_PER_ELEMENT
+    const length = strides
+      ? Math.floor(this.#long(this.#payloads + where * handleWords + 2) / itemBytes) * elements.per
+      : shape.reduce((product, extent) => product * extent, elements.per)
     const data =
-      (head >> 16) & flags.leased
-        ? this.#leased(elements, where, length)
-        : this.#inline(elements, where, length)
+      flag & flags.leased ? this.#leased(elements, where, length) : this.#inline(elements, where, length)
+    if (strides !== undefined) {
+      const layout = {
+        strides: strides.map(stride => stride / itemBytes),
+        offset: (start as number) / itemBytes,
+      }
+      return new NDArray(data, shape, elements.name, layout)
+    }
     if (isBytes || (dimensions === 1 && elements.native)) return data
-    return new NDArray(data, shape, elements.name, (head >> 16) & flags.fortran ? 'F' : 'C')
+    return new NDArray(data, shape, elements.name, flag & flags.fortran ? 'F' : 'C')
+  }
+
+  #extents(count: number): number[] {
+    const extents: number[] = []
+    for (let i = 0; i < count; ++i, this.#at += cellWords) extents.push(this.#long(this.#at + 2))
+    return extents
+  }
+
+  /** The type of elements that have no dtype, which comes as a text behind their size. */
+  #typed(): Elements {
+    const bytes = this.#extents(1)[0] as number
+    const at = this.#at
+    this.#at += cellWords
+    const elements = itemOf(this.#text(at, this.#i32[at] as number))
+    if (elements.per * elements.Type.BYTES_PER_ELEMENT === bytes) return elements
+    throw new TypeError(`an array of ${elements.name} with elements of ${bytes} bytes has arrived`)
   }
 
   #inline(elements: Elements, offset: number, length: number): TypedArray {

@@ -1,21 +1,17 @@
 // Values into cells.
 
 import { types } from 'node:util'
-import {
-  type Elements,
-  elementsOfArray,
-  elementsOfView,
-  isReleased,
-  type Memory,
-  Moved,
-  NDArray,
-} from './arrays.js'
+import { type Memory, Moved } from './arrays.js'
 import { isChain } from './chain.js'
+import { type Elements, elementsOfView } from './dtypes.js'
 import { originOf } from './errors.js'
+import { isReleased } from './leases.js'
 import { KeywordArguments, Slice, Tuple } from './marks.js'
 import { constants, type NativeConnection } from './native.js'
+import { inOrder, isDense, NDArray } from './ndarray.js'
 import { Lent, type Objects } from './objects.js'
 import { type Port, type Reference, referenceOf } from './port.js'
+import { itemOf } from './records.js'
 import { Staging } from './staging.js'
 import { isStream } from './streams.js'
 
@@ -365,8 +361,19 @@ export class Encoder extends Staging {
   }
 
   #ndarray(array: NDArray, flag: number): void {
-    const order = array.order === 'F' ? flags.fortran : 0
-    this.#array(array.data, elementsOfArray(array), array.shape, flag | order)
+    const item = itemOf(array.dtype)
+    const start = array.offset * item.per
+    const dense = isDense(array, 'C') ? 0 : isDense(array, 'F') ? flags.fortran : undefined
+    const strided = dense === undefined && array.shape.length > 1 && this.#memory.has(array.data.buffer)
+    if (strided) {
+      this.#array(array.data, item, array.shape, flag | flags.strided, array)
+    } else if (dense === undefined) {
+      this.#array(inOrder(array), item, array.shape, flag)
+    } else {
+      const whole = start === 0 && array.data.length === array.size * item.per
+      const data = whole ? array.data : array.data.subarray(start, start + array.size * item.per)
+      this.#array(data, item, array.shape, flag | dense)
+    }
   }
 
   #moved(moved: Moved): void {
@@ -377,16 +384,32 @@ export class Encoder extends Staging {
     this.#moving.push(moved)
   }
 
-  #array(view: ArrayBufferView, elements: Elements, shape: readonly number[], flag: number): void {
+  #array(
+    view: ArrayBufferView,
+    elements: Elements,
+    shape: readonly number[],
+    flag: number,
+    strided?: NDArray,
+  ): void {
+    const isTyped = elements.code === dtypes.none
+    const flagged = isTyped ? flag | flags.typed : flag
     const at = this.put(tags.array | (elements.code << 8), shape.length)
-    this.#elements(at, flag, view.buffer, view.byteOffset, view.byteLength, view)
+    this.#elements(at, flagged, view.buffer, view.byteOffset, view.byteLength, view)
     for (let i = 0; i < shape.length; ++i) this.#extent(shape[i] as number)
+    const itemBytes = elements.per * elements.Type.BYTES_PER_ELEMENT
+    if (strided !== undefined) {
+      for (const stride of strided.strides) this.#extent(stride * itemBytes)
+      this.#extent(strided.offset * itemBytes)
+    }
+    if (!isTyped) return
+    this.#extent(itemBytes)
+    this.text(elements.name)
   }
 
   #extent(length: number): void {
     const at = this.put(tags.extent, 0)
     this.i32[at + 2] = length
-    this.i32[at + 3] = length / 4294967296
+    this.i32[at + 3] = Math.floor(length / 4294967296)
   }
 
   /** Where the elements are: in the heap when they are few, else a payload; never a copy of what is in bus memory. */

@@ -1,7 +1,7 @@
 // The addon as TypeScript sees it. Every number that both languages know comes from there.
 
 import { join } from 'node:path'
-import type { DType } from './arrays.js'
+import type { DType } from './dtypes.js'
 
 /** A connection's functions. They take their numbers from the control block and put their results there. */
 export interface NativeConnection {
@@ -65,7 +65,7 @@ interface Numbers<Name extends string> {
   readonly frames: Record<'streams' | 'blocks' | 'keeps' | 'references', number>
   readonly targets: Record<'nameOnly' | 'onObject' | 'operation', number>
   readonly peers: Record<'any' | 'gone', number>
-  readonly flags: Record<'leased' | 'fortran' | 'ascii' | 'moved' | 'kwargs', number>
+  readonly flags: Record<'leased' | 'fortran' | 'ascii' | 'moved' | 'kwargs' | 'strided' | 'typed', number>
   readonly sizes: Record<SizeName, number>
   readonly itemBytes: readonly number[]
   readonly sentences: readonly string[]

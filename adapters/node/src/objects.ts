@@ -2,7 +2,7 @@
 
 import { IsthmusError } from './errors.js'
 import { constants, type NativeConnection } from './native.js'
-import { type Port, Reference } from './port.js'
+import { type Port, Reference, referenceOf } from './port.js'
 import { makeProxy } from './remote.js'
 
 const { words, doubles } = constants
@@ -86,7 +86,7 @@ export class Objects {
       this.#proxies.set(place, proxies)
     }
     const known = proxies.get(id)?.deref()
-    const reference = known && live.get(known)
+    const reference = referenceOf(known)
     if (reference !== undefined && !reference.released) {
       ++reference.uses
       return known
@@ -94,7 +94,6 @@ export class Objects {
     const made = new Reference(slot, generation, id, flags, this.#port)
     made.uses = 1
     const proxy = makeProxy(made)
-    live.set(proxy, made)
     proxies.set(id, new WeakRef(proxy))
     collected.register(proxy, made, made)
     return proxy
@@ -112,7 +111,7 @@ export class Objects {
     const place = reference.generation * 64 + reference.slot
     const proxies = this.#proxies.get(place)
     const known = proxies?.get(reference.id)?.deref()
-    if (known === undefined || live.get(known) === reference) proxies?.delete(reference.id)
+    if (known === undefined || referenceOf(known) === reference) proxies?.delete(reference.id)
     if (proxies?.size === 0) this.#proxies.delete(place)
     this.#giveBack(reference.slot, reference.generation, reference.id, reference.uses)
   }
@@ -125,5 +124,3 @@ export class Objects {
     this.#native.giveBack()
   }
 }
-
-const live = new WeakMap<object, Reference>()

@@ -1,6 +1,6 @@
 // This isolate as a peer: what it calls, what comes back, and whom it serves.
 
-import { Memory, release } from './arrays.js'
+import { Memory } from './arrays.js'
 import { Calls, type Settle } from './calls.js'
 import { serving } from './context.js'
 import { Decoder } from './decode.js'
@@ -14,6 +14,7 @@ import {
   TimeoutError,
 } from './errors.js'
 import { errorFrom } from './failures.js'
+import { release } from './leases.js'
 import { KeywordArguments } from './marks.js'
 import { constants, type NativeConnection } from './native.js'
 import { Objects } from './objects.js'

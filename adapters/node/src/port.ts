@@ -65,13 +65,11 @@ export class Reference {
   ) {}
 }
 
-const references = new WeakMap<object, Reference>()
+/** Under this key, a proxy tells its reference. */
+export const referenceKey = Symbol('reference')
 
 /** What an object of this isolate stands for; undefined for all that are not proxies. */
 export function referenceOf(value: unknown): Reference | undefined {
-  return references.get(value as object)
-}
-
-export function setReference(proxy: object, reference: Reference): void {
-  references.set(proxy, reference)
+  if (value === null || (typeof value !== 'object' && typeof value !== 'function')) return undefined
+  return (value as { [referenceKey]?: Reference })[referenceKey]
 }

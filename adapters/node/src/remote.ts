@@ -1,11 +1,11 @@
 // Remote objects as JavaScript sees them.
 
 import { inspect } from 'node:util'
-import { Access, accessOf, type Root, setAccess } from './chain.js'
+import { Access, accessKey, accessOf, type Root, unnamed } from './chain.js'
 import { originOf, PythonError } from './errors.js'
 import { KeywordArguments } from './marks.js'
 import { constants } from './native.js'
-import { type Port, type Reference, referenceOf, type Step, setReference } from './port.js'
+import { type Port, type Reference, referenceKey, referenceOf, type Step } from './port.js'
 import { Incoming } from './streams.js'
 
 // biome-ignore lint/suspicious/noExplicitAny: what a remote object leads to is not known
@@ -42,10 +42,8 @@ const index = /^(0|-?[1-9]\d*)$/
 export function makeProxy(reference: Reference): object {
   const root: Root & { proxy: object | undefined } = { subject: reference, proxy: undefined }
   const isCallable = (reference.flags & constants.references.callable) !== 0
-  const proxy = new Proxy(target(isCallable, '[Remote]'), new RemoteHandler(reference, root))
-  root.proxy = proxy
-  setReference(proxy, reference)
-  return proxy
+  root.proxy = new Proxy(isCallable ? callable : plain, new RemoteHandler(reference, root))
+  return root.proxy
 }
 
 /** A module of the host. */
@@ -54,16 +52,17 @@ export function importModule(port: Port, name: string): Chain<Remote> {
 }
 
 function makeChain(access: Access): Chain {
-  const chain = new Proxy(target(true, '[Chain]'), new ChainHandler(access))
-  setAccess(chain, access)
-  return chain as Chain
+  return new Proxy(chained, new ChainHandler(access)) as Chain
 }
 
-/** What the proxy hides: it says whether the object can be called, and what `console.log` shows. */
-function target(isCallable: boolean, shown: string): object {
-  const hidden = isCallable ? () => {} : {}
-  return Object.defineProperty(hidden, inspect.custom, { value: () => shown, configurable: true })
+/** What proxies hide: it says whether they can be called, and what `console.log` shows. */
+function hidden<T extends object>(target: T, shown: string): T {
+  return Object.defineProperty(target, inspect.custom, { value: () => shown, configurable: true })
 }
+
+const plain = hidden({}, '[Remote]')
+const callable = hidden(() => {}, '[Remote]')
+const chained = hidden(() => {}, '[Chain]')
 
 abstract class Handler implements ProxyHandler<object> {
   abstract readonly port: Port
@@ -76,7 +75,7 @@ abstract class Handler implements ProxyHandler<object> {
   abstract leave(): Promise<void>
 
   get(_: object, key: string | symbol): unknown {
-    if (typeof key === 'symbol') return this.#symbol(key)
+    if (typeof key === 'symbol') return this.symbol(key)
     if (key === 'release') return () => this.release()
     // JSON.stringify would call it
     if (key === 'toJSON') return undefined
@@ -89,7 +88,7 @@ abstract class Handler implements ProxyHandler<object> {
 
   apply(_: object, __: unknown, args: unknown[]): Chain {
     const last = args.at(-1)
-    if (!(last instanceof KeywordArguments)) return this.#go(['call', args, {}])
+    if (!(last instanceof KeywordArguments)) return this.#go(['call', args, unnamed])
     return this.#go(['call', args.slice(0, -1), last.values])
   }
 
@@ -111,7 +110,7 @@ abstract class Handler implements ProxyHandler<object> {
   }
 
   has(_: object, key: string | symbol): boolean {
-    return typeof key === 'symbol' ? this.#symbol(key) !== undefined : key === 'release'
+    return typeof key === 'symbol' ? this.symbol(key) !== undefined : key === 'release'
   }
 
   ownKeys(): string[] {
@@ -126,7 +125,7 @@ abstract class Handler implements ProxyHandler<object> {
     return makeChain(new Access(this.port, this.from, step))
   }
 
-  #symbol(key: symbol): unknown {
+  symbol(key: symbol): unknown {
     switch (key) {
       case Symbol.toPrimitive:
         return (hint: string) => {
@@ -160,6 +159,10 @@ class RemoteHandler extends Handler {
 
   get port(): Port {
     return this.reference.port
+  }
+
+  override symbol(key: symbol): unknown {
+    return key === referenceKey ? this.reference : super.symbol(key)
   }
 
   own(): undefined {
@@ -199,6 +202,10 @@ class ChainHandler extends Handler {
 
   get port(): Port {
     return this.from.port
+  }
+
+  override symbol(key: symbol): unknown {
+    return key === accessKey ? this.from : super.symbol(key)
   }
 
   own(name: 'then' | 'catch' | 'finally'): unknown {

@@ -1,11 +1,11 @@
 // The other way: calls of this isolate's exports and functions, from their arrival to their answer.
 
-import { release } from './arrays.js'
 import { Serving, serve } from './context.js'
 import type { Decoder } from './decode.js'
 import type { Encoder } from './encode.js'
 import { errorOf, IsthmusError } from './errors.js'
 import { describeFailure } from './failures.js'
+import { release } from './leases.js'
 import { constants, type NativeConnection } from './native.js'
 import { Lent } from './objects.js'
 import { closest } from './similar.js'
