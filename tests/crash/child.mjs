@@ -146,7 +146,7 @@ const modes = {
         yield i
       }
     }
-    py.post('read_and_keep', [source()])
+    py.ref().post('read_and_keep', [source()])
   },
   async 'dies-in-callback'() {
     const py = await connect(argument)

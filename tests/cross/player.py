@@ -4,6 +4,7 @@ $ISTHMUS_TABLE names the table as JSON. A caller prints what the JavaScript play
 """
 
 import asyncio
+import inspect
 import json
 import math
 import os
@@ -94,6 +95,17 @@ async def counting(n):
     for i in range(n):
         await asyncio.sleep(0)
         yield i
+
+
+def items(v):
+    """All of a stream, also of one that has come home."""
+    if not inspect.isasyncgen(v):
+        return list(v)
+
+    async def taken():
+        return [item async for item in v]
+
+    return asyncio.run(taken())
 
 
 names = globals()

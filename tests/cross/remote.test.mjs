@@ -20,6 +20,7 @@ after(async () => {
   await other?.part()
 })
 
+/** Waits until so many objects live that were asked for; the other holder has dropped its own. */
 const living = async expected => {
   await until(`${expected} objects live`, 10_000, async () => {
     await collect()
@@ -27,13 +28,6 @@ const living = async expected => {
     return (await py.call('living')) === expected
   }).catch(async error => assert.fail(`${error.message}, but ${await py.call('living')}`))
 }
-/** How many live when nobody holds any. */
-async function alone() {
-  await collect()
-  await py.call('third.drop')
-  return py.call('living')
-}
-
 test('an object is the same wherever it has been', async () => {
   const box = await py.call('box', [5])
   assert.ok(isRemote(box))
@@ -70,42 +64,43 @@ test('a worker of this process uses an object that it was sent', async () => {
 })
 
 test('an object lives until the last of its holders has released it', async () => {
-  const before = await alone()
+  await living(0)
   const box = await py.call('box', [1])
   await py.call('third.keep', [box])
-  assert.equal(await py.call('living'), before + 1)
+  assert.equal(await py.call('living'), 1)
   box.release()
   await assert.rejects(async () => box.value, /released/)
   const again = await py.call('third.take')
   assert.equal(await again.value, 1)
   await py.call('third.keep', [again])
   again.release()
-  assert.equal(await py.call('living'), before + 1)
-  await living(before)
+  assert.equal(await py.call('living'), 1)
+  await living(0)
 })
 
 test('objects that are dropped are collected over there', async () => {
-  const before = await alone()
-  for (let i = 0; i < 10; i++) {
+  await living(0)
+  const round = async () => {
     const boxes = await py.call('boxes', [1000])
     assert.equal(await boxes[999].value, 999)
     await py.call('third.echo', [boxes])
   }
-  await living(before)
+  for (let i = 0; i < 10; i++) await round()
+  await living(0)
 })
 
 test('an object goes with the holder that is killed', async () => {
-  const before = await alone()
+  await living(0)
   const holder = await third(other.name, 'fourth.')
   await py.call('fourth.keep', [await py.call('boxes', [1000])])
   await collect()
-  assert.equal(await py.call('living'), before + 1000)
+  assert.equal(await py.call('living'), 1000)
   holder.child.kill('SIGKILL')
-  await living(before)
+  await living(0)
 })
 
 test('an object outlives the peer that handed it on', async () => {
-  const before = await alone()
+  await living(0)
   const between = await third(other.name, 'fifth.')
   await py.call('fifth.keep', [await py.call('box', [3])])
   await collect()
@@ -114,16 +109,16 @@ test('an object outlives the peer that handed it on', async () => {
   await between.ended
   assert.equal(await box.value, 3)
   box.release()
-  await living(before)
+  await living(0)
 })
 
 test('a holder that leaves in good order leaves nothing behind', async () => {
-  const before = await alone()
+  await living(0)
   const guest = await connect(other.name)
   const boxes = await guest.call('boxes', [100])
   assert.equal(await boxes[7].value, 7)
   await guest.close()
-  await living(before)
+  await living(0)
 })
 
 test('a function that was handed on is called where it lives', async () => {

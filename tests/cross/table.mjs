@@ -132,6 +132,9 @@ value(
   Array.from({ length: 10_000 }, (_, i) => i),
   'v == list(range(10_000))',
 )
+value('40,000 strings', Array(40_000).fill('a text'), "v == ['a text'] * 40_000")
+value('40,000 bigints', Array(40_000).fill(2n ** 70n), 'v == [2**70] * 40_000')
+value('10,000 small arrays', Array(10_000).fill(Int8Array.of(1, 2)), 'all(x.tolist() == [1, 2] for x in v)')
 value('an empty object', {}, 'type(v) is dict and v == {}')
 value('an object', { a: 1, 'b c': [2], ü: { n: null } }, "v == {'a': 1, 'b c': [2], 'ü': {'n': None}}")
 value('an object in its order', { z: 1, a: 2, m: 3 }, "list(v) == ['z', 'a', 'm']")
@@ -535,7 +538,7 @@ const items = async v => {
   for await (const item of v) all.push(item)
   return all.join() === '0,1,2'
 }
-const sequence = 'list(v) == [0, 1, 2]'
+const sequence = 'items(v) == [0, 1, 2]'
 const web = () =>
   new ReadableStream({
     start(controller) {

@@ -11,7 +11,7 @@ from property_host import same, values
 import isthmus
 
 relaxed = settings(
-    max_examples=400,
+    max_examples=200,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),

@@ -144,10 +144,10 @@ export abstract class Staging {
         heap[start + i] = unit
       }
       if (i === length) {
+        this.heapAt = start + length
         const at = this.put(ASCII, length)
         this.i32[at + 2] = start - this.heapBase
         this.i32[at + 3] = 0
-        this.heapAt = start + length
         return
       }
     }
@@ -159,10 +159,10 @@ export abstract class Staging {
     const most = text.length <= 4096 ? text.length * 3 : Buffer.byteLength(text)
     const start = this.room(most)
     const bytes = isWellFormed(text) ? this.heap.write(text, start) : this.#loneSurrogates(text, start)
+    this.heapAt = start + bytes
     const at = this.put(bytes === text.length ? ASCII : TEXT, bytes)
     this.i32[at + 2] = start - this.heapBase
     this.i32[at + 3] = 0
-    this.heapAt = start + bytes
   }
 
   /** WTF-8: a surrogate without its other half is written like any other code point of three bytes. */
@@ -203,9 +203,9 @@ export abstract class Staging {
       .padStart(bytes * 2, '0')
     this.heap.write(digits, start, 'hex')
     this.heap.subarray(start, start + bytes).reverse()
+    this.heapAt = start + bytes
     const at = this.put(tags.bigint, bytes)
     this.i32[at + 2] = start - this.heapBase
     this.i32[at + 3] = 0
-    this.heapAt = start + bytes
   }
 }
