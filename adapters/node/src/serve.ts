@@ -4,12 +4,8 @@ import { Serving, serve } from './context.js'
 import type { Decoder } from './decode.js'
 import type { Encoder } from './encode.js'
 import { errorOf, IsthmusError } from './errors.js'
-import { describeFailure } from './failures.js'
-import { release } from './leases.js'
 import { constants, type NativeConnection } from './native.js'
-import { Lent } from './objects.js'
-import { closest } from './similar.js'
-import { type Outlet, pump } from './streams.js'
+import { Replies } from './replies.js'
 
 const { kinds, fields, statuses, words, frames, targets } = constants
 const OK = statuses.ok
@@ -38,7 +34,7 @@ export class Server {
   readonly #native: NativeConnection
   readonly #words: Int32Array
   readonly #descriptors: Int32Array
-  readonly #encoder: Encoder
+  readonly #replies: Replies
   readonly #decoder: Decoder
   readonly #exports: Exported[] = []
   readonly #indices = new Map<string, number>()
@@ -46,11 +42,7 @@ export class Server {
   #queue: (Serving | undefined)[] = []
   #head = 0
   #queued = 0
-  // Calls that have begun and are not answered yet.
-  readonly #running = new Set<Serving>()
   #blocked: readonly Blocked[] = []
-  /** Whether the isolate is blocked in a call of its own. */
-  isBlocked = false
 
   constructor(
     owner: object,
@@ -64,8 +56,13 @@ export class Server {
     this.#native = native
     this.#words = control
     this.#descriptors = descriptors
-    this.#encoder = encoder
+    this.#replies = new Replies(native, control, encoder)
     this.#decoder = decoder
+  }
+
+  /** Whether the isolate is blocked in a call of its own. */
+  set isBlocked(isBlocked: boolean) {
+    this.#replies.isBlocked = isBlocked
   }
 
   /** How many calls wait for their turn. */
@@ -161,10 +158,10 @@ export class Server {
       args,
       () => this.#native.label(peer) ?? '',
     )
-    if (failure !== undefined) this.#fail(call, failure)
-    else if (timeLeft < 0) this.#refuse(call, statuses.timed_out)
+    if (failure !== undefined) this.#replies.fail(call, failure)
+    else if (timeLeft < 0) this.#replies.refuse(call, statuses.timed_out)
     else if (handler === undefined && target !== targets.operation && target !== targets.onObject) {
-      this.#notExported(call)
+      this.#replies.notExported(call, this.#indices.keys())
     } else {
       this.#queue.push(call)
       ++this.#queued
@@ -182,7 +179,7 @@ export class Server {
       const call = this.#queue[i]
       if (call !== undefined) yield call
     }
-    yield* this.#running
+    yield* this.#replies.running
   }
 
   #find(at: number, found: (call: Serving) => void): void {
@@ -204,7 +201,7 @@ export class Server {
   #cancel(call: Serving): void {
     const isQueued = call.state === 'queued'
     call.cancel()
-    if (isQueued) this.#refuse(call, statuses.cancelled)
+    if (isQueued) this.#replies.refuse(call, statuses.cancelled)
   }
 
   // --- turn --------------------------------------------------------------------------------------------------
@@ -256,172 +253,31 @@ export class Server {
 
   #perform(call: Serving): void {
     if (call.deadline !== undefined && call.deadline <= performance.now()) {
-      this.#refuse(call, statuses.timed_out)
+      this.#replies.refuse(call, statuses.timed_out)
       return
     }
     call.state = 'running'
-    this.#running.add(call)
+    this.#replies.running.add(call)
     let result: unknown
     try {
       result = serve(call, invoke)
       if (!isThenable(result)) {
-        this.#finish(call, result)
+        this.#replies.finish(call, result)
         return
       }
     } catch (error) {
-      this.#fail(call, error)
+      this.#replies.fail(call, error)
       return
     }
     if (this.#blocked.length > 0) {
       result.then(undefined, () => {})
-      this.#fail(call, new IsthmusError('ERR_ISTHMUS_NESTED', blockedMessage(call)))
+      this.#replies.fail(call, new IsthmusError('ERR_ISTHMUS_NESTED', blockedMessage(call)))
       return
     }
     result.then(
-      value => this.#finish(call, value),
-      error => this.#fail(call, error),
+      value => this.#replies.finish(call, value),
+      error => this.#replies.fail(call, error),
     )
-  }
-
-  // --- answer ------------------------------------------------------------------------------------------------
-
-  #finish(call: Serving, result: unknown): void {
-    if (call.isPost || call.state === 'done') {
-      this.#done(call)
-      return
-    }
-    if ((call.flags & frames.streams) !== 0) {
-      this.#stream(call, result)
-      return
-    }
-    if (call.cancelled) {
-      this.#refuse(call, statuses.cancelled)
-      return
-    }
-    try {
-      const keeps = (call.flags & frames.keeps) !== 0
-      this.#encoder.stageResult(keeps && typeof result !== 'function' ? new Lent(result, 0) : result)
-    } catch (error) {
-      this.#fail(call, error)
-      return
-    }
-    this.#answer(call, kinds.reply, OK)
-  }
-
-  #fail(call: Serving, reason: unknown): void {
-    if (call.isPost) {
-      if (!call.cancelled) {
-        const { type, message } = describeFailure(reason, false)
-        process.emitWarning(`'${call.name}' was posted, and failed: ${type}: ${message}`, 'IsthmusWarning')
-      }
-      this.#done(call)
-      return
-    }
-    if (call.cancelled) {
-      this.#refuse(call, statuses.cancelled)
-      return
-    }
-    const failure = describeFailure(reason, call.returnsErrors)
-    try {
-      this.#encoder.stageResult(failure)
-    } catch {
-      this.#encoder.stageResult({ ...failure, args: [], cause: null, origin: null })
-    }
-    this.#answer(call, kinds.error, OK)
-  }
-
-  /** An outcome without words of the callee's own. */
-  #refuse(call: Serving, status: number): void {
-    if (call.isPost) {
-      this.#done(call)
-      return
-    }
-    this.#encoder.stage([], undefined, undefined)
-    this.#answer(call, kinds.error, status)
-  }
-
-  #notExported(call: Serving): void {
-    if (call.isPost) {
-      process.emitWarning(`'${call.name}' was posted, and is not exported`, 'IsthmusWarning')
-      return
-    }
-    this.#encoder.stageResult({ name: call.name, close: closest(call.name, this.#indices.keys()) })
-    this.#answer(call, kinds.error, statuses.not_exported)
-  }
-
-  #done(call: Serving): void {
-    call.state = 'done'
-    this.#running.delete(call)
-  }
-
-  /** Sends what is staged as the end of a call. */
-  #answer(call: Serving, kind: number, status: number): void {
-    this.#done(call)
-    this.#send(call, kind, status)
-    const sent = this.#words[words.status] as number
-    if (sent === OK || sent === statuses.lost || sent === statuses.closed || sent === statuses.corrupt) return
-    // What was to be sent could not be; the caller is to know.
-    this.#encoder.stage([], undefined, undefined)
-    this.#send(call, kinds.error, statuses.no_memory)
-  }
-
-  #send(call: Serving, kind: number, status: number): void {
-    const control = this.#words
-    const { moved } = this.#encoder
-    control[words.kind] = kind
-    control[words.answer] = status
-    control[words.peer] = call.peer
-    control[words.peerGeneration] = call.peerGeneration
-    control[words.idLow] = call.idLow
-    control[words.idHigh] = call.idHigh
-    control[words.target] = call.target
-    control[words.flags] = this.#encoder.references
-    control[words.number] = 0
-    this.#native.answer()
-    const wasSent = control[words.status] === OK
-    this.#encoder.done(wasSent)
-    if (wasSent && moved !== undefined) for (const each of moved) release(each.array)
-  }
-
-  #stream(call: Serving, source: unknown): void {
-    const outlet: Outlet = {
-      items: values => {
-        for (let next = 0; next < values.length && call.state !== 'done'; ) {
-          next = this.#encoder.stageItems(values, next)
-          this.#send(call, kinds.item, OK)
-          const status = this.#words[words.status] as number
-          if (status !== OK) throw errorOf(status, `items of '${call.name}'`)
-        }
-      },
-      end: () => {
-        if (call.state === 'done') return
-        if (call.cancelled) {
-          this.#refuse(call, statuses.cancelled)
-          return
-        }
-        this.#encoder.stageResult(null)
-        this.#answer(call, kinds.reply, OK)
-      },
-      fail: reason => {
-        if (call.state !== 'done') this.#failStream(call, reason)
-      },
-      onCredit: () => {},
-      onCancel: () => {},
-      isBlocked: () => this.isBlocked,
-    }
-    call.outlet = outlet
-    serve(call, () => pump(source, call.credit, outlet))
-    if (call.cancelled) outlet.onCancel()
-  }
-
-  /** Also one that was cancelled tells what went wrong while it was closed. */
-  #failStream(call: Serving, reason: unknown): void {
-    try {
-      this.#encoder.stageResult(describeFailure(reason, call.returnsErrors))
-    } catch {
-      this.#encoder.stageResult(describeFailure(String(reason), false))
-    }
-    this.#answer(call, kinds.error, OK)
   }
 
   /** The connection is closed: nobody is answered any more. */
@@ -432,7 +288,7 @@ export class Server {
     this.#words[words.queued] = 0
     for (const call of calls) {
       call.cancel()
-      this.#done(call)
+      this.#replies.done(call)
     }
   }
 }
