@@ -1,4 +1,4 @@
-"""numpy allocates in the bus: what exports compute is handed over without a copy, and lives as long as anyone looks at it."""
+"""numpy allocates in the bus: results are handed over without a copy, and live as long as anyone looks."""
 
 import gc
 import os

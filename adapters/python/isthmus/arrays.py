@@ -37,7 +37,7 @@ def empty(
 
 @contextmanager
 def numpy_memory(on: bool = True) -> Iterator[None]:
-    """Within it, the arrays that numpy makes lie in the memory of the bus, if they have 32 KiB or more (NEP 49).
+    """Within it, the arrays of 32 KiB or more that numpy makes lie in the memory of the bus (NEP 49).
 
     Exports have it on already; here it is for arrays that are prepared ahead, or, with ``on=False``, for an
     export that makes arrays which never leave it. It holds for the current context, so for this thread or
