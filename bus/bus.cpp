@@ -214,6 +214,11 @@ void Bus::unlend(const Link& link, const wire::Draft& draft) {
 }
 
 Status Bus::submit(Link& link, const wire::Draft& draft) {
+    if (draft.kind == wire::Kind::cancel) {
+        if (link.cancel(draft.id, [&](const wire::Draft& call) { unlend(link, call); }))
+            notices_.push_back({&link, wire::Kind::error, Status::cancelled, draft.id});
+        return link.state();
+    }
     Status status = lend(link, draft);
     if (status == Status::ok) status = link.submit(draft);
     if (status != Status::ok) unlend(link, draft);
@@ -252,6 +257,11 @@ bool Bus::keep_accounts(Link& link, const wire::Draft& frame) {
                              static_cast<std::int64_t>(std::min<std::uint64_t>(value(i + 1), most_uses)));
         return true;
     }
+    if (frame.kind == wire::Kind::cancel) {
+        for (const wire::Cell& cell : frame.cells)
+            notices_.push_back({&link, wire::Kind::cancel, Status::ok, cell.bits});
+        return true;
+    }
     if (frame.kind != wire::Kind::share) return false;
     for (std::size_t i = 0; i + 2 < frame.cells.size(); i += 3) {
         const auto generation = static_cast<std::uint32_t>(value(i + 2));
@@ -283,7 +293,14 @@ Link* Bus::service() {
     return best;
 }
 
+Bus::Received Bus::notice() {
+    const Notice notice = notices_.front();
+    notices_.pop_front();
+    return {Status::ok, notice.link, {.kind = notice.kind, .status = notice.status, .id = notice.id}, 0};
+}
+
 Bus::Received Bus::receive(std::span<std::byte> room) {
+    if (!notices_.empty()) return notice();
     for (std::size_t tried = 0; tried <= links_.size() && !links_.empty(); ++tried) {
         if (in_turn_ == frames_per_turn || turn_ >= links_.size()) {
             in_turn_ = 0;
@@ -294,6 +311,7 @@ Bus::Received Bus::receive(std::span<std::byte> room) {
         if (received.status == Status::ok || received.status == Status::too_large) {
             in_turn_ += received.status == Status::ok;
             if (received.status == Status::ok && keep_accounts(link, received.frame)) {
+                if (!notices_.empty()) return notice();
                 tried = 0;
                 continue;
             }
@@ -336,6 +354,7 @@ void Bus::attend(const std::function<void(Link&, Status)>& lost) {
         const Status reason = stands(link) && !over ? link.state() : Status::lost;
         count(reason == Status::corrupt ? counters().links_corrupt : counters().links_lost);
         lost(link, reason);
+        std::erase_if(notices_, [&](const Notice& notice) { return notice.link == &link; });
         lending_.forget(link.ends().other);
         bells_wanted_ &= ~bit(link.ends().other);
         bells_asked_ &= ~bit(link.ends().other);
@@ -363,6 +382,7 @@ void Bus::attend(const std::function<void(Link&, Status)>& lost) {
 }
 
 bool Bus::ready() {
+    if (!notices_.empty()) return true;
     if (bells_asked_ != 0 && readable(broker_->socket()->get())) return true;
     const auto& row = segment_->attachments(slot_);
     for (std::uint32_t other = 0; other < layout::max_peers; ++other) {
@@ -378,7 +398,8 @@ bool Bus::ready() {
 bool Bus::spin(doorbell::Deadline deadline) {
     // Only the rings: who comes and goes is looked at before sleeping.
     const auto any = [this] {
-        return std::any_of(links_.begin(), links_.end(), [](const auto& link) { return link->ready(); });
+        return !notices_.empty() ||
+               std::any_of(links_.begin(), links_.end(), [](const auto& link) { return link->ready(); });
     };
     const bool found = spin_.until(any, deadline);
     if (found) count(counters().spins);

@@ -6,6 +6,7 @@
 //   loop:  receive until empty -> work -> submit/answer -> flush -> wait (or arm, sleep elsewhere, disarm)
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -35,6 +36,7 @@ public:
     void forsake() noexcept;
 
     std::uint32_t slot() const { return slot_; }
+    std::uint32_t generation() const { return generation_; }
     const std::string& name() const { return name_; }
     layout::Counters& counters() { return segment_->peer(slot_).counters; }
     /// Blocks and leases. Any thread of the peer.
@@ -60,6 +62,7 @@ public:
     Link* provider(Route& route);
 
     /// Sends a call, post, item, credit or cancel: Link::submit, and counts the references that go with it.
+    /// A cancel takes back a call that has not been sent; its completion, of status cancelled, is received from here then.
     [[nodiscard]] Status submit(Link& link, const wire::Draft& draft);
     /// Sends a reply or error: Link::answer, likewise.
     [[nodiscard]] Status answer(Link& link, const wire::Draft& draft);
@@ -134,6 +137,7 @@ private:
     void unlend(const Link& link, const wire::Draft& draft);
     bool keep_accounts(Link& link, const wire::Draft& frame);
     void send_releases();
+    Received notice();
 
     std::shared_ptr<Segment> segment_;
     std::shared_ptr<Fd> bell_;
@@ -147,6 +151,13 @@ private:
     std::uint64_t epoch_ = 1;  // of the links and of what peers export; routes of another epoch are looked up anew
     Lending lending_;
     std::unordered_map<std::uint64_t, wire::Values> releases_;  // by the owner's place; pairs of id and uses
+    struct Notice {                                             // what is received without a frame of its own
+        Link* link;
+        wire::Kind kind;
+        Status status;
+        std::uint64_t id;
+    };
+    std::deque<Notice> notices_;
     std::size_t turn_ = 0;
     std::uint32_t in_turn_ = 0;
     std::uint64_t seen_[layout::max_peers] = {};  // attachments that were dealt with

@@ -27,9 +27,11 @@ void Lending::change(std::uint64_t id, std::uint32_t slot, std::int64_t uses) {
 }
 
 std::vector<std::uint64_t> Lending::take_free() {
-    // One may have been lent again meanwhile.
-    std::erase_if(free_, [this](std::uint64_t id) { return uses_.contains(id); });
-    return std::exchange(free_, {});
+    auto free = std::exchange(free_, {});
+    std::erase_if(free, [this](std::uint64_t id) { return uses_.contains(id); });
+    std::sort(free.begin(), free.end());
+    free.erase(std::unique(free.begin(), free.end()), free.end());
+    return free;
 }
 
 void Lending::forget(std::uint32_t slot) {

@@ -22,7 +22,7 @@ public:
     void release(std::uint64_t id, std::uint32_t slot, std::int64_t uses) { change(id, slot, -uses); }
     /// The peer is gone, and all that it held.
     void forget(std::uint32_t slot);
-    /// The objects that nobody refers to any more, each told once.
+    /// The objects that nobody refers to any more, each told once; not those that were lent anew meanwhile.
     std::vector<std::uint64_t> take_free();
     bool has_free() const { return !free_.empty(); }
     std::size_t size() const { return uses_.size(); }

@@ -49,10 +49,7 @@ std::pair<Status, std::unique_ptr<Link>> Link::open(const Segment& segment, Aren
 
 Link::~Link() {
     for (const Transit& transit : transit_) (void)arena_.release(transit.block.block, transit.block.generation);
-    for (const Waiting& waiting : backlog_) {
-        if (waiting.box.bytes) (void)arena_.release(waiting.box.block, waiting.box.generation);
-        for (const Handle& payload : waiting.payloads) (void)arena_.release(payload.block, payload.generation);
-    }
+    for (Waiting& waiting : backlog_) end(waiting);
     segment_.attachments(ends_.other)
         .from[ends_.self]
         .store(0, std::memory_order_release);  // pairs with "detach" in peers
@@ -75,7 +72,7 @@ bool Link::dropped() const {
 
 std::uint32_t Link::most_in_flight() const {
     // Two fewer than fit: a record that would cross the ring's end leaves less than one record's room unused there.
-    return static_cast<std::uint32_t>(reserve_bytes() / completion_bytes - 2);
+    return static_cast<std::uint32_t>((reserve_bytes() - cancel_bytes) / completion_bytes - 2);
 }
 
 bool Link::hold(std::span<const Handle> payloads) {
@@ -138,7 +135,7 @@ Status Link::send_box(const Handle& box, std::span<const Handle> payloads, std::
 
 /// Keeps a frame until there is room: a large one in the arena already, so that no memory is known now and not later.
 Status Link::defer(const wire::Draft& draft, std::uint64_t bytes) {
-    Waiting waiting{{}, {}, {draft.payloads.begin(), draft.payloads.end()}, draft.kind == wire::Kind::call};
+    Waiting waiting{{}, {}, {draft.payloads.begin(), draft.payloads.end()}, draft.kind == wire::Kind::call, draft.id};
     if (bytes > inline_bytes) {
         const auto made = box(draft, bytes);
         if (made.status != Status::ok) return made.status;
@@ -165,7 +162,7 @@ Status Link::submit(const wire::Draft& draft) {
     Status sent = Status::full;
     // Before the other side has attached, its half of the positions means nothing.
     const bool may_go = attached() && backlog_.empty() && !(is_call && in_flight_ >= most_in_flight());
-    if (may_go) sent = send(draft, bytes, reserve_bytes());
+    if (may_go) sent = send(draft, bytes, call_reserve_bytes());
     if (sent == Status::ok && is_call) {
         ++in_flight_;
     } else if (sent == Status::full) {
@@ -186,6 +183,47 @@ Status Link::submit(const wire::Draft& draft) {
         count(counters_.posts);
     }
     return Status::ok;
+}
+
+/// Gives back what a frame that will not be sent holds, and leaves nothing of it.
+void Link::end(Waiting& waiting) {
+    if (waiting.box.bytes) (void)arena_.release(waiting.box.block, waiting.box.generation);
+    for (const Handle& payload : waiting.payloads) (void)arena_.release(payload.block, payload.generation);
+    backlog_size_ -= waiting.frame.size();
+    waiting = {};
+}
+
+bool Link::cancel(std::uint64_t id, const std::function<void(const wire::Draft&)>& withdrawn) {
+    const auto is_it = [id](const Waiting& waiting) { return waiting.is_call && waiting.id == id; };
+    // From both ends: calls are given up in the order in which they were made, or in the reverse.
+    for (std::size_t first = 0, last = backlog_.size(); first < last; ++first) {
+        Waiting* const found = is_it(backlog_[first])    ? &backlog_[first]
+                               : is_it(backlog_[--last]) ? &backlog_[last]
+                                                         : nullptr;
+        if (found == nullptr) continue;
+        wire::Draft draft;
+        const std::byte* bytes = found->box.bytes ? arena_.at(found->box) : found->frame.data();
+        const std::uint64_t size = found->box.bytes ? found->box.bytes : found->frame.size();
+        std::vector<std::uint64_t> copy((size + 7) / 8);
+        std::memcpy(copy.data(), bytes, size);
+        if (wire::read(std::as_bytes(std::span(copy)).first(size), draft) == Status::ok) withdrawn(draft);
+        end(*found);
+        return true;
+    }
+    cancels_.push_back({wire::Tag::integer, wire::DType::none, 0, 0, id});
+    return false;
+}
+
+/// One frame for all, and one at a time, so that the room which calls leave for it is enough.
+void Link::send_cancels() {
+    if (state_ != Status::ok || !attached() || !out_.look() || out_.consumed() < cancelled_until_) return;
+    const wire::Draft draft{.kind = wire::Kind::cancel, .cells = cancels_};
+    const std::uint64_t bytes = wire::size(draft);
+    const Status sent = ring::record_bytes(bytes) <= cancel_bytes ? send(draft, bytes, reserve_bytes())
+                                                                  : send_indirect(draft, bytes, reserve_bytes());
+    if (sent != Status::ok) return;
+    cancels_.clear();
+    cancelled_until_ = out_.written();
 }
 
 Status Link::answer(const wire::Draft& draft) {
@@ -219,6 +257,7 @@ Status Link::answer(const wire::Draft& draft) {
 }
 
 void Link::pump() {
+    if (!cancels_.empty()) send_cancels();
     if (transit_.empty() && backlog_.empty()) return;
     if (!attached()) return;
     if (!out_.look()) return fail(Status::corrupt);
@@ -228,14 +267,18 @@ void Link::pump() {
     }
     while (!backlog_.empty()) {
         Waiting& waiting = backlog_.front();
+        if (!waiting.box.bytes && waiting.frame.empty()) {  // was withdrawn
+            backlog_.pop_front();
+            continue;
+        }
         if (waiting.is_call && in_flight_ >= most_in_flight()) break;
         Status sent;
         if (waiting.box.bytes) {
-            sent = send_box(waiting.box, waiting.payloads, reserve_bytes());
+            sent = send_box(waiting.box, waiting.payloads, call_reserve_bytes());
         } else {
             wire::Draft draft;
             if (wire::read(waiting.frame, draft) != Status::ok) return fail(Status::corrupt);
-            sent = send(draft, waiting.frame.size(), reserve_bytes());
+            sent = send(draft, waiting.frame.size(), call_reserve_bytes());
         }
         if (sent == Status::corrupt) fail(sent);
         if (sent != Status::ok) break;
@@ -252,6 +295,7 @@ void Link::starve() {
 }
 
 void Link::publish() {
+    if (!cancels_.empty()) send_cancels();
     // In this order: who sees new calls finds the room that their answers count on.
     const bool gave_room = in_.retire();
     const bool shown = out_.publish();
@@ -277,7 +321,7 @@ bool Link::ready() {
     if (in_.ready()) return true;
     if (backlog_.empty()) return false;
     const bool may_go = !backlog_.front().is_call || in_flight_ < most_in_flight();
-    return may_go && (!out_.look() || out_.free() > reserve_bytes() + 2 * inline_bytes);
+    return may_go && (!out_.look() || out_.free() > call_reserve_bytes() + 2 * inline_bytes);
 }
 
 Link::Received Link::receive(std::span<std::byte> room) {

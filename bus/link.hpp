@@ -10,6 +10,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -27,6 +28,8 @@ class Link {
 public:
     /// Room that a completion is sure to find in the ring, with its record header.
     static constexpr std::uint64_t completion_bytes = 128;
+    /// Room that calls leave for the one frame that cancels.
+    static constexpr std::uint64_t cancel_bytes = 1024;
     /// The largest frame that travels in the ring; a larger one goes to the arena.
     static constexpr std::uint64_t inline_bytes = 8192;
     /// Frames waiting in private memory for room in the ring, in bytes, before submit says full.
@@ -47,7 +50,12 @@ public:
     /// Sends anything but a reply or error. What finds no room waits in private memory, or in the arena when it is large, and goes
     /// out with `pump`; `full` when too much waits already. The draft's payloads must be in use by this peer; the link adds its own use of each.
     [[nodiscard]] Status submit(const wire::Draft& draft);
-    /// Sends a reply or error; never waits, but for the end of a stream (frame_streams), which stays behind the items that do. An answer too large for what memory is left becomes an error of status no_memory.
+    /// The caller no longer waits for a call, or wants no more of its items. True when the call had not been sent yet: it is taken
+    /// back, `withdrawn` is told of it, and no completion will come. Else the other side is told with the next publish, past
+    /// everything that waits, and the completion still comes.
+    bool cancel(std::uint64_t id, const std::function<void(const wire::Draft&)>& withdrawn);
+    /// Sends a reply or error; never waits, but for the end of a stream (frame_streams), which stays behind the items that do. An
+    /// answer too large for what memory is left becomes an error of status no_memory.
     [[nodiscard]] Status answer(const wire::Draft& draft);
     /// Shows what was sent to the other side, gives back room, and wakes the other side if it sleeps.
     void publish();
@@ -108,6 +116,7 @@ private:
     void ring();
     bool settle(const wire::Draft& frame);
     std::uint64_t reserve_bytes() const { return out_.capacity() / 2; }
+    std::uint64_t call_reserve_bytes() const { return reserve_bytes() + cancel_bytes; }
 
     struct Transit {
         std::uint64_t until;  // the head that ends it
@@ -118,7 +127,10 @@ private:
         Handle box;  // or the frame is in here
         std::vector<Handle> payloads;
         bool is_call;
+        std::uint64_t id;  // of a call
     };
+    void end(Waiting& waiting);
+    void send_cancels();
 
     const Segment& segment_;
     Arena& arena_;
@@ -136,6 +148,8 @@ private:
     std::deque<Transit> transit_;
     std::deque<Waiting> backlog_;
     std::uint64_t backlog_size_ = 0;
+    std::vector<wire::Cell> cancels_;    // ids, to be sent
+    std::uint64_t cancelled_until_ = 0;  // the head that has passed the last cancel frame
 
     // One call in sixteen is timed.
     std::uint32_t calls_ = 0;

@@ -2,6 +2,7 @@
 
 #include <flatbuffers/flatbuffers.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -113,14 +114,11 @@ public:
                     if ((frame_.flags & frame_references) == 0 || owner_of(cell) >= layout::max_peers) return false;
                     break;
                 case Tag::bytes:
-                case Tag::array: {
-                    const std::uint64_t extents = cell.tag == Tag::bytes ? 1 : cell.count;
-                    if (extents > frame_.cells.size() - i - 1 ||
-                        !array_fits(cell, frame_.cells.subspan(i + 1, extents)))
+                case Tag::array:
+                    if (!has_shape(frame_.cells.subspan(i)) || !array_fits(cell, array_shape(frame_.cells.subspan(i))))
                         return false;
-                    i += extents;
+                    i += array_shape(frame_.cells.subspan(i)).cells;
                     break;
-                }
                 default: return false;
             }
             if (inside > frame_.cells.size()) return false;
@@ -149,18 +147,47 @@ private:
         return (all & 0x8080808080808080) == 0;
     }
 
-    bool array_fits(const Cell& cell, std::span<const Cell> extents) const {
-        for (const Cell& extent : extents) {
+    /// Whether the cells that array_shape takes are there, and of the right kinds.
+    bool has_shape(std::span<const Cell> cells) const {
+        const Cell& head = cells[0];
+        std::uint64_t extents = head.tag == Tag::bytes ? 1 : head.count;
+        if (head.flags & cell_strided) extents = 2 * extents + 1;
+        const std::uint64_t type = head.flags & cell_typed ? 2 : 0;
+        if (extents + type > cells.size() - 1) return false;
+        if (type != 0) {
+            const Cell& text = cells[1 + extents + 1];
+            if (head.tag == Tag::bytes || head.dtype != DType::none || text.tag != Tag::text ||
+                !in_heap(text.bits, text.count))
+                return false;
+            ++extents;
+        }
+        for (const Cell& extent : cells.subspan(1, extents)) {
             if (extent.tag != Tag::extent) return false;
         }
-        const DType dtype = cell.tag == Tag::bytes ? DType::uint8 : cell.dtype;
-        if (item_bytes(dtype) == 0) return false;
+        return true;
+    }
+
+    bool array_fits(const Cell& cell, const ArrayShape& shape) const {
+        if (shape.item_bytes == 0) return false;
         bool overflow = false;
-        const std::uint64_t bytes = array_bytes(dtype, extents, overflow);
+        const std::uint64_t bytes = array_bytes(shape.item_bytes, shape.extents, overflow);
         if (overflow) return false;
-        if (cell.flags & cell_leased)
-            return cell.bits < frame_.payloads.size() && frame_.payloads[cell.bits].bytes >= bytes;
-        return in_heap(cell.bits, bytes);
+        if ((cell.flags & cell_leased) == 0) return shape.strides.empty() && in_heap(cell.bits, bytes);
+        if (cell.bits >= frame_.payloads.size()) return false;
+        const std::uint64_t room = frame_.payloads[cell.bits].bytes;
+        if (shape.strides.empty() || bytes == 0) return room >= bytes;
+        // The first and the last byte that an element may have.
+        constexpr std::int64_t most = std::int64_t{1} << 62;
+        std::int64_t first = static_cast<std::int64_t>(shape.start), last = first;
+        if (shape.start > most || shape.item_bytes > room) return false;
+        for (std::size_t i = 0; i < shape.extents.size(); ++i) {
+            std::int64_t reach = 0;
+            if (__builtin_mul_overflow(static_cast<std::int64_t>(shape.extents[i].bits - 1),
+                                       static_cast<std::int64_t>(shape.strides[i].bits), &reach) ||
+                __builtin_add_overflow(reach < 0 ? first : last, reach, reach < 0 ? &first : &last))
+                return false;
+        }
+        return first >= 0 && last <= static_cast<std::int64_t>(std::min<std::uint64_t>(room - shape.item_bytes, most));
     }
 
     const Draft& frame_;
@@ -236,8 +263,31 @@ Status read(std::span<const std::byte> bytes, Draft& out) {
     return CellCheck(out).all() ? Status::ok : Status::corrupt;
 }
 
+ArrayShape array_shape(std::span<const Cell> cells) {
+    const Cell& head = cells[0];
+    const std::size_t dimensions = head.tag == Tag::bytes ? 1 : head.count;
+    ArrayShape shape;
+    shape.extents = cells.subspan(1, dimensions);
+    shape.cells = dimensions;
+    shape.item_bytes = item_bytes(head.tag == Tag::bytes ? DType::uint8 : head.dtype);
+    if (head.flags & cell_strided) {
+        shape.strides = cells.subspan(1 + shape.cells, dimensions);
+        shape.cells += dimensions + 1;
+        shape.start = cells[shape.cells].bits;
+    }
+    if (head.flags & cell_typed) {
+        shape.item_bytes = cells[shape.cells + 1].bits;
+        shape.type = &cells[shape.cells + 2];
+        shape.cells += 2;
+    }
+    return shape;
+}
+
 std::uint64_t array_bytes(DType dtype, std::span<const Cell> extents, bool& overflow) {
-    std::uint64_t bytes = item_bytes(dtype);
+    return array_bytes(item_bytes(dtype), extents, overflow);
+}
+
+std::uint64_t array_bytes(std::uint64_t bytes, std::span<const Cell> extents, bool& overflow) {
     bool empty = false;
     for (const Cell& extent : extents) {
         if (extent.bits == 0) empty = true;
@@ -264,6 +314,16 @@ void Values::bigint(std::span<const std::byte> two_complement) {
 void Values::array(DType dtype, std::uint16_t flags, std::uint64_t where, std::span<const std::uint64_t> shape) {
     put({Tag::array, dtype, flags, static_cast<std::uint32_t>(shape.size()), where});
     for (const std::uint64_t length : shape) put({Tag::extent, DType::none, 0, 0, length});
+}
+
+void Values::strides(std::span<const std::int64_t> bytes, std::uint64_t start) {
+    for (const std::int64_t stride : bytes) put({Tag::extent, DType::none, 0, 0, static_cast<std::uint64_t>(stride)});
+    put({Tag::extent, DType::none, 0, 0, start});
+}
+
+void Values::type(std::uint64_t item_bytes, std::string_view name) {
+    put({Tag::extent, DType::none, 0, 0, item_bytes});
+    text(name);
 }
 
 void Values::bytes(std::uint16_t flags, std::uint64_t where, std::uint64_t count) {

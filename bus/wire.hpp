@@ -15,14 +15,16 @@
 //   map      entries        -                          that many pairs of values
 //   set      items          -                          that many values
 //   date     -              binary64: ms since 1970
-//   array    dimensions     offset in heap, or index   that many extents
-//                           in payloads (cell_leased)
+//   array    dimensions     offset in heap, or index   that many extents; with cell_strided as many strides in
+//                           in payloads (cell_leased)  bytes and the first element's offset, all as extents;
+//                                                      with cell_typed the bytes of an element, as an extent, and
+//                                                      a text, its type as numpy writes it
 //   extent   -              length of one dimension
 //   reference generation    owner's slot << 56 | id    -
 //   slice    -              -                          three values: start, stop, step
 //   tuple    items          -                          that many values; a list where there are no tuples
 //
-// An array's elements lie in C order, or in Fortran order with cell_fortran. A reference names an object that stays with its
+// An array's elements lie in C order, in Fortran order with cell_fortran, or anywhere in their payload with cell_strided. A reference names an object that stays with its
 // owner, the peer of that slot and generation; bus/lending.hpp tells how long it lives.
 //
 // An activity is what one call leads to: a call that is made while another is being performed carries on the other's activity,
@@ -89,11 +91,13 @@ constexpr std::uint32_t item_bytes(DType dtype) {
     return index < sizeof sizes ? sizes[index] : 0;
 }
 
-inline constexpr std::uint16_t cell_leased = 1;   // the elements are in the arena: bits is an index in payloads
-inline constexpr std::uint16_t cell_fortran = 2;  // the first dimension varies fastest
-inline constexpr std::uint16_t cell_ascii = 4;    // every byte of the text is below 128
-inline constexpr std::uint16_t cell_moved = 8;    // the receiver may write
-inline constexpr std::uint16_t cell_kwargs = 16;  // on the object that closes a call: its named arguments
+inline constexpr std::uint16_t cell_leased = 1;    // the elements are in the arena: bits is an index in payloads
+inline constexpr std::uint16_t cell_fortran = 2;   // the first dimension varies fastest
+inline constexpr std::uint16_t cell_ascii = 4;     // every byte of the text is below 128
+inline constexpr std::uint16_t cell_moved = 8;     // the receiver may write
+inline constexpr std::uint16_t cell_strided = 32;  // of a leased array: where each dimension's next element is
+inline constexpr std::uint16_t cell_typed = 64;    // of an array whose elements have no DType: strings, dates, records
+inline constexpr std::uint16_t cell_kwargs = 16;   // on the object that closes a call: its named arguments
 
 inline constexpr std::uint16_t reference_callable = 1;   // can be called
 inline constexpr std::uint16_t reference_iterable = 2;   // a stream: an iterator or an async iterator
@@ -171,8 +175,21 @@ void write(const Draft& draft, std::byte* out);
 /// whose extents don't fit its bytes, nesting beyond max_depth, a kind, status or tag that does not exist.
 Status read(std::span<const std::byte> bytes, Draft& out);
 
+/// The cells that follow an array's own: its extents, strides and type.
+struct ArrayShape {
+    std::span<const Cell> extents;
+    std::span<const Cell> strides;  // in bytes, signed; empty: C or Fortran order
+    std::uint64_t start = 0;        // of the first element in the payload, in bytes
+    std::uint64_t item_bytes = 0;   // of an element
+    const Cell* type = nullptr;     // a text; null: the cell's dtype
+    std::size_t cells = 0;          // how many there are of all these
+};
+/// Of a well-formed array or bytes, the first of whose cells `cells` begins with.
+ArrayShape array_shape(std::span<const Cell> cells);
+
 /// The number of elements times their size; 0 with `overflow` set when it does not fit 63 bits.
 std::uint64_t array_bytes(DType dtype, std::span<const Cell> extents, bool& overflow);
+std::uint64_t array_bytes(std::uint64_t item_bytes, std::span<const Cell> extents, bool& overflow);
 
 /// Collects a value's cells in private memory, for a Draft. Reused from call to call, it stops allocating.
 class Values {
@@ -191,6 +208,9 @@ public:
     void text(std::string_view utf8, bool ascii = false);
     void bigint(std::span<const std::byte> two_complement);
     void container(Tag tag, std::uint32_t count) { put({tag, DType::none, 0, count, 0}); }
+    /// Follow array(): where its elements are, when they are not one after the other; what they are, when they have no dtype.
+    void strides(std::span<const std::int64_t> bytes, std::uint64_t start);
+    void type(std::uint64_t item_bytes, std::string_view name);
     /// An array's cell and extents. The elements are `where` in the heap (from room()) or, with cell_leased, in payloads.
     void array(DType dtype, std::uint16_t flags, std::uint64_t where, std::span<const std::uint64_t> shape);
     void bytes(std::uint16_t flags, std::uint64_t where, std::uint64_t count);

@@ -16,6 +16,8 @@ export const cases = {
   'handoff-1kB': handOff(kB),
   'handoff-1MB': handOff(MB),
   'handoff-64MB': handOff(64 * MB),
+  'async-10000': sleepers,
+  'stream-1M': millionItems,
   idle: null, // measured from outside, on all peers at once
   'workers-4': workers,
 }
@@ -124,6 +126,37 @@ function handOff(bytes) {
       peer.release(y)
     }).finally(() => peer.release(x))
   }
+}
+
+/** Ten thousand calls of a coroutine that sleeps for 0.1 s, all in flight at once. */
+async function sleepers(peer) {
+  const calls = 10_000
+  const round = async () => {
+    const begin = performance.now()
+    const slept = await Promise.all(Array.from({ length: calls }, () => peer.nap(0.1)))
+    const took = performance.now() - begin
+    if (slept.some(each => each !== 0.1)) throw new Error('a call was answered wrong')
+    return took
+  }
+  await round()
+  const before = await counters(peer)
+  const took = await round()
+  return { all_ms: [took, 'ms'], ...perCall(before, await counters(peer), calls) }
+}
+
+async function millionItems(peer) {
+  const items = 1_000_000
+  const round = async () => {
+    let next = 0
+    const begin = performance.now()
+    for await (const item of peer.count(items)) {
+      if (item !== next++) throw new Error(`item ${item} came in place of ${next - 1}`)
+    }
+    if (next !== items) throw new Error(`${next} items came`)
+    return (items / (performance.now() - begin)) * 1000
+  }
+  await round()
+  return { items_per_s: [await round(), '1/s'] }
 }
 
 function filled(peer, bytes) {

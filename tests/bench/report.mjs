@@ -69,6 +69,7 @@ export function table(rows, peers) {
 
 function figure(value, unit) {
   if (unit === 'us') return value >= 1000 ? `${digits(value / 1000)} ms` : `${digits(value)} µs`
+  if (unit === 'ms') return `${digits(value)} ms`
   if (unit === '1/s') return value >= 1e6 ? `${digits(value / 1e6)} M/s` : `${digits(value / 1000)} k/s`
   if (unit === '%') return `${value.toFixed(2)} %`
   if (unit === 'B/call') return `${digits(value)} B`

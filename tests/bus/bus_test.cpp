@@ -290,6 +290,42 @@ TEST_CASE("a hostile peer loses its own link and nobody else's", "[bus]") {
     CHECK(hostile.bus->links().empty());
 }
 
+TEST_CASE("a cancelled call is completed, by the callee or here", "[bus]") {
+    Broker broker(small("cancel"));
+    Player service("cancel", true), caller("cancel", false);
+    const std::uint64_t calls = 2000;
+    for (std::uint64_t id = 1; id <= calls; ++id) REQUIRE(caller.submit(Kind::call, id, 10) == Status::ok);
+    caller.bus->flush();
+    Link& link = *caller.bus->service();
+    for (std::uint64_t id = 1; id <= calls; ++id) {
+        REQUIRE(caller.bus->submit(link, {.kind = Kind::cancel, .id = id}) == Status::ok);
+    }
+    caller.bus->flush();
+    service.bus->attend([](Link&, Status) {});
+    std::uint64_t arrived = 0, cancelled = 0;
+    std::map<std::uint64_t, Status> completed;
+    CHECK(soon([&] {
+        for (auto got = service.receive(); got.status == Status::ok; got = service.receive()) {
+            arrived += got.frame.kind == Kind::call;
+            cancelled += got.frame.kind == Kind::cancel;
+            if (got.frame.kind == Kind::cancel) {
+                (void)service.bus->answer(*got.link,
+                                          {.kind = Kind::error, .status = Status::cancelled, .id = got.frame.id});
+            }
+        }
+        service.bus->flush();
+        caller.bus->attend([](Link&, Status) {});
+        for (auto got = caller.receive(); got.status == Status::ok; got = caller.receive()) {
+            CHECK(completed.emplace(got.frame.id, got.frame.status).second);
+        }
+        caller.bus->flush();
+        return completed.size() == calls;
+    }));
+    CHECK(arrived == cancelled);
+    CHECK(arrived < calls);
+    for (const auto& [id, status] : completed) CHECK(status == Status::cancelled);
+}
+
 TEST_CASE("a link stands before its bell has come, and without one", "[bus]") {
     Broker broker(small("forged"));
     Player service("forged", true), caller("forged", false);

@@ -172,7 +172,7 @@ TEST_CASE("a link of another life is not taken for this one", "[link]") {
 TEST_CASE("no more calls are in flight than have room for their completions", "[link]") {
     Pair pair;
     const std::uint32_t most = pair.a.link->most_in_flight();
-    CHECK(most == ring_bytes / 2 / Link::completion_bytes - 2);
+    CHECK(most == (ring_bytes / 2 - Link::cancel_bytes) / Link::completion_bytes - 2);
     for (std::uint64_t id = 1; id <= most + 10; ++id) REQUIRE(pair.a.call(id) == Status::ok);
     CHECK(pair.a.link->in_flight() == most);
     CHECK(pair.a.link->waiting() == 10);
@@ -187,6 +187,39 @@ TEST_CASE("no more calls are in flight than have room for their completions", "[
     pair.a.flush();
     CHECK(pair.a.link->in_flight() == 10);
     CHECK(pair.a.link->waiting() == 0);
+}
+
+TEST_CASE("a call that waits is taken back; the others are cancelled past everything that waits", "[link]") {
+    Pair pair;
+    const std::uint32_t most = pair.a.link->most_in_flight();
+    const std::uint64_t calls = 4 * most;
+    for (std::uint64_t id = 1; id <= calls; ++id) REQUIRE(pair.a.call(id, id % 100 == 0 ? 20'000 : 10) == Status::ok);
+    pair.a.flush();
+    const std::uint64_t sent = pair.a.link->in_flight();
+    std::uint64_t withdrawn = 0;
+    for (std::uint64_t id = 1; id <= calls; ++id) {
+        const bool taken_back = pair.a.link->cancel(id, [&](const wire::Draft& draft) { withdrawn += draft.id == id; });
+        CHECK(taken_back == (id > sent));
+    }
+    CHECK(withdrawn == calls - sent);
+    pair.a.flush();
+    CHECK(pair.a.link->waiting() == 0);
+    // Who reads what is there before it begins has read that nobody waits for it.
+    std::vector<std::uint64_t> arrived, cancelled;
+    for (auto got = pair.b.receive(); got.status == Status::ok; got = pair.b.receive()) {
+        if (got.frame.kind == Kind::call) arrived.push_back(got.frame.id);
+        if (got.frame.kind != Kind::cancel) continue;
+        for (const wire::Cell& cell : got.frame.cells) cancelled.push_back(cell.bits);
+    }
+    CHECK(arrived.size() == sent);
+    CHECK(cancelled == arrived);
+    for (const std::uint64_t id : arrived) REQUIRE(pair.b.reply(id) == Status::ok);
+    pair.b.flush();
+    while (pair.a.receive().status == Status::ok) {
+    }
+    pair.a.flush();
+    CHECK(pair.a.link->in_flight() == 0);
+    CHECK(pair.a.arena.usage().held_blocks == 0);
 }
 
 TEST_CASE("with both rings full both ways every call gets its one answer", "[link]") {

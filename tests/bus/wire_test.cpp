@@ -327,6 +327,66 @@ TEST_CASE("values that are not well formed are refused", "[wire]") {
          }},
         {"bytes beyond the heap", [&] { return verdict({cell(Tag::bytes, 1, 0), cell(Tag::extent, 0, 4)}, "abc"); }},
         {"bytes without an extent", [&] { return verdict({cell(Tag::bytes, 1, 0)}, "abc"); }},
+        {"a stride that leaves the payload in front",
+         [&] {
+             return verdict({cell(Tag::array, 1, 0, DType::int8, cell_leased | cell_strided), cell(Tag::extent, 0, 3),
+                             cell(Tag::extent, 0, max), cell(Tag::extent, 0, 1)},
+                            "", {{0, 9, 0, 0}});
+         }},
+        {"a stride that leaves the payload behind",
+         [&] {
+             return verdict({cell(Tag::array, 1, 0, DType::int16, cell_leased | cell_strided), cell(Tag::extent, 0, 3),
+                             cell(Tag::extent, 0, 4), cell(Tag::extent, 0, 0)},
+                            "", {{0, 9, 0, 0}});
+         }},
+        {"strides whose reach overflows",
+         [&] {
+             return verdict({cell(Tag::array, 2, 0, DType::int8, cell_leased | cell_strided), cell(Tag::extent, 0, 3),
+                             cell(Tag::extent, 0, 3), cell(Tag::extent, 0, max >> 2), cell(Tag::extent, 0, max >> 2),
+                             cell(Tag::extent, 0, 0)},
+                            "", {{0, 9, 0, 0}});
+         }},
+        {"a start beyond the payload",
+         [&] {
+             return verdict({cell(Tag::array, 1, 0, DType::int8, cell_leased | cell_strided), cell(Tag::extent, 0, 1),
+                             cell(Tag::extent, 0, 1), cell(Tag::extent, 0, 9)},
+                            "", {{0, 9, 0, 0}});
+         }},
+        {"strides that are not there",
+         [&] {
+             return verdict({cell(Tag::array, 1, 0, DType::int8, cell_leased | cell_strided), cell(Tag::extent, 0, 1)},
+                            "", {{0, 9, 0, 0}});
+         }},
+        {"strides of an array in the frame",
+         [&] {
+             return verdict({cell(Tag::array, 1, 0, DType::int8, cell_strided), cell(Tag::extent, 0, 1),
+                             cell(Tag::extent, 0, 1), cell(Tag::extent, 0, 0)},
+                            "abc");
+         }},
+        {"a type that is no text",
+         [&] {
+             return verdict({cell(Tag::array, 1, 0, DType::none, cell_typed), cell(Tag::extent, 0, 1),
+                             cell(Tag::extent, 0, 1), cell(Tag::integer)},
+                            "abc");
+         }},
+        {"a type beyond the heap",
+         [&] {
+             return verdict({cell(Tag::array, 1, 0, DType::none, cell_typed), cell(Tag::extent, 0, 1),
+                             cell(Tag::extent, 0, 1), cell(Tag::text, 4, 0)},
+                            "abc");
+         }},
+        {"a type beside a dtype",
+         [&] {
+             return verdict({cell(Tag::array, 1, 0, DType::int8, cell_typed), cell(Tag::extent, 0, 1),
+                             cell(Tag::extent, 0, 1), cell(Tag::text, 1, 0)},
+                            "abc");
+         }},
+        {"elements of a type that have no size",
+         [&] {
+             return verdict({cell(Tag::array, 1, 0, DType::none, cell_typed), cell(Tag::extent, 0, 1),
+                             cell(Tag::extent, 0, 0), cell(Tag::text, 1, 0)},
+                            "abc");
+         }},
         {"a payload that is not there",
          [&] {
              return verdict({cell(Tag::array, 1, 1, DType::int8, cell_leased), cell(Tag::extent, 0, 1)}, "",
@@ -450,6 +510,43 @@ TEST_CASE("a reference names its owner, and its frame says that it has one", "[w
     draft = draft_of(values);
     draft.flags = wire::frame_references;
     CHECK(read(written(draft).span(), out) == Status::corrupt);
+}
+
+TEST_CASE("an array may step through its payload, forwards and backwards", "[wire]") {
+    Values values;
+    const Handle payload{0, 24, 0, 0};
+    const std::uint64_t shape[] = {2, 3};
+    const std::int64_t strides[] = {-12, 4};
+    values.array(DType::int16, cell_leased | cell_strided, values.payload(payload), shape);
+    values.strides(strides, 12);
+    values.integer(7);
+    Draft draft = draft_of(values);
+    const Bytes bytes = written(draft);
+    Draft out;
+    REQUIRE(read(bytes.span(), out) == Status::ok);
+    const auto found = wire::array_shape(out.cells);
+    CHECK(found.cells == 5);
+    CHECK(found.item_bytes == 2);
+    CHECK(found.start == 12);
+    CHECK(static_cast<std::int64_t>(found.strides[0].bits) == -12);
+    CHECK(out.cells[1 + found.cells].bits == 7);
+}
+
+TEST_CASE("an array of elements without a dtype carries their size and type", "[wire]") {
+    Values values;
+    const auto [room, where] = values.room(16);
+    std::memset(room, 'x', 16);
+    const std::uint64_t shape[] = {2};
+    values.array(DType::none, cell_typed, where, shape);
+    values.type(8, "<M8[ns]");
+    const Bytes bytes = written(draft_of(values));
+    Draft out;
+    REQUIRE(read(bytes.span(), out) == Status::ok);
+    const auto found = wire::array_shape(out.cells);
+    CHECK(found.item_bytes == 8);
+    REQUIRE(found.type != nullptr);
+    CHECK(std::string_view(reinterpret_cast<const char*>(out.heap.data()) + found.type->bits, found.type->count) ==
+          "<M8[ns]");
 }
 
 TEST_CASE("a slice has three values, a tuple as many as it says", "[wire]") {

@@ -116,6 +116,42 @@ const modes = {
       await sleep(20)
     }
   },
+  /** Has objects of the host, has lent it callbacks, and waits to be killed. */
+  async lends() {
+    const py = await connect(argument)
+    const many = Number(process.argv[4])
+    const held = []
+    for (let i = 0; i < many; i += 1000) {
+      held.push(await py.call('things', [1000]))
+      await py.call('keep_all', [Array.from({ length: 1000 }, (_, k) => x => x + i + k)])
+    }
+    console.log('holding')
+    await sleep(60_000)
+    console.log(held.length)
+  },
+  /** Reads a stream of the host, slowly, and waits to be killed. */
+  async reads() {
+    const py = await connect(argument)
+    for await (const item of py.stream('forever')) {
+      if (item === 5000) console.log('reading')
+      if (item > 5000) await sleep(1000)
+    }
+  },
+  /** Is read from, without an end, and dies. */
+  async 'is-read'() {
+    const py = await connect(argument)
+    async function* source() {
+      for (let i = 0; ; i++) {
+        if (i === 20_000) process.kill(process.pid, 'SIGKILL')
+        yield i
+      }
+    }
+    py.post('read_and_keep', [source()])
+  },
+  async 'dies-in-callback'() {
+    const py = await connect(argument)
+    await py.call('apply', [() => process.kill(process.pid, 'SIGKILL')])
+  },
   /** Its host works (argument: how), and it waits to be killed. */
   async parent() {
     const { py } = await child()

@@ -97,7 +97,6 @@ test('SIGKILL of a host is told to every isolate on its bus, also to one that wa
 })
 
 for (const [how, outcome] of Object.entries({
-  'sys.exit': [PythonError, HostLostError],
   'os._exit': [HostLostError],
   'a segmentation fault': [HostLostError],
   abort: [HostLostError],
@@ -110,13 +109,24 @@ for (const [how, outcome] of Object.entries({
       const dying = (async () => py[mode]('die', [how]))()
       const behind = Promise.allSettled([py.call('add', [1, 2])])
       await assert.rejects(dying, error => outcome.some(Kind => error instanceof Kind))
-      const [{ value, reason }] = await behind
-      if (outcome.includes(PythonError)) assert.ok(value === 3 || reason instanceof HostLostError)
-      else assert.ok(reason instanceof HostLostError)
+      const [{ reason }] = await behind
+      assert.ok(reason instanceof HostLostError)
       await py.close()
     }
   })
 }
+
+test('sys.exit in a call is an error of the call, and the host serves on', async () => {
+  const py = await spawn(app)
+  for (const mode of ['call', 'callSync']) {
+    await assert.rejects(
+      async () => py[mode]('die', ['sys.exit']),
+      error => error instanceof PythonError && error.type === 'SystemExit',
+    )
+    assert.equal(await py.call('add', [1, 2]), 3)
+  }
+  await py.close()
+})
 
 test('a host that forks in a call serves on', async () => {
   const py = await spawn(app)

@@ -1,6 +1,8 @@
 """A callee that computes, holds, keeps and dies on demand."""
 
 import ctypes
+import gc
+import itertools
 import os
 import signal
 import sys
@@ -44,6 +46,26 @@ def keep(x):
 
 
 @isthmus.export
+def keep_all(values):
+    kept.extend(values)
+
+
+@isthmus.export(name="kept")
+def how_many():
+    return len(kept)
+
+
+@isthmus.export
+def last():
+    return kept[-1]
+
+
+@isthmus.export
+def use():
+    return kept[0](1)
+
+
+@isthmus.export
 def drop():
     kept.clear()
 
@@ -52,6 +74,81 @@ def drop():
 def fill(count):
     """Memory that the kernel has to tear down."""
     kept.append(b"\1" * count)
+
+
+@isthmus.export
+def apply(f, *args):
+    return f(*args)
+
+
+@isthmus.export
+def adder(n):
+    return lambda x: x + n
+
+
+@isthmus.export
+def restream(stream):
+    yield from stream
+
+
+closed = 0
+
+
+@isthmus.export
+def forever():
+    global closed
+    try:
+        yield from itertools.count()
+    finally:
+        closed += 1
+
+
+@isthmus.export(name="closed")
+def how_many_closed():
+    return closed
+
+
+@isthmus.export
+def read(stream):
+    """How many items there were, and how it ended."""
+    count = 0
+    try:
+        for _ in stream:
+            count += 1
+    except Exception as error:
+        return [count, type(error).__name__]
+    return [count, None]
+
+
+@isthmus.export
+def read_and_keep(stream):
+    kept.append(read(stream))
+
+
+class Thing:
+    living = 0
+
+    def __init__(self):
+        Thing.living += 1
+
+    def __del__(self):
+        Thing.living -= 1
+
+
+@isthmus.export
+def thing():
+    return Thing()
+
+
+@isthmus.export
+def things(n):
+    return [Thing() for _ in range(n)]
+
+
+@isthmus.export
+def living():
+    gc.collect()
+    return Thing.living
 
 
 @isthmus.export

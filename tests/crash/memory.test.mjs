@@ -66,7 +66,7 @@ for (const [what, calls, batch] of [
   [
     '100,000 calls that cannot be encoded',
     100_000,
-    py => thousand(i => py.call('echo', [[i, text, () => 1]]).catch(() => {})),
+    py => thousand(i => py.call('echo', [[i, text, Symbol('s')]]).catch(() => {})),
   ],
   [
     '100,000 calls with arrays, released',
@@ -77,6 +77,36 @@ for (const [what, calls, batch] of [
         const y = await py.call('next', [x])
         release(x)
         release(y)
+      }),
+  ],
+  [
+    '100,000 callbacks, made, called and dropped',
+    100_000,
+    py => thousand(i => py.call('apply', [x => x + i, 1])),
+  ],
+  ['100,000 remote objects, made and dropped', 100_000, py => thousand(() => py.call('thing'))],
+  [
+    '100,000 functions of Python, called',
+    100_000,
+    py => thousand(async i => (await py.call('adder', [i]))(1)),
+  ],
+  [
+    '100,000 short streams in both directions',
+    100_000,
+    py =>
+      thousand(async () => {
+        for await (const _ of py.stream('restream', [[1, 2].values()]));
+      }),
+  ],
+  [
+    '100,000 calls that are aborted',
+    100_000,
+    py =>
+      thousand(() => {
+        const controller = new AbortController()
+        const call = py.call('echo', [text], { signal: controller.signal }).catch(() => {})
+        controller.abort()
+        return call
       }),
   ],
 ]) {

@@ -37,11 +37,10 @@ class Money {
 
 // name, arguments, where, and a word of the message
 const unsendable = [
-  ['a function', [() => 1], 'args[0]'],
-  ['a function deep inside', [0, { rows: [1, 2, 3, { handle: () => 1 }] }], 'args[1].rows[3].handle'],
+  ['a symbol deep inside', [0, { rows: [1, 2, 3, { handle: Symbol('s') }] }], 'args[1].rows[3].handle'],
   ['a symbol', ['a', Symbol('s')], 'args[1]'],
   ['a symbol in a Map', [new Map([['key', [Symbol('s')]]])], /^args\[0\].*key.*\[0\]$/],
-  ['a function in a Set', [new Set([() => 1])], /^args\[0\]/],
+  ['a symbol in a Set', [new Set([Symbol('s')])], /^args\[0\]/],
   ['an invalid Date', [{ at: new Date(Number.NaN) }], 'args[0].at'],
   ['a Date before the year 1', [new Date(-62_135_596_800_001)], 'args[0]'],
   ['a Date after the year 9999', [[new Date(253_402_300_800_000)]], 'args[0][0]'],
@@ -81,8 +80,8 @@ for (const [name, args, path, message = /./] of unsendable) {
 
 test('a named argument that cannot travel is named in the path', async () => {
   const expected = error => error instanceof EncodeError && /rows.*\[1\]$/.test(error.path)
-  await assert.rejects(py.call('anything', [1], { kwargs: { rows: [1, () => 1] } }), expected)
-  await assert.rejects(async () => py.exports.anything(1, kwargs({ rows: [1, () => 1] })), expected)
+  await assert.rejects(py.call('anything', [1], { kwargs: { rows: [1, Symbol('s')] } }), expected)
+  await assert.rejects(async () => py.exports.anything(1, kwargs({ rows: [1, Symbol('s')] })), expected)
 })
 
 test('an exception of a getter is the exception of the call', async () => {
@@ -103,9 +102,8 @@ test('128 levels travel', async () => {
 })
 
 const unreturnable = {
-  object: /result/,
-  'object deep inside': /result.*rows.*\[2\].*handle/,
   cycle: /cycle|itself/,
+  'cycle deep inside': /result.*rows.*\[2\].*handle/,
   'too deep': /128/,
 }
 for (const [name, message] of Object.entries(unreturnable)) {
@@ -171,6 +169,7 @@ const raised = {
   'arguments that cannot travel': 'ValueError',
   'a BaseException': 'Halt',
   KeyboardInterrupt: 'KeyboardInterrupt',
+  SystemExit: 'SystemExit',
   StopIteration: 'StopIteration',
   MemoryError: 'MemoryError',
   RecursionError: 'RecursionError',

@@ -95,14 +95,17 @@ export function start(program, args, options = {}) {
   return process
 }
 
-/** A Node program to its end, which must come in time. */
-export async function runNode(program, args = [], { node = process.execPath, ms = 30_000, ...options } = {}) {
-  const run = start(node, ['--expose-gc', program, ...args], options)
+/** What a process said, and how it ended, which must come in time. */
+export async function finish(run, ms) {
   const timer = setTimeout(() => run.child.kill('SIGKILL'), ms)
   const end = await run.ended
   clearTimeout(timer)
   return { ...end, out: run.out, err: run.err }
 }
+
+/** A Node program to its end. */
+export const runNode = (program, args = [], { node = process.execPath, ms = 30_000, ...options } = {}) =>
+  finish(start(node, ['--expose-gc', program, ...args], options), ms)
 
 /** A host to be joined by name. */
 export async function serve(app, bus, { env, program = python } = {}) {
@@ -128,6 +131,37 @@ export async function serve(app, bus, { env, program = python } = {}) {
   }
   return host
 }
+
+const here = name => new URL(name, import.meta.url).pathname
+let buses = 0
+
+/** Another process that offers what peer.py and peer.mjs offer, and this isolate's place on its bus. */
+export async function meet(language) {
+  const name = `met-${process.pid}-${++buses}`
+  const isPython = language === 'python'
+  const host = await serve(here(isPython ? 'peer.py' : 'nobody.py'), name)
+  let player = host
+  if (!isPython) {
+    player = await third(name, '')
+  }
+  const peer = await connect(name)
+  const part = async () => {
+    await peer.close()
+    player.child.stdin.end()
+    if (player !== host) await player.ended
+    await host.stop()
+  }
+  return { name, peer, pid: player.pid, host, player, part }
+}
+
+/** A third process on a bus, in JavaScript: what it offers has this prefix. */
+export async function third(name, prefix) {
+  const player = start(process.execPath, ['--expose-gc', here('peer.mjs'), name, prefix])
+  await player.line()
+  return player
+}
+
+export const languages = ['python', 'javascript']
 
 export const isAlive = pid => {
   try {

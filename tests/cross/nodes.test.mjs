@@ -8,7 +8,7 @@ import { nodes, nodeVersion, runNode } from './lib.mjs'
 const { NODE_TEST_CONTEXT, ...env } = process.env
 
 for (const node of nodes.filter(each => nodeVersion(each) !== process.versions.node)) {
-  for (const name of ['arrays', 'errors', 'property']) {
+  for (const name of ['arrays', 'callbacks', 'cancel', 'errors', 'hops', 'property', 'remote', 'streams']) {
     test(`${name} on Node ${nodeVersion(node)}`, async () => {
       const file = fileURLToPath(new URL(`${name}.test.mjs`, import.meta.url))
       const run = await runNode(file, [], { node, env, ms: 110_000 })

@@ -1,19 +1,21 @@
-// There and back, for values nobody thought of.
+// There and back, for values nobody thought of: equal, or an error with its path.
 
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
-import { NDArray, spawn } from 'isthmus'
-import { privateDirectory } from './lib.mjs'
+import { EncodeError, NDArray, spawn } from 'isthmus'
+import { meet, privateDirectory } from './lib.mjs'
 import { difference } from './same.mjs'
 
 privateDirectory()
 let py
+let js
 before(async () => {
   py = await spawn(fileURLToPath(new URL('property_host.py', import.meta.url)))
+  js = await meet('javascript')
 })
-after(() => py?.close())
+after(() => Promise.all([py?.close(), js?.part()]))
 
 const units = fc.array(fc.integer({ min: 0, max: 0xffff }), { maxLength: 40 })
 const text = fc.oneof(
@@ -82,6 +84,64 @@ test('any value that Python can hold comes back as it was', () => {
     fc.property(value, v => equal(py.callSync('echo', [v]), v)),
     { numRuns: 3000 },
   )
+})
+
+test('any value that Python can hold comes back from JavaScript as it was', () => {
+  fc.assert(
+    fc.property(value, v => equal(js.peer.callSync('echo', [v]), v)),
+    { numRuns: 1000 },
+  )
+})
+
+test('any value goes through a callback and back', async () => {
+  const property = fc.asyncProperty(value, async v => {
+    for (const peer of [py, js.peer]) {
+      let seen
+      const callback = x => {
+        seen = x
+        return x
+      }
+      equal(await peer.call('apply', [callback, v]), v)
+      equal(seen, v)
+    }
+  })
+  await fc.assert(property, { numRuns: 500 })
+})
+
+test('any values stream there and back', async () => {
+  const property = fc.asyncProperty(fc.array(value, { maxLength: 30 }), async values => {
+    for (const peer of [py, js.peer]) {
+      const backs = []
+      for await (const v of await peer.call('restream', [values.values()])) backs.push(v)
+      equal(backs, values)
+    }
+  })
+  await fc.assert(property, { numRuns: 150 })
+})
+
+const identifier = fc.stringMatching(/^[a-z_][a-z0-9_]{0,5}$/)
+const unsendable = fc.constantFrom(Symbol('s'), new WeakMap(), Promise.resolve(), /x/, new Date(Number.NaN))
+
+test('any value that cannot travel is an error with its path, and nothing is called', () => {
+  const step = fc.oneof(fc.integer({ min: 0, max: 3 }), identifier)
+  const property = fc.property(
+    fc.array(step, { maxLength: 20 }),
+    fc.integer({ min: 0, max: 3 }),
+    unsendable,
+    value,
+    (path, position, culprit, other) => {
+      let v = culprit
+      for (const at of path.toReversed()) {
+        v = typeof at === 'string' ? { [`${at}_`]: other, [at]: v } : [...Array(at).fill(other), v]
+      }
+      const shown = path.map(at => (typeof at === 'string' ? `.${at}` : `[${at}]`)).join('')
+      const isIt = error => error instanceof EncodeError && error.path === `args[${position}]${shown}`
+      for (const peer of [py, js.peer]) {
+        assert.throws(() => peer.callSync('echo', [...Array(position).fill(other), v]), isIt)
+      }
+    },
+  )
+  fc.assert(property, { numRuns: 500 })
 })
 
 test('any arguments arrive in their places, with others in flight', async () => {

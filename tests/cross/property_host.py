@@ -16,6 +16,16 @@ def echo(v):
 
 
 @isthmus.export
+def apply(f, v):
+    return f(v)
+
+
+@isthmus.export
+def restream(values):
+    yield from values
+
+
+@isthmus.export
 def arguments(*args):
     return args
 

@@ -1,14 +1,22 @@
-// The conversations, written once. `value` rows go to Python and back; `result` rows are made in Python.
+// The conversations, written once, for both players and all pairs of them.
 //
-//   value(name, js, python, back = js)    python: an expression that is True of what arrived, called v
-//   result(name, python, back)            python: an expression that makes what is sent
+//   value(name, js, python, back = js)    made in JavaScript. python: an expression that is True of what has come
+//                                         to Python, called v; back: what JavaScript has after a journey
+//   result(name, make, back)              made in Python. make: an expression; back: what it is in JavaScript
+//   lent(name, {js | make}, python, seen) stays where it was made (js: a function that makes it, or make: an
+//                                         expression) and is the same object when it comes home; python and seen
+//                                         tell whether it can be used from elsewhere
 
-import { NDArray } from 'isthmus'
+import { isRemote, NDArray } from 'isthmus'
 
 const rows = []
 const value = (name, js, python, ...back) =>
   rows.push({ name, js, python, back: back.length > 0 ? back[0] : js })
 const result = (name, make, back) => rows.push({ name, make, back })
+const lent = (name, { js, make }, python, seen, how = {}) => {
+  const row = { name, python, seen, lent: true, ...how }
+  rows.push(js ? Object.defineProperty(row, 'js', { get: js, enumerable: true }) : { ...row, make })
+}
 
 // --- one value of each kind --------------------------------------------------------------------------------
 
@@ -206,6 +214,7 @@ value(
   nested(120, v => [v]),
   'depth(v) == 120',
 )
+rows.at(-1).deepest = true
 const shared = { n: 1 }
 value('one object in two places', [shared, shared], "v == [{'n': 1}, {'n': 1}]")
 const table = Array.from({ length: 200 }, (_, i) => ({
@@ -247,24 +256,26 @@ result(
 // --- bytes and arrays --------------------------------------------------------------------------------------
 
 const bytes = Uint8Array.from({ length: 256 }, (_, i) => i)
-const isBytes = expected =>
-  `type(v) is memoryview and v.format == 'B' and v.ndim == 1 and bytes(v) == ${expected}`
-value('a Buffer', Buffer.from(bytes), isBytes('bytes(range(256))'), bytes)
-value('an empty Buffer', Buffer.alloc(0), isBytes("b''"), new Uint8Array(0))
-value('an ArrayBuffer', bytes.buffer, isBytes('bytes(range(256))'), bytes)
-value(
-  'a DataView at an offset',
-  new DataView(bytes.buffer, 3, 5),
-  isBytes('bytes(range(3, 8))'),
-  bytes.slice(3, 8),
-)
+// again: what Python has after a journey through JavaScript, where bytes are a Uint8Array
+const octets = (name, js, python, back) =>
+  rows.push({
+    name,
+    js,
+    python: `type(v) is memoryview and v.format == 'B' and v.ndim == 1 and bytes(v) == ${python}`,
+    again: `bytes(v) == ${python}`,
+    back,
+  })
+octets('a Buffer', Buffer.from(bytes), 'bytes(range(256))', bytes)
+octets('an empty Buffer', Buffer.alloc(0), "b''", new Uint8Array(0))
+octets('an ArrayBuffer', bytes.buffer, 'bytes(range(256))', bytes)
+octets('a DataView at an offset', new DataView(bytes.buffer, 3, 5), 'bytes(range(3, 8))', bytes.slice(3, 8))
 const sharedBytes = new SharedArrayBuffer(100)
 new Uint8Array(sharedBytes).fill(7)
-value('a SharedArrayBuffer', sharedBytes, isBytes('bytes([7]) * 100'), new Uint8Array(100).fill(7))
-value(
+octets('a SharedArrayBuffer', sharedBytes, 'bytes([7]) * 100', new Uint8Array(100).fill(7))
+octets(
   'a Buffer of 100,000 bytes',
   Buffer.alloc(100_000, 'ab'),
-  isBytes("b'ab' * 50_000"),
+  "b'ab' * 50_000",
   Uint8Array.from(Buffer.alloc(100_000, 'ab')),
 )
 
@@ -287,7 +298,11 @@ const count = (Kind, length) => {
   return Kind.from({ length }, (_, i) => one(i % 101))
 }
 const counted = (dtype, length) =>
-  `type(v) is np.ndarray and v.dtype == '${dtype}' and v.shape == (${length},) and not (v.size and v.flags.writeable) and (v == np.arange(${length}) % 101).all()`
+  `type(v) is np.ndarray and v.dtype == '${dtype}' and v.shape == (${length},) and (v == np.arange(${length}) % 101).all()`
+const array = (name, js, dtype, length, back) => {
+  value(name, js, `${counted(dtype, length)} and not (v.size and v.flags.writeable)`, back)
+  rows.at(-1).again = counted(dtype, length)
+}
 for (const [Kind, dtype] of kinds) {
   const Back = Kind === Uint8ClampedArray ? Uint8Array : Kind
   const item = Kind.BYTES_PER_ELEMENT
@@ -295,7 +310,7 @@ for (const [Kind, dtype] of kinds) {
   for (const size of [0, 8, 2048 - 8, 2048, 2048 + 8, 8192 - 8, 8192, 8192 + 8, 2 ** 18, 2 ** 18 + 8]) {
     const length = size / item
     const x = count(Kind, length)
-    value(`a ${Kind.name} of ${size} bytes`, x, counted(dtype, length), Back.from(x))
+    array(`a ${Kind.name} of ${size} bytes`, x, dtype, length, Back.from(x))
   }
   const odd = count(Kind, 1000).subarray(7, 7 + 33)
   value(
@@ -306,7 +321,7 @@ for (const [Kind, dtype] of kinds) {
   )
   const overShared = new Kind(new SharedArrayBuffer(item * 50), item * 3, 40)
   overShared.set(count(Kind, 40))
-  value(`a ${Kind.name} over a SharedArrayBuffer`, overShared, counted(dtype, 40), Back.from(overShared))
+  array(`a ${Kind.name} over a SharedArrayBuffer`, overShared, dtype, 40, Back.from(overShared))
 }
 value(
   'a Float64Array of what is no number',
@@ -494,5 +509,62 @@ result(
     [5, 2],
   ]),
 )
+
+// --- what is lent ------------------------------------------------------------------------------------------
+
+const plusOne = x => x + 1
+const addsOne = async v => typeof v === 'function' && (await v(20)) === 21
+lent('a function', { js: () => plusOne }, 'callable(v) and v(20) == 21', addsOne)
+lent('a closure', { js: () => (a, b) => [b, a] }, "v('a', {'b': 2}) == [{'b': 2}, 'a']", async v => {
+  const [b, a] = await v('a', 'b')
+  return a === 'a' && b === 'b'
+})
+lent('a Python function', { make: 'plus_one' }, 'callable(v) and v(20) == 21', addsOne)
+lent('a lambda', { make: 'lambda x: x + 1' }, 'callable(v) and v(20) == 21', addsOne)
+lent('a bound method', { make: 'Box(19).plus' }, 'v(2) == 21', async v => (await v(2)) === 21)
+lent('an object of a class', { make: 'Box(5)' }, 'v.value == 5 and v.plus(1) == 6', async v => {
+  return isRemote(v) && typeof v === 'object' && (await v.value) === 5 && (await v.plus(1)) === 6
+})
+lent('a class', { make: 'Box' }, 'v(3).plus(4) == 7', async v => (await v(3).plus(4)) === 7)
+lent('a module', { make: 'math' }, 'v.factorial(5) == 120', async v => (await v.factorial(5)) === 120)
+
+// An isolate that blocks can't run the promises of its own streams
+const stream = { blocks: false }
+const items = async v => {
+  const all = []
+  for await (const item of v) all.push(item)
+  return all.join() === '0,1,2'
+}
+const sequence = 'list(v) == [0, 1, 2]'
+const web = () =>
+  new ReadableStream({
+    start(controller) {
+      for (const i of [0, 1, 2]) controller.enqueue(i)
+      controller.close()
+    },
+  })
+async function* asyncGenerator() {
+  for (let i = 0; i < 3; i++) yield i
+}
+function* generator() {
+  yield* [0, 1, 2]
+}
+lent('an async generator', { js: asyncGenerator }, sequence, items, stream)
+lent('a generator', { js: generator }, sequence, items, stream)
+lent('a Web Stream', { js: web }, sequence, items, stream)
+lent('a Python generator', { make: '(i for i in range(3))' }, sequence, items, stream)
+lent('a Python iterator', { make: 'iter([0, 1, 2])' }, sequence, items, stream)
+lent('a Python async generator', { make: 'counting(3)' }, sequence, items, stream)
+
+/** What the Python player needs to know of the rows. */
+export const asData = () =>
+  rows.map(({ name, python, again, make, lent = false, deepest = false }) => ({
+    name,
+    python,
+    again,
+    make,
+    lent,
+    deepest,
+  }))
 
 export default rows

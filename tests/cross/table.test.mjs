@@ -1,23 +1,66 @@
+// Each pair of players plays the whole table.
+
 import assert from 'node:assert/strict'
-import { basename, dirname } from 'node:path'
+import { writeFileSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { nodes, nodeVersion, otherPythons, privateDirectory, python, runNode, serve } from './lib.mjs'
+import { finish, nodes, nodeVersion, otherPythons, privateDirectory, python, serve, start } from './lib.mjs'
+import { asData } from './table.mjs'
 
-privateDirectory()
+const directory = privateDirectory()
 const here = name => fileURLToPath(new URL(name, import.meta.url))
-const pythonName = program => basename(dirname(dirname(program))).replace('.venv', 'the main Python')
+process.env.ISTHMUS_TABLE = join(dirname(directory), 'table.json')
+writeFileSync(process.env.ISTHMUS_TABLE, JSON.stringify(asData()))
+
+const js = (node, place) => ({ language: 'javascript', program: node, place })
+const py = program => ({ language: 'python', program })
+const thisNode = js(process.execPath, 'main')
+const nameOf = ({ language, program, place }) =>
+  language === 'python'
+    ? `Python ${basename(dirname(dirname(program))).replace('.venv', '(the main one)')}`
+    : `Node ${nodeVersion(program)} (${place})`
 
 const pairs = [
-  ...nodes.flatMap(node => ['main', 'worker'].map(place => [node, place, python])),
-  ...otherPythons.map(program => [process.execPath, 'main', program]),
+  ...nodes.flatMap(node => ['main', 'worker'].map(place => [js(node, place), py(python)])),
+  ...otherPythons.map(program => [thisNode, py(program)]),
+  ...nodes.map(node => [py(python), js(node, 'main')]),
+  ...[python, ...otherPythons].map(program => [py(program), js(process.execPath, 'worker')]),
+  ...nodes.map(node => [js(node, 'main'), js(process.execPath, 'main')]),
+  [js(process.execPath, 'worker'), js(nodes[0], 'worker')],
+  ...[python, ...otherPythons].map(program => [py(program), py(python)]),
 ]
 
-for (const [i, [node, place, program]] of pairs.entries()) {
-  test(`Node ${nodeVersion(node)}, ${place} thread, with ${pythonName(program)}`, async t => {
-    const host = await serve(here('host.py'), `table-${i}`, { program })
+/** A JavaScript player that is called. */
+async function offer(role, bus, { program, place }) {
+  const player = start(program, [here('player.mjs'), role, bus, place])
+  assert.equal(await player.line(), '{"ready":true}')
+  return async () => {
+    player.child.stdin.end()
+    const { code } = await player.ended
+    assert.deepEqual([code, player.err], [0, ''])
+  }
+}
+
+const play = (bus, { language, program, place }, callee) =>
+  finish(
+    language === 'python'
+      ? start(program, [here('player.py'), bus, callee.language])
+      : start(program, [here('player.mjs'), 'caller', bus, place, callee.language]),
+    100_000,
+  )
+
+for (const [i, [caller, callee]] of pairs.entries()) {
+  test(`${nameOf(caller)} calls ${nameOf(callee)}`, async t => {
+    const bus = `table-${i}`
+    const isPython = callee.language === 'python'
+    const host = await serve(here(isPython ? 'player.py' : 'nobody.py'), bus, {
+      program: isPython ? callee.program : python,
+    })
     t.after(host.stop)
-    const run = await runNode(here('play.mjs'), [`table-${i}`, place], { node, ms: 60_000 })
+    if (!isPython) t.after(await offer('callee', bus, callee))
+    else if (caller.language === 'python') t.after(await offer('source', bus, thisNode))
+    const run = await play(bus, caller, callee)
     const played = run.out
       .trim()
       .split('\n')

@@ -58,12 +58,14 @@ async function assertPicture(file, size) {
   )
 }
 
-test('hello says what is expected', async () => {
-  const { out, err, code } = await run('examples/hello/hello.mjs')
-  assert.equal(err, '')
-  assert.equal(out, readFileSync(join(root, 'examples/hello/expected.txt'), 'utf8'))
-  assert.equal(code, 0)
-})
+for (const name of ['hello', 'remote']) {
+  test(`${name} says what is expected`, async () => {
+    const { out, err, code } = await run(`examples/${name}/${name}.mjs`)
+    assert.equal(err, '')
+    assert.equal(out, readFileSync(join(root, `examples/${name}/expected.txt`), 'utf8'))
+    assert.equal(code, 0)
+  })
+}
 
 describe('photos', () => {
   const main = 'examples/photos/main.mjs'

@@ -18,6 +18,8 @@ inline void must(bool holds, const char* what) {
     std::abort();
 }
 
+__extension__ using Wide = __int128;  // sums of hostile numbers
+
 /// A frame that was taken is one that its readers can walk without a look at a bound, and write again.
 inline void check_frame(const wire::Draft& frame) {
     std::vector<std::uint64_t> open;
@@ -35,19 +37,29 @@ inline void check_frame(const wire::Draft& frame) {
             case wire::Tag::map: inside = 2 * std::uint64_t{cell.count}; break;
             case wire::Tag::bytes:
             case wire::Tag::array: {
-                const std::uint64_t extents = cell.tag == wire::Tag::bytes ? 1 : cell.count;
-                must(i + extents < frame.cells.size(), "an array without its extents");
+                const auto shape = wire::array_shape(frame.cells.subspan(i));
+                must(i + shape.cells < frame.cells.size(), "an array without its shape");
                 bool overflow = false;
-                const auto dtype = cell.tag == wire::Tag::bytes ? wire::DType::uint8 : cell.dtype;
-                const auto bytes = wire::array_bytes(dtype, frame.cells.subspan(i + 1, extents), overflow);
+                const auto bytes = wire::array_bytes(shape.item_bytes, shape.extents, overflow);
                 must(!overflow, "an array whose size overflows");
-                if (cell.flags & wire::cell_leased) {
-                    must(cell.bits < frame.payloads.size() && bytes <= frame.payloads[cell.bits].bytes,
-                         "an array beyond its payload");
-                } else {
+                if (shape.type != nullptr)
+                    must(shape.type->bits + shape.type->count <= frame.heap.size(), "a type outside the heap");
+                if ((cell.flags & wire::cell_leased) == 0) {
                     must(cell.bits + bytes <= frame.heap.size(), "an array outside the heap");
+                } else {
+                    must(cell.bits < frame.payloads.size(), "an array without its payload");
+                    const auto room = static_cast<Wide>(frame.payloads[cell.bits].bytes);
+                    Wide first = static_cast<Wide>(shape.start), last = first;
+                    for (std::size_t d = 0; d < shape.strides.size(); ++d) {
+                        const auto reach = static_cast<Wide>(shape.extents[d].bits - 1) *
+                                           static_cast<std::int64_t>(shape.strides[d].bits);
+                        (reach < 0 ? first : last) += reach;
+                    }
+                    if (shape.strides.empty()) last = bytes - static_cast<Wide>(shape.item_bytes);
+                    must(bytes == 0 || (first >= 0 && last + static_cast<Wide>(shape.item_bytes) <= room),
+                         "an array beyond its payload");
                 }
-                i += extents;
+                i += shape.cells;
                 break;
             }
             case wire::Tag::slice: inside = 3; break;

@@ -381,3 +381,50 @@ def test_without_numpy_an_array_is_a_memoryview_of_its_format(serve, name):
             value = sample(dtype, 300).reshape(3, 100)
             assert np.array_equal(bus.call("echo", value), value)
         assert bus.call("fresh")[1, 2] == 5
+
+
+TYPED = [
+    np.array(["2024-01-02", "NaT"], "M8[D]"),
+    np.array([1, -1], "m8[us]"),
+    np.array([b"abc", b""], "S5"),
+    np.array([["häß", "😀"], ["", "a"]], "U3"),
+    np.array([(1, 2.5), (3, 4.5)], dtype=[("id", "<i4"), ("weight", "<f8")]),
+    np.array([(1, (2, b"x"))], dtype=[("id", "<i2"), ("in", [("a", "<i4"), ("b", "S3")])]),
+    np.array([(1, 2)], dtype=np.dtype([("a", "i1"), ("b", "f8")], align=True)),
+    np.zeros((0, 3), "M8[s]"),
+    np.array("2024-01-02", "M8[D]"),
+]
+
+
+@pytest.mark.parametrize("repeat", [1, 2000])
+@pytest.mark.parametrize("value", TYPED, ids=lambda value: value.dtype.str)
+def test_an_array_of_dates_texts_or_records_comes_back_as_it_was(echo, value, repeat):
+    value = np.repeat(value, repeat, axis=0) if value.ndim > 0 else value
+    back = echo.call("echo", value)
+    assert back.dtype == value.dtype
+    assert back.shape == value.shape
+    assert np.array_equal(back, value, equal_nan=value.dtype.kind in "mM")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.array([object()]), np.array([1.0], "longdouble"), np.array([(object(),)], dtype=[("a", "O")])],
+    ids=["objects", "longdouble", "records of objects"],
+)
+def test_an_array_that_has_no_form_outside_of_python_is_an_error(echo, value):
+    with pytest.raises(isthmus.EncodeError, match=r"args\[0\] is an array of dtype"):
+        echo.call("echo", value)
+
+
+def test_a_part_with_gaps_of_bus_memory_is_seen_where_it_lies(serve, name):
+    serve(LENDING).ready()
+    with isthmus.connect(name) as bus:
+        whole = isthmus.empty((60, 80, 3), "uint8")
+        whole[:] = np.arange(60 * 80 * 3).reshape(whole.shape) % 251
+        for part in (whole[5:50, 10:70], whole[::2, ::-1], whole.transpose(2, 0, 1), whole[:, :, 1]):
+            back = bus.call("twice", part)["a"]
+            assert np.array_equal(back, part)
+            assert back.strides == part.strides
+            assert back.ctypes.data == part.ctypes.data
+        stats = bus.stats()
+        assert stats["self"]["bytes_copied"] == stats["host"]["bytes_copied"] == 0

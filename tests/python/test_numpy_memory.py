@@ -1,4 +1,4 @@
-"""numpy allocates in the bus: results are handed over without a copy, and live as long as anyone looks."""
+"""numpy allocates in the bus: results are handed over as they lie, and live while anyone looks at them."""
 
 import gc
 import os
@@ -91,14 +91,14 @@ def test_what_is_computed_from_an_argument_is_not_copied(bus):
     assert bytes_copied == 0
 
 
-def test_views_travel_from_where_they_lie_and_what_has_gaps_is_copied_once(bus):
+def test_views_travel_from_where_they_lie(bus):
     (rows, gaps, turned, whole), bytes_copied = copied(bus, lambda: bus.call("views", LARGE))
     expected = np.arange(LARGE, dtype="int64").astype("uint8").reshape(-1, 64)
     assert np.array_equal(rows, expected[1:])
     assert np.array_equal(gaps, expected[:, ::2])
     assert np.array_equal(turned, expected.T)
     assert np.array_equal(whole, expected)
-    assert bytes_copied == LARGE // 2
+    assert bytes_copied == 0
 
 
 def test_zeros_are_zeros_also_in_memory_that_was_used_before(bus):

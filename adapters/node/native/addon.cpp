@@ -159,11 +159,11 @@ Napi::Object constants(Napi::Env env) {
     put("doubles", {ISTHMUS_DOUBLES(ISTHMUS_DOUBLE)});
     put("fields", {ISTHMUS_FIELDS(ISTHMUS_FIELD)});
 #define X(name) ISTHMUS_NUMBER(wire::Kind, name)
-    put("kinds", {X(call) X(post) X(reply) X(error)});
+    put("kinds", {X(call) X(post) X(reply) X(error) X(cancel) X(item) X(credit)});
 #undef X
 #define X(name) ISTHMUS_NUMBER(wire::Tag, name)
     put("tags", {X(null) X(boolean) X(integer) X(real) X(bigint) X(text) X(bytes) X(list) X(object) X(map) X(set)
-                     X(date) X(array) X(extent)});
+                     X(date) X(array) X(extent) X(reference) X(slice) X(tuple)});
 #undef X
 #define X(name) ISTHMUS_NUMBER(wire::DType, name)
     put("dtypes", {X(none) X(boolean) X(int8) X(uint8) X(int16) X(uint16) X(int32) X(uint32) X(int64) X(uint64)
@@ -171,16 +171,30 @@ Napi::Object constants(Napi::Env env) {
 #undef X
 #define X(name) ISTHMUS_NUMBER(Status, name)
     put("statuses", {X(ok) X(full) X(too_large) X(no_memory) X(lost) X(corrupt) X(stale) X(timed_out) X(not_exported)
-                         X(no_bus) X(closed) X(busy)});
+                         X(no_bus) X(closed) X(busy) X(cancelled) X(empty)});
 #undef X
 #define X(name) ISTHMUS_NUMBER(Loop, name)
     put("loops", {X(in_flight) X(always) X(never)});
 #undef X
+    put("references", {{"callable", wire::reference_callable},
+                       {"iterable", wire::reference_iterable},
+                       {"async", wire::reference_async},
+                       {"exception", wire::reference_exception}});
+    put("frames", {{"streams", wire::frame_streams},
+                   {"blocks", wire::frame_blocks},
+                   {"keeps", wire::frame_keeps},
+                   {"references", wire::frame_references}});
+    put("targets", {{"nameOnly", static_cast<std::int32_t>(wire::name_only)},
+                    {"onObject", static_cast<std::int32_t>(wire::on_object)},
+                    {"operation", static_cast<std::int32_t>(wire::operation)}});
+    put("peers", {{"any", any_peer}, {"gone", kind_gone}});
     put("flags", {{"leased", wire::cell_leased},
                   {"fortran", wire::cell_fortran},
                   {"ascii", wire::cell_ascii},
                   {"moved", wire::cell_moved},
-                  {"kwargs", wire::cell_kwargs}});
+                  {"kwargs", wire::cell_kwargs},
+                  {"strided", wire::cell_strided},
+                  {"typed", wire::cell_typed}});
     put("sizes", {{"control", control_bytes},
                   {"descriptorWords", descriptor_words},
                   {"mostFrames", most_frames},

@@ -24,12 +24,17 @@ namespace isthmus::node {
 // The control block: these words, then these doubles.
 #define ISTHMUS_WORDS(X)                                                                                 \
     X(status) X(kind) X(name) X(slot) X(firstCell) X(cells) X(firstHeap) X(heapBytes)                    \
-    X(firstPayload) X(frames) X(inFlight) X(loop) X(block) X(generation)
+    X(firstPayload) X(frames) X(inFlight) X(loop) X(block) X(generation) X(target) X(peer)               \
+    X(peerGeneration) X(flags) X(number) X(idLow) X(idHigh) X(activityLow) X(activityHigh) X(answer)     \
+    X(queued) X(exported) X(serving) X(selfSlot) X(selfGeneration)
 #define ISTHMUS_DOUBLES(X)                                                                               \
-    X(timeout) X(offset) X(bytes)
-// A descriptor of what arrived. `cells` and `payloads` count words from the inbox's start, `heap` bytes.
+    X(timeout) X(offset) X(bytes) X(object)
+// A descriptor of what arrived. `cells` and `payloads` count words from the inbox's start, `heap` and `name` bytes. The fields
+// from `target` on are those of calls and posts, cancels and credits; `timeLeft` is in microseconds, 0 without a deadline.
 #define ISTHMUS_FIELDS(X)                                                                                \
-    X(kind) X(status) X(slot) X(cells) X(cellCount) X(heap) X(payloads) X(payloadCount)
+    X(kind) X(status) X(slot) X(cells) X(cellCount) X(heap) X(payloads) X(payloadCount) X(peer)          \
+    X(peerGeneration) X(flags) X(number) X(target) X(name) X(nameBytes) X(idLow) X(idHigh)               \
+    X(activityLow) X(activityHigh) X(nested) X(timeLeft)
 // clang-format on
 
 #define ISTHMUS_ENUMERATOR(name) name,
@@ -38,7 +43,7 @@ enum class Double : std::uint32_t { ISTHMUS_DOUBLES(ISTHMUS_ENUMERATOR) count };
 enum class Field : std::uint32_t { ISTHMUS_FIELDS(ISTHMUS_ENUMERATOR) count };
 #undef ISTHMUS_ENUMERATOR
 
-inline constexpr std::uint32_t doubles_at = 128;  // byte offset in the control block
+inline constexpr std::uint32_t doubles_at = 192;  // byte offset in the control block
 inline constexpr std::uint32_t control_bytes = doubles_at + 8 * static_cast<std::uint32_t>(Double::count);
 inline constexpr std::uint32_t descriptor_words = static_cast<std::uint32_t>(Field::count);
 inline constexpr std::uint32_t most_frames =
@@ -47,6 +52,11 @@ inline constexpr std::uint32_t inbox_bytes = 128 << 10;
 inline constexpr std::uint32_t leased_from = 2048;  // bytes of elements: smaller arrays travel in the frame's heap
 inline constexpr std::uint32_t slot_bits = 24;      // of an id; the rest counts the slot's uses
 static_assert(static_cast<std::uint32_t>(Word::count) * 4 <= doubles_at);
+
+/// Field::kind of what is no frame: a peer's link is gone, and with it the calls of its that are being served.
+inline constexpr std::int32_t kind_gone = 255;
+/// Word::peer of a call that goes to whoever exports the name, or to a service.
+inline constexpr std::int32_t any_peer = -1;
 
 /// Word::loop: whether the connection keeps the event loop alive.
 enum class Loop : std::int32_t { in_flight, always, never };
@@ -73,9 +83,10 @@ public:
 
     // For Wake.
     Bus* bus() { return bus_.get(); }
-    bool awaits() const { return word(Word::inFlight) > 0; }
-    /// Calls of a link that is gone, which TypeScript has not been told of yet: one drain does not tell of them all.
-    bool has_lost() const { return !lost_.empty(); }
+    /// Whether it is worth looking for frames a little before sleeping.
+    bool awaits() const { return word(Word::inFlight) > 0 || word(Word::serving) > 0; }
+    /// Whether TypeScript has more to do: calls to perform, or to be told what went with a link, which one drain does not tell.
+    bool has_work() const { return !lost_.empty() || !gone_.empty() || word(Word::queued) > 0; }
     bool keeps_loop() const;
     /// Everything that was submitted becomes visible.
     void flush();
@@ -90,10 +101,11 @@ private:
     struct Call {
         Link* link = nullptr;  // null: not in flight
         std::uint32_t uses = 0;
-        std::uint32_t name = 0;
+        std::int32_t name = 0;   // -1: not called by a name
+        bool abandoned = false;  // nobody waits for what comes
     };
     struct Name {
-        std::string text;
+        Bus::Route route;
         std::vector<std::pair<const Link*, std::uint32_t>> targets;  // learnt from completions
     };
     struct Staged {
@@ -108,7 +120,12 @@ private:
 
     // What TypeScript calls.
     void submit(napi_env env);
+    void answer(napi_env env);
     void cancel(napi_env env);
+    void credit(napi_env env);
+    void give_back(napi_env env);
+    void flush_now(napi_env env);
+    void rouse(napi_env env);
     void allocate(napi_env env);
     void stage(napi_env env);
     void unstage(napi_env env);
@@ -121,6 +138,9 @@ private:
     static napi_value wait(napi_env env, napi_callback_info info);
     static napi_value drain(napi_env env, napi_callback_info info);
     static napi_value intern(napi_env env, napi_callback_info info);
+    static napi_value publish(napi_env env, napi_callback_info info);
+    static napi_value take_free(napi_env env, napi_callback_info info);
+    static napi_value label(napi_env env, napi_callback_info info);
     static napi_value lend(napi_env env, napi_callback_info info);
     static napi_value stage_copy(napi_env env, napi_callback_info info);
     static napi_value copy_out(napi_env env, napi_callback_info info);
@@ -139,15 +159,29 @@ private:
     void outcome(Status status) { word(Word::status) = static_cast<std::int32_t>(status); }
 
     void report(napi_status called);
+    std::uint64_t wide(Word low, Word high) const {
+        return std::uint64_t{index(high)} << 32 | std::uint64_t{index(low)};
+    }
+    void put_wide(Word low, Word high, std::uint64_t value) {
+        word(low) = static_cast<std::int32_t>(value);
+        word(high) = static_cast<std::int32_t>(value >> 32);
+    }
+    bool is_staged() const;
+    wire::Draft staged_draft();
+    void forget_staged();
+    Link* callee();
+    Link* peer_link() const;
     Status send();
     napi_value await(napi_env env);
     napi_value collect(napi_env env);
     bool describe(const Bus::Received& received, const std::byte* base);
+    bool describe_answer(const Bus::Received& received, const std::byte* base);
+    void describe_frame(const Bus::Received& received, const std::byte* base, std::int32_t* words);
+    void describe_request(const Bus::Received& received, const std::byte* base, std::int32_t* words);
     void describe_lost();
     std::int32_t* descriptor();
     void attend();
     std::uint32_t target(const Name& name, const Link* link) const;
-    void drop(std::span<const Handle> payloads);
     void feel(std::uint32_t block, std::uint64_t bytes);
     void feel_no_more(std::uint32_t block);
     doorbell::Deadline deadline();
@@ -167,8 +201,10 @@ private:
     std::vector<Name> names_;
     std::unordered_map<std::uint32_t, Felt> felt_;  // by block
     std::vector<std::uint32_t> lost_;               // slots of calls whose link is gone
+    std::vector<std::pair<std::uint32_t, std::uint32_t>> gone_;  // slots and generations of peers whose link is gone
     std::uint32_t unflushed_ = 0;
     std::uint32_t drains_ = 0;
+    bool entered_ = false;  // JavaScript runs because of on_wake: everything is flushed afterwards
 };
 
 }  // namespace isthmus::node

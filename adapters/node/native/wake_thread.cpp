@@ -78,7 +78,7 @@ private:
 
     /// Something is there already, so that the bell will not ring for it.
     void arm() {
-        if (connection_->bus()->arm() || connection_->has_lost())
+        if (connection_->bus()->arm() || connection_->has_work())
             napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking);
     }
 

@@ -169,7 +169,7 @@ private:
                 }
             }
         }
-        if (!more) more = bus.arm() || connection_->has_lost();
+        if (!more) more = bus.arm() || connection_->has_work();
         if (more != idling_) {
             idling_ = more;
             if (more) {
@@ -186,7 +186,7 @@ private:
         const auto self = self_;
         Bus& bus = *connection_->bus();
         bus.disarm();
-        if (!bus.ready() && !connection_->has_lost()) return;
+        if (!bus.ready() && !connection_->has_work()) return;
         fresh_ = true;
         if (enter()) settled();
     }

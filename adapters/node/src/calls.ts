@@ -2,6 +2,7 @@
 
 import { BusFullError } from './errors.js'
 import { constants } from './native.js'
+import type { StreamEvents } from './port.js'
 
 export type Settle = (value: unknown) => void
 
@@ -18,6 +19,8 @@ export class Calls {
   readonly reject: (Settle | undefined)[] = []
   readonly watch: (Watch | undefined)[] = []
   readonly name: string[] = []
+  /** The slots of streams. */
+  readonly streams = new Map<number, StreamEvents>()
   readonly #free: number[] = []
 
   /** A free slot. Throws BusFullError when there is none. */
@@ -45,6 +48,7 @@ export class Calls {
   forget(slot: number): void {
     this.resolve[slot] = undefined
     this.reject[slot] = undefined
+    this.streams.delete(slot)
     const watch = this.watch[slot]
     if (watch === undefined) return
     this.watch[slot] = undefined
@@ -52,10 +56,10 @@ export class Calls {
     if (watch.onAbort) watch.signal?.removeEventListener('abort', watch.onAbort)
   }
 
-  /** The slots of calls that somebody waits for. */
+  /** The slots of calls and streams that somebody waits for. */
   *waiting(): Iterable<number> {
-    for (let slot = 0; slot < this.resolve.length; ++slot) {
-      if (this.resolve[slot] !== undefined) yield slot
+    for (let slot = 0; slot < this.reject.length; ++slot) {
+      if (this.reject[slot] !== undefined) yield slot
     }
   }
 }

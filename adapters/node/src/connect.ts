@@ -2,9 +2,11 @@
 
 import { basename } from 'node:path'
 import { isMainThread, threadId } from 'node:worker_threads'
-import { Bus, type Companion, makeBuffers } from './bus.js'
+import { Bus, makeBuffers } from './bus.js'
 import { ConnectError } from './errors.js'
 import { constants, native } from './native.js'
+import type { Companion } from './peer.js'
+import type { AnyExports } from './types.js'
 
 /** How a bus is joined. */
 export interface ConnectOptions {
@@ -17,8 +19,11 @@ export interface ConnectOptions {
  *
  * @throws (as a rejection) ConnectError, which says what to run.
  */
-export function connect(bus: string, options: ConnectOptions = {}): Promise<Bus> {
-  return joinBus(bus, options.timeout ?? 10_000, undefined)
+export function connect<Exports extends object = AnyExports>(
+  bus: string,
+  options: ConnectOptions = {},
+): Promise<Bus<Exports>> {
+  return joinBus<Exports>(bus, options.timeout ?? 10_000, undefined)
 }
 
 function label(): string {
@@ -28,11 +33,11 @@ function label(): string {
 }
 
 /** @internal */
-export async function joinBus(
+export async function joinBus<Exports extends object>(
   bus: string,
   milliseconds: number,
   companion: Companion | undefined,
-): Promise<Bus> {
+): Promise<Bus<Exports>> {
   const buffers = makeBuffers()
   let connection: Awaited<ReturnType<typeof native.join>>
   const target = { ...buffers, onWake: () => buffers.onWake() }

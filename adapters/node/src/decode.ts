@@ -1,8 +1,13 @@
 // Cells into values. What is decoded here was verified by the core: every offset, count and extent fits.
 
-import { type Elements, elementsOf, Lease, type Memory, NDArray, type TypedArray } from './arrays.js'
-import { PythonError } from './errors.js'
+import type { Memory } from './arrays.js'
+import { type Elements, elementsOf, type TypedArray } from './dtypes.js'
+import { Lease } from './leases.js'
+import { Slice } from './marks.js'
 import { constants } from './native.js'
+import { NDArray } from './ndarray.js'
+import type { Objects } from './objects.js'
+import { itemOf } from './records.js'
 
 const { tags, flags, sizes } = constants
 const NULL = tags.null
@@ -26,14 +31,16 @@ export class Decoder {
   #bytes!: Buffer
   #buffer!: ArrayBuffer
   readonly #memory: Memory
+  readonly #objects: Objects
   // The frame that is being decoded.
   #at = 0
   #heap = 0
   #payloads = 0
   #leases: (Lease | undefined)[] | undefined
 
-  constructor(memory: Memory, inbox: ArrayBuffer) {
+  constructor(memory: Memory, inbox: ArrayBuffer, objects: Objects) {
     this.#memory = memory
+    this.#objects = objects
     this.look(inbox)
   }
 
@@ -63,10 +70,50 @@ export class Decoder {
     }
   }
 
-  /** Gives the payloads of a frame back that nobody waits for. */
-  discard(payloads: number, count: number): void {
+  /** All values of a frame: the arguments of a call, the items of a stream. */
+  values(cells: number, cellCount: number, heap: number, payloads: number, count: number): unknown[] {
+    this.#at = cells
+    this.#heap = heap
+    this.#payloads = payloads
+    if (count > 0) this.#leases = Array.from({ length: count }, (_, i) => this.#lease(i))
+    const end = cells + cellCount * cellWords
+    const values: unknown[] = []
+    try {
+      while (this.#at < end) values.push(this.#value())
+    } finally {
+      if (count > 0) for (const lease of this.#leases as Lease[]) lease.drop()
+      this.#leases = undefined
+    }
+    return values
+  }
+
+  /** A text that is no value: the name of an export. */
+  name(start: number, bytes: number): string {
+    return this.#bytes.toString('utf8', start, start + bytes)
+  }
+
+  /** Gives back what came with a frame that nobody waits for. */
+  discard(cells: number, cellCount: number, payloads: number, count: number): void {
     this.#payloads = payloads
     for (let i = 0; i < count; ++i) this.#lease(i).drop()
+    this.#at = cells
+    this.giveUp(cells + cellCount * cellWords)
+  }
+
+  /** Gives back the references that were not decoded, because what came before them failed. */
+  giveUp(end: number): void {
+    for (; this.#at < end; this.#at += cellWords) {
+      if (((this.#i32[this.#at] as number) & 0xff) !== tags.reference) continue
+      const [slot, generation, id] = this.#identity(this.#at)
+      this.#objects.discard(slot, generation, id)
+    }
+  }
+
+  /** Owner's slot and generation, and id. */
+  #identity(at: number): [number, number, number] {
+    const high = (this.#i32[at + 3] as number) >>> 0
+    const id = (high & 0xffffff) * 4294967296 + ((this.#i32[at + 2] as number) >>> 0)
+    return [high >>> 24, this.#i32[at + 1] as number, id]
   }
 
   /** Held once for the frame itself, while it is being decoded. */
@@ -134,6 +181,17 @@ export class Decoder {
         for (let i = 0; i < count; ++i) set.add(this.#value())
         return set
       }
+      case tags.reference: {
+        const [slot, generation, id] = this.#identity(at)
+        return this.#objects.received(slot, generation, id, (head >> 16) & 0xffff)
+      }
+      case tags.slice: {
+        const start = this.#value()
+        const stop = this.#value()
+        return new Slice(start, stop, this.#value())
+      }
+      case tags.tuple:
+        return this.#list(count)
       case tags.bytes:
       case tags.array:
         return this.#array(at, head, count)
@@ -205,23 +263,44 @@ export class Decoder {
   }
 
   #array(at: number, head: number, dimensions: number): unknown {
+    const flag = head >> 16
     const isBytes = (head & 0xff) === tags.bytes
-    const elements = elementsOf[(head >> 8) & 0xff] as Elements
-    const shape: number[] = []
-    let length = elements.per
-    for (let i = 0; i < dimensions; ++i) {
-      const extent = this.#long(this.#at + 2)
-      this.#at += cellWords
-      shape.push(extent)
-      length *= extent
-    }
+    const shape = this.#extents(dimensions)
+    const strides = flag & flags.strided ? this.#extents(dimensions) : undefined
+    const start = strides && (this.#extents(1)[0] as number)
+    const elements = flag & flags.typed ? this.#typed() : (elementsOf[(head >> 8) & 0xff] as Elements)
     const where = this.#i32[at + 2] as number
+    const itemBytes = elements.per * elements.Type.BYTES_PER_ELEMENT
+    const length = strides
+      ? Math.floor(this.#long(this.#payloads + where * handleWords + 2) / itemBytes) * elements.per
+      : shape.reduce((product, extent) => product * extent, elements.per)
     const data =
-      (head >> 16) & flags.leased
-        ? this.#leased(elements, where, length)
-        : this.#inline(elements, where, length)
+      flag & flags.leased ? this.#leased(elements, where, length) : this.#inline(elements, where, length)
+    if (strides !== undefined) {
+      const layout = {
+        strides: strides.map(stride => stride / itemBytes),
+        offset: (start as number) / itemBytes,
+      }
+      return new NDArray(data, shape, elements.name, layout)
+    }
     if (isBytes || (dimensions === 1 && elements.native)) return data
-    return new NDArray(data, shape, elements.name, (head >> 16) & flags.fortran ? 'F' : 'C')
+    return new NDArray(data, shape, elements.name, flag & flags.fortran ? 'F' : 'C')
+  }
+
+  #extents(count: number): number[] {
+    const extents: number[] = []
+    for (let i = 0; i < count; ++i, this.#at += cellWords) extents.push(this.#long(this.#at + 2))
+    return extents
+  }
+
+  /** The type of elements that have no dtype, which comes as a text behind their size. */
+  #typed(): Elements {
+    const bytes = this.#extents(1)[0] as number
+    const at = this.#at
+    this.#at += cellWords
+    const elements = itemOf(this.#text(at, this.#i32[at] as number))
+    if (elements.per * elements.Type.BYTES_PER_ELEMENT === bytes) return elements
+    throw new TypeError(`an array of ${elements.name} with elements of ${bytes} bytes has arrived`)
   }
 
   #inline(elements: Elements, offset: number, length: number): TypedArray {
@@ -241,26 +320,4 @@ export class Decoder {
     }
     return new Type(this.#memory.copy(offset, bytes), 0, length)
   }
-}
-
-interface ErrorObject {
-  type: string
-  module: string
-  message: string
-  traceback: string
-  args: unknown[]
-  cause: ErrorObject | null
-}
-
-/** The error from the object that describes an exception. */
-export function pythonError(value: unknown): PythonError {
-  const { type, module, message, traceback, args, cause } = value as ErrorObject
-  return new PythonError({
-    type: String(type),
-    module: String(module),
-    message: String(message),
-    traceback: String(traceback ?? ''),
-    args: Array.isArray(args) ? args : [],
-    cause: cause == null ? undefined : pythonError(cause),
-  })
 }

@@ -12,6 +12,10 @@ export type ErrorCode =
   | 'ERR_ISTHMUS_NOT_EXPORTED'
   | 'ERR_ISTHMUS_CONNECT'
   | 'ERR_ISTHMUS_CLOSED'
+  | 'ERR_ISTHMUS_JS'
+  | 'ERR_ISTHMUS_RELEASED'
+  | 'ERR_ISTHMUS_CANCELLED'
+  | 'ERR_ISTHMUS_NESTED'
 
 /** The base of all errors of this package. */
 export class IsthmusError extends Error {
@@ -31,7 +35,19 @@ export interface PythonErrorFields {
   readonly message: string
   readonly traceback: string
   readonly args: readonly unknown[]
-  readonly cause?: PythonError | undefined
+  readonly cause?: Error | undefined
+}
+
+// The exceptions themselves, which stay with their owners, of errors that have come from there.
+const origins = new WeakMap<object, object>()
+
+/** The proxy of the exception that an error came from. */
+export function originOf(error: unknown): object | undefined {
+  return origins.get(error as object)
+}
+
+export function setOrigin(error: Error, origin: object): void {
+  origins.set(error, origin)
 }
 
 /** An exception that Python raised. `cause` is the exception it was raised from, if any. */
@@ -51,6 +67,21 @@ export class PythonError extends IsthmusError {
     this.module = fields.module
     this.traceback = fields.traceback
     this.args = fields.args
+    if (fields.traceback) this.stack = `${this.stack}\n\n${fields.traceback.trimEnd()}`
+  }
+}
+
+/** What another isolate's function threw. `cause` is the error's own cause, if any. */
+export class JsError extends IsthmusError {
+  /** The name of the error's class, like `RangeError`. */
+  readonly type: string
+  /** The stack where it was thrown. */
+  readonly traceback: string
+
+  constructor(fields: Pick<PythonErrorFields, 'type' | 'message' | 'traceback' | 'cause'>) {
+    super('ERR_ISTHMUS_JS', fields.message, fields.cause && { cause: fields.cause })
+    this.type = fields.type
+    this.traceback = fields.traceback
     if (fields.traceback) this.stack = `${this.stack}\n\n${fields.traceback.trimEnd()}`
   }
 }
@@ -112,6 +143,7 @@ export class ConnectError extends IsthmusError {
 for (const each of [
   IsthmusError,
   PythonError,
+  JsError,
   HostLostError,
   TimeoutError,
   BusFullError,
@@ -138,6 +170,8 @@ export function errorOf(status: number, subject: string): IsthmusError {
       return new TimeoutError(sentence)
     case statuses.closed:
       return closedError()
+    case statuses.cancelled:
+      return new IsthmusError('ERR_ISTHMUS_CANCELLED', sentence)
     case statuses.too_large:
       return new BusFullError(
         `${subject}: more than the memory of the whole bus; serve it with a larger memory`,

@@ -4,18 +4,11 @@
  * @packageDocumentation
  */
 
-export {
-  type DType,
-  Moved,
-  move,
-  NDArray,
-  release,
-  type TypedArray,
-  type TypedArrayConstructor,
-} from './arrays.js'
+export { Moved, move } from './arrays.js'
 export { Bus, type CallManyOptions, type CallOptions, type ExportedFunction, type Stats } from './bus.js'
 export { type ConnectOptions, connect } from './connect.js'
-export { KeywordArguments, kwargs } from './encode.js'
+export { type Call, current } from './context.js'
+export type { DType, TypedArray, TypedArrayConstructor } from './dtypes.js'
 export {
   BusFullError,
   ConnectError,
@@ -23,10 +16,17 @@ export {
   type ErrorCode,
   HostLostError,
   IsthmusError,
+  JsError,
   NotExportedError,
   PythonError,
   type PythonErrorFields,
   TimeoutError,
 } from './errors.js'
+export { release } from './leases.js'
+export { KeywordArguments, type Kwargs, kwargs, Slice, slice, Tuple, tuple } from './marks.js'
 export type { Counters } from './native.js'
+export { type Element, type Layout, NDArray, type Nested, type Range } from './ndarray.js'
+export { type Chain, enter, isRemote, keep, type Remote, withContext } from './remote.js'
 export { type SpawnOptions, spawn } from './spawn.js'
+export type { Incoming } from './streams.js'
+export type { AnyExports } from './types.js'

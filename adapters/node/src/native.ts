@@ -1,12 +1,28 @@
 // The addon as TypeScript sees it. Every number that both languages know comes from there.
 
 import { join } from 'node:path'
-import type { DType } from './arrays.js'
+import type { DType } from './dtypes.js'
 
 /** A connection's functions. They take their numbers from the control block and put their results there. */
 export interface NativeConnection {
   /** Sends what is staged: a call or a post, as the control block says. */
   submit(): void
+  /** Sends the staged reply, error or items to the peer in the control block. */
+  answer(): void
+  /** Lets a stream send more items. */
+  credit(): void
+  /** Shows what was submitted now, in the middle of a batch. */
+  flush(): void
+  /** Has the event loop come back to this connection. */
+  rouse(): void
+  /** Shows the names of what this isolate exports. */
+  publish(names: readonly string[]): void
+  /** Gives uses of another peer's object back. */
+  giveBack(): void
+  /** Own objects to which nobody refers any more. */
+  takeFree(): number[] | undefined
+  /** What the peer in a slot calls itself. */
+  label(slot: number): string | undefined
   /** Sends a call, waits until something has arrived, or the time is out, and drains. */
   callAndWait(): ArrayBuffer | undefined
   /** Waits until something has arrived, or the time is out, and drains. */
@@ -38,14 +54,18 @@ export type Counters = Record<string, number>
 
 interface Numbers<Name extends string> {
   readonly words: Record<WordName, number>
-  readonly doubles: Record<'timeout' | 'offset' | 'bytes', number>
+  readonly doubles: Record<'timeout' | 'offset' | 'bytes' | 'object', number>
   readonly fields: Record<FieldName, number>
-  readonly kinds: Record<'call' | 'post' | 'reply' | 'error', number>
+  readonly kinds: Record<'call' | 'post' | 'reply' | 'error' | 'cancel' | 'item' | 'credit', number>
   readonly tags: Record<TagName, number>
   readonly dtypes: Record<Name, number>
   readonly statuses: Record<StatusName, number>
   readonly loops: Record<'in_flight' | 'always' | 'never', number>
-  readonly flags: Record<'leased' | 'fortran' | 'ascii' | 'moved' | 'kwargs', number>
+  readonly references: Record<'callable' | 'iterable' | 'async' | 'exception', number>
+  readonly frames: Record<'streams' | 'blocks' | 'keeps' | 'references', number>
+  readonly targets: Record<'nameOnly' | 'onObject' | 'operation', number>
+  readonly peers: Record<'any' | 'gone', number>
+  readonly flags: Record<'leased' | 'fortran' | 'ascii' | 'moved' | 'kwargs' | 'strided' | 'typed', number>
   readonly sizes: Record<SizeName, number>
   readonly itemBytes: readonly number[]
   readonly sentences: readonly string[]
@@ -66,7 +86,43 @@ type WordName =
   | 'loop'
   | 'block'
   | 'generation'
-type FieldName = 'kind' | 'status' | 'slot' | 'cells' | 'cellCount' | 'heap' | 'payloads' | 'payloadCount'
+  | 'target'
+  | 'peer'
+  | 'peerGeneration'
+  | 'flags'
+  | 'number'
+  | 'idLow'
+  | 'idHigh'
+  | 'activityLow'
+  | 'activityHigh'
+  | 'answer'
+  | 'queued'
+  | 'exported'
+  | 'serving'
+  | 'selfSlot'
+  | 'selfGeneration'
+type FieldName =
+  | 'kind'
+  | 'status'
+  | 'slot'
+  | 'cells'
+  | 'cellCount'
+  | 'heap'
+  | 'payloads'
+  | 'payloadCount'
+  | 'peer'
+  | 'peerGeneration'
+  | 'flags'
+  | 'number'
+  | 'target'
+  | 'name'
+  | 'nameBytes'
+  | 'idLow'
+  | 'idHigh'
+  | 'activityLow'
+  | 'activityHigh'
+  | 'nested'
+  | 'timeLeft'
 type TagName =
   | 'null'
   | 'boolean'
@@ -82,6 +138,9 @@ type TagName =
   | 'date'
   | 'array'
   | 'extent'
+  | 'reference'
+  | 'slice'
+  | 'tuple'
 type StatusName =
   | 'ok'
   | 'full'
@@ -95,6 +154,8 @@ type StatusName =
   | 'no_bus'
   | 'closed'
   | 'busy'
+  | 'cancelled'
+  | 'empty'
 type SizeName =
   | 'control'
   | 'descriptorWords'

@@ -5,10 +5,12 @@ import { randomBytes } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { basename } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { Bus, Companion } from './bus.js'
+import type { Bus } from './bus.js'
 import { joinBus } from './connect.js'
 import { ConnectError, PythonError } from './errors.js'
+import type { Companion } from './peer.js'
 import { findPython, type Interpreter } from './python.js'
+import type { AnyExports } from './types.js'
 
 /** How a Python host is started. */
 export interface SpawnOptions {
@@ -18,6 +20,8 @@ export interface SpawnOptions {
   readonly bus?: string
   /** What arrays on the bus may take: bytes, or text like `'512MiB'`. */
   readonly memory?: number | string
+  /** The modules that `Bus.import` may import, each with those below it. All if not given: the host is a child of this process. */
+  readonly allow?: readonly string[]
   /** Added to the environment of this process. */
   readonly env?: Readonly<Record<string, string | undefined>>
   /** The host's working directory. */
@@ -37,13 +41,16 @@ const outputPatience = 200
  *
  * @throws (as a rejection) ConnectError, which names the interpreter, why that one, and what the host printed.
  */
-export async function spawn(app: string | URL, options: SpawnOptions = {}): Promise<Bus> {
+export async function spawn<Exports extends object = AnyExports>(
+  app: string | URL,
+  options: SpawnOptions = {},
+): Promise<Bus<Exports>> {
   const path = app instanceof URL ? fileURLToPath(app) : app
   const bus = options.bus ?? `spawn-${process.pid}-${randomBytes(6).toString('hex')}`
   const host = new Host(path, bus, options)
   try {
     await host.ready()
-    const connection = await joinBus(bus, 10_000, host)
+    const connection = await joinBus<Exports>(bus, 10_000, host)
     host.letGo()
     return connection
   } catch (error) {
@@ -71,6 +78,8 @@ class Host implements Companion {
     this.#python = findPython(options.python, env, options.cwd ?? process.cwd())
     const args = ['-m', 'isthmus', 'serve', app, '--bus', bus, '--lifeline', `${lifelineFd}`]
     if (options.memory !== undefined) args.push('--memory', `${options.memory}`)
+    const allow = options.allow?.join(',') ?? '*'
+    if (allow !== '') args.push('--allow', allow)
     this.#child = spawnChild(this.#python.path, args, {
       cwd: options.cwd,
       env,

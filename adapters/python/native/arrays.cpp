@@ -151,6 +151,86 @@ void copy_elements(const Py_buffer& view, bool swap, std::byte* to) {
     }
 }
 
+namespace {
+
+/// Where the elements of an array that has gaps, or is turned, lie in the bus; bytes 0 when they do not, or when JavaScript could not
+/// express it: one dimension is a typed array there, and its strides count elements.
+Handle find_apart(Memory& memory, const Py_buffer& view, std::int64_t* strides, std::uint64_t& start) {
+    if (view.ndim < 2 || view.strides == nullptr || view.len == 0) return {};
+    Py_ssize_t first = 0, last = 0;
+    for (int i = 0; i < view.ndim; ++i) {
+        if (view.strides[i] % view.itemsize != 0) return {};
+        strides[i] = view.strides[i];
+        const Py_ssize_t reach = (view.shape[i] - 1) * view.strides[i];
+        (reach < 0 ? first : last) += reach;
+    }
+    start = static_cast<std::uint64_t>(-first);
+    return memory.retain_found(static_cast<const std::byte*>(view.buf) + first,
+                               static_cast<std::uint64_t>(last - first + view.itemsize));
+}
+
+/// An array of a numpy type that has no dtype here: its bytes, with the type's code. nullopt: done; "" with an exception set.
+std::optional<std::string> encode_typed(State& state, Memory& memory, Outgoing& out, PyObject* value) {
+    Ref module(PyImport_ImportModule("isthmus.arrays"));
+    Ref pair(module ? PyObject_CallMethod(module.get(), "code_of", "O", value) : nullptr);
+    if (!pair) return "";
+    if (pair.get() == Py_None) return unsupported(value, nullptr);
+    const char* code = nullptr;
+    Py_ssize_t code_bytes = 0;
+    PyObject* bytes = nullptr;
+    if (!PyArg_ParseTuple(pair.get(), "s#O", &code, &code_bytes, &bytes)) return "";
+    Py_buffer view;
+    if (PyObject_GetBuffer(bytes, &view, PyBUF_ND) < 0) return "";
+    struct Release {
+        Py_buffer* view;
+        ~Release() { PyBuffer_Release(view); }
+    } release{&view};
+    Ref shape(PyObject_GetAttrString(value, "shape")), item(PyObject_GetAttrString(value, "itemsize"));
+    if (!shape || !item) return "";
+    std::uint64_t extents[PyBUF_MAX_NDIM];
+    const Py_ssize_t dimensions = PyTuple_GET_SIZE(shape.get());
+    for (Py_ssize_t i = 0; i < dimensions; ++i)
+        extents[i] = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(shape.get(), i));
+    const auto size = static_cast<std::uint64_t>(view.len);
+    const auto put = [&](std::uint16_t flags, std::uint64_t where) {
+        out.values.array(wire::DType::none, flags | wire::cell_typed, where,
+                         {extents, static_cast<std::size_t>(dimensions)});
+        out.values.type(PyLong_AsUnsignedLongLong(item.get()), {code, static_cast<std::size_t>(code_bytes)});
+    };
+    if (size < inline_array_bytes) {
+        const auto [room, where] = out.values.room(size);
+        if (size > 0) std::memcpy(room, view.buf, size);
+        put(0, where);
+        return std::nullopt;
+    }
+    Handle handle = memory.retain_found(view.buf, size);
+    if (handle.bytes == 0) {
+        const auto made = memory.allocate(size);
+        if (made.status != Status::ok) {
+            raise(state, made.status);
+            return "";
+        }
+        handle = {made.handle.offset, size, made.handle.block, made.handle.generation};
+        std::memcpy(memory.at(handle), view.buf, size);
+        memory.count_copied(size);
+    }
+    put(wire::cell_leased, out.payloads.size());
+    out.payloads.push_back(handle);
+    return std::nullopt;
+}
+
+bool is_typed(State& state, PyObject* value) {
+    const Numpy* np = numpy_if_imported(state);
+    if (np == nullptr || !PyObject_TypeCheck(value, reinterpret_cast<PyTypeObject*>(np->ndarray))) return false;
+    Ref dtype(PyObject_GetAttrString(value, "dtype"));
+    Ref kind(dtype ? PyObject_GetAttrString(dtype.get(), "kind") : nullptr);
+    const char* letter = kind ? PyUnicode_AsUTF8(kind.get()) : nullptr;
+    if (letter == nullptr) PyErr_Clear();
+    return letter != nullptr && std::strchr("mMSUV", letter[0]) != nullptr;
+}
+
+}  // namespace
+
 std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing& out, PyObject* value, bool as_bytes,
                                          bool own, bool last) {
     const bool alone = last && is_alone(state, value);
@@ -158,7 +238,7 @@ std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing&
     if (PyObject_GetBuffer(value, &view, PyBUF_RECORDS_RO) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_Exception)) return "";
         PyErr_Clear();
-        return unsupported(value, nullptr);
+        return is_typed(state, value) ? encode_typed(state, memory, out, value) : unsupported(value, nullptr);
     }
     struct Release {
         Py_buffer* view;
@@ -166,7 +246,8 @@ std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing&
     } release{&view};
     bool swap = false;
     const wire::DType dtype = dtype_of(view.format, view.itemsize, swap);
-    if (dtype == wire::DType::none) return unsupported(value, view.format);
+    if (dtype == wire::DType::none)
+        return is_typed(state, value) ? encode_typed(state, memory, out, value) : unsupported(value, view.format);
 
     const auto size = static_cast<std::uint64_t>(view.len);
     const std::uint16_t fortran = is_fortran(view) ? wire::cell_fortran : std::uint16_t{0};
@@ -188,6 +269,16 @@ std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing&
         const Handle found = memory.retain_found(view.buf, size);
         if (found.bytes != 0) {
             send(found, alone ? wire::cell_moved : std::uint16_t{0});
+            return std::nullopt;
+        }
+    }
+    if (!swap && !PyBuffer_IsContiguous(&view, 'A')) {
+        std::int64_t strides[PyBUF_MAX_NDIM];
+        std::uint64_t start = 0;
+        const Handle found = find_apart(memory, view, strides, start);
+        if (found.bytes != 0) {
+            send(found, wire::cell_strided);
+            out.values.strides({strides, static_cast<std::size_t>(view.ndim)}, start);
             return std::nullopt;
         }
     }

@@ -20,6 +20,10 @@ const Numpy* numpy_if_imported(State& state);
 /// An ndarray, or a memoryview where there is no numpy. `backing` shows the bytes. Steals `backing`. GIL held.
 PyObject* new_array(State& state, PyObject* backing, const Layout& layout);
 
+/// An ndarray whose elements lie apart in `bytes`, or, without strides, one after the other. GIL held.
+PyObject* new_view(State& state, PyObject* bytes, PyObject* dtype, const Layout& layout,
+                   std::span<const Py_ssize_t> strides, Py_ssize_t start);
+
 /// Appends what an object shows through the buffer protocol. nullopt: done; else what is wrong with it, without its path,
 /// and "" when an exception is set already. `own`: copied elements become the receiver's; `last`: so do those that lie in the
 /// bus already, if nobody else looks at them, since the caller drops the object right after. GIL held.

@@ -103,7 +103,8 @@ PyGetSetDef attributes[] = {
 };
 
 PyType_Slot slots[] = {
-    {Py_tp_doc, const_cast<char*>("A call that is being performed: who made it, its deadline, whether it was cancelled.")},
+    {Py_tp_doc,
+     const_cast<char*>("A call that is being performed: who made it, its deadline, whether it was cancelled.")},
     {Py_tp_dealloc, slot(dealloc)},
     {Py_tp_getset, attributes},
     {0, nullptr},

@@ -33,12 +33,12 @@ struct Pending {
     std::uint32_t target = wire::name_only;
     std::uint32_t credit = 0;
     std::uint16_t flags = 0;
-    std::string name;                 // empty: it goes to `slot`
+    std::string name;  // empty: it goes to `slot`
     std::uint32_t slot = layout::max_peers, generation = 0;
-    double seconds = -1;              // its timeout, for people
+    double seconds = -1;  // its timeout, for people
     Outgoing out;
-    PyObject* sink = nullptr;         // owned; null: somebody waits for `done`
-    PyObject* tag = nullptr;          // owned
+    PyObject* sink = nullptr;  // owned; null: somebody waits for `done`
+    PyObject* tag = nullptr;   // owned
     sem_t done;
 
     // Guarded by the mutex of Calls until it is settled.

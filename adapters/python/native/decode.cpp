@@ -177,29 +177,34 @@ PyObject* Decoder::date(double milliseconds) {
 }
 
 PyObject* Decoder::array(const wire::Cell& cell) {
+    const wire::ArrayShape found = wire::array_shape(frame_.cells.subspan(at_ - 1));
+    at_ += found.cells;
     const bool as_bytes = cell.tag == wire::Tag::bytes;
-    const std::uint32_t dimensions = as_bytes ? 1 : cell.count;
-    const auto extents = frame_.cells.subspan(at_, dimensions);
-    at_ += dimensions;
+    const std::size_t dimensions = found.extents.size();
     if (dimensions > PyBUF_MAX_NDIM) {
-        PyErr_Format(PyExc_ValueError, "an array of %u dimensions has more than Python's limit of %d", dimensions,
+        PyErr_Format(PyExc_ValueError, "an array of %zu dimensions has more than Python's limit of %d", dimensions,
                      PyBUF_MAX_NDIM);
         return nullptr;
     }
-    Py_ssize_t shape[PyBUF_MAX_NDIM];
-    for (std::uint32_t i = 0; i < dimensions; ++i) shape[i] = static_cast<Py_ssize_t>(extents[i].bits);
+    Py_ssize_t shape[PyBUF_MAX_NDIM], strides[PyBUF_MAX_NDIM];
+    for (std::size_t i = 0; i < dimensions; ++i) shape[i] = static_cast<Py_ssize_t>(found.extents[i].bits);
+    for (std::size_t i = 0; i < found.strides.size(); ++i) strides[i] = static_cast<Py_ssize_t>(found.strides[i].bits);
     const Layout layout{as_bytes || cell.dtype == wire::DType::clamped8 ? wire::DType::uint8 : cell.dtype,
                         {shape, dimensions},
                         (cell.flags & wire::cell_fortran) != 0};
     bool overflow = false;
-    const std::uint64_t size = wire::array_bytes(layout.dtype, extents, overflow);
+    const std::uint64_t size = wire::array_bytes(found.item_bytes, found.extents, overflow);
     const bool writable = (cell.flags & wire::cell_moved) != 0;
+    const bool is_stepped = !found.strides.empty() && size > 0;
+    const bool has_numpy = numpy(state_).is == Numpy::Is::here;
     // numpy is given the flat bytes and makes the shape itself.
-    const bool flat = as_bytes || numpy(state_).is == Numpy::Is::here;
-    const auto flat_size = static_cast<Py_ssize_t>(size);
+    const bool flat = as_bytes || has_numpy || is_stepped || found.type != nullptr;
+    const bool leased = (cell.flags & wire::cell_leased) != 0;
+    const auto flat_size =
+        static_cast<Py_ssize_t>(is_stepped ? frame_.payloads[static_cast<std::size_t>(cell.bits)].bytes : size);
     const Layout shown = flat ? Layout{wire::DType::uint8, {&flat_size, 1}, false} : layout;
     PyObject* backing;
-    if (cell.flags & wire::cell_leased) {
+    if (leased) {
         Handle handle = take(cell.bits);
         backing = new_lease(state_, memory_, handle, shown, writable);
     } else if (flat && !writable) {
@@ -209,9 +214,43 @@ PyObject* Decoder::array(const wire::Cell& cell) {
         backing = new_copy(state_, size ? frame_.heap.subspan(cell.bits, size) : std::span<const std::byte>(), shown,
                            writable);
     }
-    if (!as_bytes) return new_array(state_, backing, layout);
+    if (as_bytes) {
+        Ref bytes(backing);
+        return bytes ? PyMemoryView_FromObject(bytes.get()) : nullptr;
+    }
+    if (!is_stepped && found.type == nullptr) return new_array(state_, backing, layout);
     Ref bytes(backing);
-    return bytes ? PyMemoryView_FromObject(bytes.get()) : nullptr;
+    if (!bytes) return nullptr;
+    if (!has_numpy) {
+        PyErr_SetString(
+            PyExc_TypeError,
+            found.type != nullptr
+                ? "an array whose elements are no plain numbers can only be received where numpy is installed"
+                : "an array whose elements lie apart can only be received where numpy is installed");
+        return nullptr;
+    }
+    Ref dtype(found.type != nullptr ? typed(*found.type)
+                                    : Py_NewRef(numpy(state_).dtypes[static_cast<std::size_t>(layout.dtype)]));
+    if (!dtype || !fits(dtype.get(), found.item_bytes)) return nullptr;
+    return new_view(state_, bytes.get(), dtype.get(), layout,
+                    is_stepped ? std::span<const Py_ssize_t>(strides, dimensions) : std::span<const Py_ssize_t>(),
+                    static_cast<Py_ssize_t>(is_stepped ? found.start : 0));
+}
+
+/// numpy's dtype from what stands for it: a code, or the fields of records in JSON. numpy refuses objects over foreign bytes.
+PyObject* Decoder::typed(const wire::Cell& cell) {
+    Ref code(text(cell));
+    Ref module(code ? PyImport_ImportModule("isthmus.arrays") : nullptr);
+    return module ? PyObject_CallMethod(module.get(), "dtype_from", "O", code.get()) : nullptr;
+}
+
+bool Decoder::fits(PyObject* dtype, std::uint64_t item_bytes) {
+    Ref size(PyObject_GetAttrString(dtype, "itemsize"));
+    if (!size) return false;
+    if (PyLong_AsUnsignedLongLong(size.get()) == item_bytes) return true;
+    if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "the size of an array's elements is not that of their type");
+    return false;
 }
 
 }  // namespace isthmus::python

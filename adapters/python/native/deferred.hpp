@@ -69,7 +69,8 @@ private:
     using Place = std::pair<const Link*, std::uint64_t>;
     struct Hash {
         std::size_t operator()(const Place& place) const {
-            return std::hash<const void*>()(place.first) ^ std::hash<std::uint64_t>()(place.second * 0x9e3779b97f4a7c15);
+            return std::hash<const void*>()(place.first) ^
+                   std::hash<std::uint64_t>()(place.second * 0x9e3779b97f4a7c15);
         }
     };
     void mark_cancelled(std::uint64_t token, Entry& entry);

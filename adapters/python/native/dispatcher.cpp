@@ -105,9 +105,7 @@ void Dispatcher::sweep() {
     if (calls_.next_deadline() != 0) calls_.expire(now_ns());
 }
 
-bool Dispatcher::wants_gil() const {
-    return has_batch() || calls_.has_events() || deferred_.has_news() || has_pumps();
-}
+bool Dispatcher::wants_gil() const { return has_batch() || calls_.has_events() || deferred_.has_news() || has_pumps(); }
 
 void Dispatcher::run_batch() {
     take_gil();

@@ -60,8 +60,7 @@ public:
         : state_(state), memory_(memory), out_(out), values_(out.values), root_(root), own_(own) {}
 
     bool reference(PyObject* object) {
-        const Ref reference =
-            kind_of(state_, Py_TYPE(object)) == Kind::proxy ? reference_in(state_, object) : Ref();
+        const Ref reference = kind_of(state_, Py_TYPE(object)) == Kind::proxy ? reference_in(state_, object) : Ref();
         return reference ? proxy(object, reference.get()) : lend(object);
     }
 

@@ -200,8 +200,8 @@ Ref read_about(Decoder& decoder, PyObject*& origin) {
     for (std::uint32_t i = 0; about && i < count; ++i) {
         const Ref key(decoder.next_text());
         if (!key) return {};
-        const bool is_origin = decoder.peek().tag == wire::Tag::reference &&
-                               PyUnicode_CompareWithASCIIString(key.get(), "origin") == 0;
+        const bool is_origin =
+            decoder.peek().tag == wire::Tag::reference && PyUnicode_CompareWithASCIIString(key.get(), "origin") == 0;
         const Ref value(is_origin ? decoder.next_origin() : decoder.next());
         if (!value || PyDict_SetItem(about.get(), key.get(), value.get()) < 0) return {};
         if (is_origin) origin = value.get();

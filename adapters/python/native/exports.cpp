@@ -165,7 +165,8 @@ PyObject* names(PyObject* self, PyObject*) {
 // --- slot tables ---------------------------------------------------------------------------------------------
 
 PyMethodDef methods[] = {
-    {"set", set, METH_VARARGS, "set(name, callable, mode=0)\n--\n\nMakes or replaces an export. Mode 1: Bus.runner performs its calls."},
+    {"set", set, METH_VARARGS,
+     "set(name, callable, mode=0)\n--\n\nMakes or replaces an export. Mode 1: Bus.runner performs its calls."},
     {"names", names, METH_NOARGS, "names()\n--\n\nThe names, in the order in which they were set."},
     {nullptr, nullptr, 0, nullptr},
 };

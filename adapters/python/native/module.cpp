@@ -8,9 +8,9 @@
 #include "lease.hpp"
 #include "lifeline.hpp"
 #include "numpy_memory.hpp"
+#include "peer.hpp"
 #include "reference.hpp"
 #include "request.hpp"
-#include "peer.hpp"
 
 namespace isthmus::python {
 

@@ -101,4 +101,17 @@ PyObject* new_array(State& state, PyObject* backing, const Layout& layout) {
     return positional && named ? PyObject_Call(reshape.get(), positional.get(), named.get()) : nullptr;
 }
 
+PyObject* new_view(State& state, PyObject* bytes, PyObject* dtype, const Layout& layout,
+                   std::span<const Py_ssize_t> strides, Py_ssize_t start) {
+    Ref shape(shape_tuple(layout.shape));
+    Ref steps(strides.empty() ? Py_NewRef(Py_None) : shape_tuple(strides));
+    // numpy makes no array without elements over a buffer that is too small for one.
+    const bool empty = std::find(layout.shape.begin(), layout.shape.end(), 0) != layout.shape.end();
+    Ref positional(shape && steps ? PyTuple_Pack(1, shape.get()) : nullptr);
+    Ref named(empty ? Py_BuildValue("{s:O}", "dtype", dtype)
+                    : Py_BuildValue("{s:O,s:O,s:n,s:O,s:s}", "dtype", dtype, "buffer", bytes, "offset", start,
+                                    "strides", steps.get(), "order", layout.fortran ? "F" : "C"));
+    return positional && named ? PyObject_Call(numpy(state).ndarray, positional.get(), named.get()) : nullptr;
+}
+
 }  // namespace isthmus::python

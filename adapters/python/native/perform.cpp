@@ -202,8 +202,7 @@ void Dispatcher::hand_over() {
     const Ref error = take_exception();
     log_exception(state_, "the calls of coroutines could not be begun", error.get());
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(batch.get()); ++i) {
-        const std::uint64_t token =
-            PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(PyList_GET_ITEM(batch.get(), i), 0));
+        const std::uint64_t token = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(PyList_GET_ITEM(batch.get(), i), 0));
         Deferred::Answer answer{token, wire::Kind::error, Status::ok, {}};
         put_exception(state_, *memory_, answer.out, error.get(), false);
         if (!deferred_.push(std::move(answer))) answer.out.end(*memory_, false);

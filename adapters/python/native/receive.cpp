@@ -40,8 +40,8 @@ bool Dispatcher::gather() {
     bool any = batch_.size() > before;
     for (;;) {
         const bool to_batch = parked_.empty() && batch_.size() < most_calls && used_ < most_batch_bytes;
-        const bool ahead = (was_slow_ || !parked_.empty()) && parked_.size() < most_parked &&
-                           parked_bytes_ < most_parked_bytes;
+        const bool ahead =
+            (was_slow_ || !parked_.empty()) && parked_.size() < most_parked && parked_bytes_ < most_parked_bytes;
         if (!to_batch && !ahead) break;
         const std::span<std::byte> room{room_.get() + used_, room_bytes_ - used_};
         const Bus::Received received = bus_.receive(room);

@@ -154,7 +154,8 @@ void dealloc(PyObject* self) {
 
 PyMethodDef methods[] = {
     {"next_batch", next_batch, METH_O,
-     "next_batch(timeout)\n--\n\nWaits for items and returns a list of some; None at the end. Raises the stream's error."},
+     "next_batch(timeout)\n--\n\nWaits for items and returns a list of some; None at the end. Raises the stream's "
+     "error."},
     {"close", close, METH_NOARGS, "close()\n--\n\nEnds the stream, and the iterator on the other side."},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -96,6 +96,8 @@ private:
     PyObject* slice();
     PyObject* own_object(const wire::Cell& cell);
     PyObject* array(const wire::Cell& cell);
+    PyObject* typed(const wire::Cell& cell);
+    static bool fits(PyObject* dtype, std::uint64_t item_bytes);
     PyObject* date(double milliseconds);
     Handle take(std::uint64_t payload);
 

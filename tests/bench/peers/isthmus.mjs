@@ -15,6 +15,8 @@ export async function start({ python, share }) {
     array: length => py.alloc(Float64Array, length),
     sumPlusOne: x => py.call('total_plus_one', [x]),
     same: x => py.call('same', [x]),
+    nap: seconds => py.call('nap', [seconds]),
+    count: n => py.stream('count', [n]),
     release,
     stats: () => py.stats(),
     stop: () => py.close(),

@@ -1,3 +1,5 @@
+import asyncio
+
 import numpy as np
 
 import isthmus
@@ -16,3 +18,14 @@ def total_plus_one(x):
 @isthmus.export
 def same(x):
     return x
+
+
+@isthmus.export
+async def nap(seconds):
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@isthmus.export
+def count(n):
+    yield from range(n)

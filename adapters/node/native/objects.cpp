@@ -1,0 +1,91 @@
+// Names and objects that this isolate offers or holds: what is on its board, what others lend it.
+#include <cstring>
+
+#include "function.hpp"
+
+namespace isthmus::node {
+
+namespace {
+
+std::string text_of(napi_env env, napi_value value) {
+    std::size_t bytes = 0;
+    if (napi_get_value_string_utf8(env, value, nullptr, 0, &bytes) != napi_ok) return {};
+    std::string text(bytes, '\0');
+    napi_get_value_string_utf8(env, value, text.data(), bytes + 1, &bytes);
+    return text;
+}
+
+}  // namespace
+
+/// intern(name): a number for the name of an export.
+napi_value Connection::intern(napi_env env, napi_callback_info info) {  // the isolate's thread; no lock
+    std::size_t count = 1;
+    napi_value text = nullptr;
+    Connection& self = of(env, info, &count, &text);
+    return guarded(env, [&]() -> napi_value {
+        std::size_t bytes = 0;
+        if (napi_get_value_string_utf8(env, text, nullptr, 0, &bytes) != napi_ok) {
+            napi_throw_type_error(env, nullptr, "the name of an export is a string");
+            return nullptr;
+        }
+        self.names_.push_back({{.name = text_of(env, text), .epoch = 0, .providers = {}}, {}});
+        return number(env, static_cast<double>(self.names_.size() - 1));
+    });
+}
+
+/// publish(names): shows them on this peer's board.
+napi_value Connection::publish(napi_env env, napi_callback_info info) {  // the isolate's thread; the arena's mutex
+    std::size_t count = 1;
+    napi_value list = nullptr;
+    Connection& self = of(env, info, &count, &list);
+    return guarded(env, [&]() -> napi_value {
+        std::uint32_t length = 0;
+        napi_get_array_length(env, list, &length);
+        std::vector<std::string> names;
+        for (std::uint32_t i = 0; i < length; ++i) {
+            napi_value name = nullptr;
+            if (napi_get_element(env, list, i, &name) == napi_ok) names.push_back(text_of(env, name));
+        }
+        self.outcome(self.bus_ ? self.bus_->publish_exports(names) : Status::closed);
+        return nullptr;
+    });
+}
+
+/// The proxy of another peer's object is gone: gives its `number` uses back, with the next flush.
+void Connection::give_back(napi_env) {  // the isolate's thread; no lock
+    if (!bus_) return;
+    const auto id = static_cast<std::uint64_t>(real(Double::object));
+    bus_->give_back(index(Word::peer), index(Word::peerGeneration), id, index(Word::number));
+}
+
+/// The ids of own objects to which nobody refers any more, or undefined.
+napi_value Connection::take_free(napi_env env, napi_callback_info info) {  // the isolate's thread; no lock
+    Connection& self = of(env, info);
+    return guarded(env, [&]() -> napi_value {
+        if (!self.bus_ || !self.bus_->has_free()) return nullptr;
+        const auto ids = self.bus_->take_free();
+        napi_value list = nullptr;
+        napi_create_array_with_length(env, ids.size(), &list);
+        for (std::uint32_t i = 0; i < ids.size(); ++i)
+            napi_set_element(env, list, i, number(env, static_cast<double>(ids[i])));
+        return list;
+    });
+}
+
+/// label(slot): what the peer calls itself.
+napi_value Connection::label(napi_env env, napi_callback_info info) {  // the isolate's thread; no lock
+    std::size_t count = 1;
+    napi_value slot = nullptr;
+    Connection& self = of(env, info, &count, &slot);
+    return guarded(env, [&]() -> napi_value {
+        std::uint32_t place = 0;
+        napi_value text = nullptr;
+        if (!self.bus_ || napi_get_value_uint32(env, slot, &place) != napi_ok || place >= layout::max_peers)
+            return nullptr;
+        const auto& label = self.bus_->peer(place).label;
+        napi_create_string_utf8(env, label, ::strnlen(label, sizeof label), &text);
+        return text;
+    });
+}
+
+}  // namespace isthmus::node

@@ -1,0 +1,615 @@
+// This isolate as a peer: what it calls, what comes back, and whom it serves.
+
+import { Memory } from './arrays.js'
+import { Calls, type Settle } from './calls.js'
+import { serving } from './context.js'
+import { Decoder } from './decode.js'
+import { Encoder } from './encode.js'
+import {
+  closedError,
+  errorOf,
+  HostLostError,
+  IsthmusError,
+  NotExportedError,
+  TimeoutError,
+} from './errors.js'
+import { errorFrom } from './failures.js'
+import { release } from './leases.js'
+import { KeywordArguments } from './marks.js'
+import { constants, type NativeConnection } from './native.js'
+import { Objects } from './objects.js'
+import {
+  type Port,
+  type PortOptions,
+  Reference,
+  type StreamEvents,
+  type StreamHandle,
+  type Target,
+} from './port.js'
+import { type Blocked, Server } from './serve.js'
+import { initialCredit } from './streams.js'
+
+const { kinds, fields, sizes, statuses, words, doubles, frames, targets, peers } = constants
+const OK = statuses.ok
+const REPLY = kinds.reply
+const ERROR = kinds.error
+const descriptorWords = sizes.descriptorWords
+const longestTimer = 2 ** 31 - 1
+const mostQueued = 1 << 14
+/** Calls that wait for one another, each blocking its isolate. */
+const deepest = 128
+
+/** What a host that was spawned adds to its bus. */
+export interface Companion {
+  /** How the host ended, as part of a sentence; waits a moment for it to be known. */
+  howItEnded(): Promise<string | undefined>
+  /** How the host ended, as far as it is known now. */
+  readonly ended: string | undefined
+  stop(): Promise<void>
+}
+
+/** @internal */
+export interface Buffers {
+  control: ArrayBuffer
+  descriptors: ArrayBuffer
+  inbox: ArrayBuffer
+  onWake: () => void
+}
+
+/** A call that its isolate is blocked in. */
+class Waiting implements Blocked {
+  done = false
+  failed = false
+  value: unknown
+
+  constructor(
+    readonly slot: number,
+    readonly activityLow: number,
+    readonly activityHigh: number,
+    readonly peer: number,
+    readonly peerGeneration: number,
+  ) {}
+}
+
+// One executor for all promises: it hands both functions out instead of closing over them.
+let resolveIt: Settle
+let rejectIt: Settle
+function hand(resolve: Settle, reject: Settle): void {
+  resolveIt = resolve
+  rejectIt = reject
+}
+
+function milliseconds(timeout: number): number {
+  if (timeout >= 0) return timeout
+  throw new RangeError(`${timeout} is no number of milliseconds`)
+}
+
+export class Peer implements Port {
+  readonly native: NativeConnection
+  readonly memory: Memory
+  readonly server: Server
+  readonly #encoder: Encoder
+  readonly #decoder: Decoder
+  readonly #objects: Objects
+  readonly #words: Int32Array
+  readonly #doubles: Float64Array
+  readonly #descriptors: Int32Array
+  readonly #inbox: ArrayBuffer
+  readonly #calls = new Calls()
+  readonly #companion: Companion | undefined
+  /** Called before each message. */
+  readonly #used: () => void
+
+  // The names of exports that were called, as the addon numbers them.
+  readonly #names = new Map<string, number>()
+  #lastName: string | undefined
+  #lastNumber = -1
+  // Milliseconds that the call staged last may take.
+  #timeout = 0
+
+  // What was drained and is not settled yet.
+  #next = 0
+  #count = 0
+
+  // The calls that this isolate is blocked in, the innermost one last.
+  readonly #waiting: Waiting[] = []
+
+  #posted = false
+  #isClosed = false
+
+  constructor(
+    native: NativeConnection,
+    buffers: Buffers,
+    companion: Companion | undefined,
+    used: () => void,
+  ) {
+    this.native = native
+    this.#companion = companion
+    this.#used = used
+    this.#words = new Int32Array(buffers.control, 0, constants.doubles.timeout * 2)
+    this.#doubles = new Float64Array(buffers.control)
+    this.#descriptors = new Int32Array(buffers.descriptors)
+    this.#inbox = buffers.inbox
+    this.memory = new Memory(native, buffers.control)
+    this.#objects = new Objects(native, buffers.control, this)
+    this.#encoder = new Encoder(native, this.#words, this.memory, this.#objects, this)
+    this.#decoder = new Decoder(this.memory, buffers.inbox, this.#objects)
+    this.server = new Server(this, native, this.#words, this.#descriptors, this.#encoder, this.#decoder)
+    buffers.onWake = () => this.#wake()
+  }
+
+  /** Calls and posts that were sent, and streams that run. */
+  get inFlight(): number {
+    return this.#words[words.inFlight] as number
+  }
+
+  /** Own objects that others may refer to. */
+  get lent(): number {
+    return this.#objects.lent
+  }
+
+  set loop(loop: number) {
+    this.#words[words.loop] = loop
+    this.native.settled()
+  }
+
+  // --- calling -----------------------------------------------------------------------------------------------
+
+  call(target: Target, args: readonly unknown[], options?: PortOptions): Promise<unknown> {
+    try {
+      options?.signal?.throwIfAborted()
+      const slot = this.#submit(target, args, options, 0, 0)
+      const promise = new Promise<unknown>(hand)
+      this.#calls.resolve[slot] = resolveIt
+      this.#calls.reject[slot] = rejectIt
+      if (this.#timeout > 0 || options?.signal !== undefined) this.#watch(slot, options?.signal)
+      return promise
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  callSync(target: Target, args: readonly unknown[], options?: PortOptions): unknown {
+    options?.signal?.throwIfAborted()
+    this.#settleDrained()
+    if (this.#waiting.length >= deepest) {
+      throw new IsthmusError('ERR_ISTHMUS_NESTED', `calls are nested deeper than ${deepest}`)
+    }
+    const slot = this.#stage(kinds.call, target, args, options, frames.blocks, 0)
+    const timeout = this.#timeout
+    const until = timeout > 0 ? performance.now() + timeout : 0
+    let large = this.native.callAndWait()
+    this.#sent(slot, target)
+    const control = this.#words
+    const waiting = new Waiting(
+      slot,
+      control[words.activityLow] as number,
+      control[words.activityHigh] as number,
+      control[words.peer] as number,
+      control[words.peerGeneration] as number,
+    )
+    this.#waiting.push(waiting)
+    this.server.isBlocked = true
+    try {
+      for (;;) {
+        const timedOut = control[words.status] === statuses.timed_out
+        this.#settleAll(large)
+        if (waiting.done) break
+        if (this.server.queued > 0) {
+          this.server.runBlocked(this.#waiting)
+          if (waiting.done) break
+        }
+        if (timedOut || (until > 0 && performance.now() >= until)) {
+          this.#abandon(slot)
+          throw this.#tooLate(this.#calls.name[slot] as string, timeout)
+        }
+        this.#doubles[doubles.timeout] = until > 0 ? Math.max(until - performance.now(), 1e-6) : 0
+        large = this.native.wait()
+      }
+    } finally {
+      this.#waiting.pop()
+      this.server.isBlocked = this.#waiting.length > 0
+      if (this.#waiting.length === 0 && this.server.queued > 0) {
+        control[words.queued] = this.server.queued
+        this.native.rouse()
+      }
+    }
+    if (waiting.failed) throw waiting.value
+    return waiting.value
+  }
+
+  stream(
+    target: Target,
+    args: readonly unknown[],
+    options: PortOptions | undefined,
+    on: StreamEvents,
+  ): StreamHandle {
+    options?.signal?.throwIfAborted()
+    const slot = this.#submit(target, args, options, frames.streams, options?.credit ?? initialCredit)
+    this.#calls.streams.set(slot, on)
+    this.#calls.reject[slot] = reason => on.fail(reason)
+    if (this.#timeout > 0 || options?.signal !== undefined) this.#watch(slot, options?.signal)
+    const tell = (send: () => void, number: number) => {
+      if (this.#calls.streams.get(slot) !== on) return
+      this.#words[words.slot] = slot
+      this.#words[words.number] = number
+      send()
+    }
+    return {
+      credit: more => tell(() => this.native.credit(), more),
+      cancel: () => tell(() => this.native.cancel(), 0),
+    }
+  }
+
+  post(name: string, args: readonly unknown[], options: PortOptions | undefined): void {
+    this.#stage(kinds.post, name, args, options, 0, 0)
+    this.#posted = true
+    this.native.submit()
+    this.#sent(-1, name)
+  }
+
+  giveBack(reference: Reference): void {
+    this.#objects.giveBack(reference)
+  }
+
+  #submit(
+    target: Target,
+    args: readonly unknown[],
+    options: PortOptions | undefined,
+    flags: number,
+    number: number,
+  ): number {
+    const slot = this.#stage(kinds.call, target, args, options, flags, number)
+    this.#inFlight(1)
+    this.native.submit()
+    if (this.#words[words.status] !== OK) this.#inFlight(-1)
+    this.#sent(slot, target)
+    return slot
+  }
+
+  /** Stages a message and says in the control block what it is. The slot of a call. */
+  #stage(
+    kind: number,
+    target: Target,
+    args: readonly unknown[],
+    options: PortOptions | undefined,
+    flags: number,
+    number: number,
+  ): number {
+    if (this.#isClosed) throw closedError()
+    let named: KeywordArguments | undefined
+    let timeout = 0
+    if (options !== undefined) {
+      if (options.kwargs !== undefined) named = new KeywordArguments(options.kwargs)
+      if (options.timeout !== undefined) timeout = milliseconds(options.timeout)
+      if (options.keep) flags |= frames.keeps
+    }
+    const control = this.#words
+    const outer = serving()
+    const isNested = outer !== undefined && outer.owner === this
+    if (isNested && outer.deadline !== undefined) timeout = this.#inherited(outer.deadline, timeout, target)
+    if (typeof target === 'string') {
+      const name = target === this.#lastName ? this.#lastNumber : this.#intern(target)
+      if (!Array.isArray(args)) throw new TypeError(`the arguments of '${target}' are an array`)
+      this.#encoder.stage(args, named, undefined)
+      control[words.name] = name
+      control[words.peer] = peers.any
+    } else {
+      this.#stageOnObject(target, args, named)
+    }
+    const slot = kind === kinds.call ? this.#take(target) : 0
+    control[words.kind] = kind
+    control[words.slot] = slot
+    control[words.flags] = flags | this.#encoder.references
+    control[words.number] = number
+    control[words.activityLow] = isNested ? outer.activityLow : 0
+    control[words.activityHigh] = isNested ? outer.activityHigh : 0
+    this.#doubles[doubles.timeout] = timeout
+    this.#timeout = timeout
+    this.#used()
+    return slot
+  }
+
+  #stageOnObject(
+    target: Exclude<Target, string>,
+    args: readonly unknown[],
+    named: KeywordArguments | undefined,
+  ): void {
+    const control = this.#words
+    const subject = target instanceof Reference ? target : target.subject
+    if (subject instanceof Reference && subject.released) {
+      throw new IsthmusError('ERR_ISTHMUS_RELEASED', 'the object was released')
+    }
+    if (target instanceof Reference) this.#encoder.stage(args, named, target)
+    else this.#encoder.stageSteps(target.subject, target.steps)
+    control[words.name] = -1
+    control[words.target] = target instanceof Reference ? targets.onObject : targets.operation
+    control[words.peer] = subject instanceof Reference ? subject.slot : peers.any
+    control[words.peerGeneration] = subject instanceof Reference ? subject.generation : 0
+  }
+
+  #inherited(deadline: number, timeout: number, target: Target): number {
+    const left = deadline - performance.now()
+    if (left <= 0) throw new TimeoutError(`'${shown(target)}' was not called: the caller's time has run out`)
+    return timeout > 0 ? Math.min(timeout, left) : left
+  }
+
+  #take(target: Target): number {
+    try {
+      return this.#calls.take(shown(target))
+    } catch (error) {
+      this.memory.unstage(this.#words[words.firstPayload] as number)
+      this.#encoder.done(false)
+      throw error
+    }
+  }
+
+  /** After a message was sent, or was not: frees what it was staged in. */
+  #sent(slot: number, target: Target): void {
+    const status = this.#words[words.status] as number
+    const { moved } = this.#encoder
+    const wasSent = status === OK || status === statuses.timed_out
+    this.#encoder.done(wasSent)
+    if (!wasSent) {
+      if (slot >= 0) this.#calls.giveBack(slot)
+      throw this.#error(status, shown(target))
+    }
+    if (moved !== undefined) for (const each of moved) release(each.array)
+  }
+
+  #intern(name: string): number {
+    let number = this.#names.get(name)
+    if (number === undefined) {
+      number = this.native.intern(name)
+      this.#names.set(name, number)
+    }
+    this.#lastName = name
+    this.#lastNumber = number
+    return number
+  }
+
+  /** Gives the call up when its time is out or its signal is aborted. */
+  #watch(slot: number, signal: AbortSignal | undefined): void {
+    const timeout = this.#timeout
+    const give = (error: unknown) => {
+      const reject = this.#calls.reject[slot]
+      this.#calls.forget(slot)
+      this.#abandon(slot)
+      this.#inFlight(-1)
+      this.native.settled()
+      reject?.(error)
+    }
+    const onAbort = signal && (() => give(signal.reason))
+    const name = this.#calls.name[slot] as string
+    const timer =
+      timeout > 0 && timeout <= longestTimer
+        ? setTimeout(() => give(this.#tooLate(name, timeout)), timeout)
+        : undefined
+    timer?.unref()
+    if (onAbort) signal.addEventListener('abort', onAbort, { once: true })
+    this.#calls.watch[slot] = { timer, signal, onAbort }
+  }
+
+  /** Cancels a call whose answer nobody waits for any more. */
+  #abandon(slot: number): void {
+    this.#words[words.slot] = slot
+    this.#words[words.number] = 1
+    this.native.cancel()
+  }
+
+  #inFlight(more: number): void {
+    this.#words[words.inFlight] = (this.#words[words.inFlight] as number) + more
+  }
+
+  #tooLate(name: string, timeout: number): TimeoutError {
+    return new TimeoutError(`'${name}' did not answer within ${Math.round(timeout)} ms`)
+  }
+
+  // --- what arrives ------------------------------------------------------------------------------------------
+
+  /** Settles what has arrived, and performs calls. The addon calls it as long as there is more. */
+  #wake(): void {
+    this.#settleAll(this.native.drain())
+    if (this.server.queued > 0) {
+      this.#look()
+      this.server.run(() => this.#look())
+    }
+    if (this.#encoder.isIdle) this.#objects.sweep()
+  }
+
+  /** Takes all that has arrived, so that calls that were cancelled meanwhile do not begin. */
+  #look(): void {
+    do this.#settleAll(this.native.drain())
+    while (this.#words[words.frames] === sizes.mostFrames && this.server.queued < mostQueued)
+  }
+
+  #settleAll(large: ArrayBuffer | undefined): void {
+    this.#decoder.look(large ?? this.#inbox)
+    this.#next = 0
+    this.#count = this.#words[words.frames] as number
+    this.#settleDrained()
+  }
+
+  /** A call that is made while an answer is being settled finds the rest of the answers settled first. */
+  #settleDrained(): void {
+    while (this.#next < this.#count) this.#settle(descriptorWords * this.#next++)
+  }
+
+  #settle(at: number): void {
+    const descriptors = this.#descriptors
+    const kind = descriptors[at + fields.kind]
+    if (kind !== REPLY && kind !== ERROR) {
+      if (kind === kinds.item) this.#items(at)
+      else this.server.receive(at)
+      return
+    }
+    const slot = descriptors[at + fields.slot] as number
+    const { resolve: resolves } = this.#calls
+    const resolve = resolves[slot]
+    if (resolve === undefined) {
+      this.#settleOther(at, slot, kind === ERROR)
+      return
+    }
+    const reject = this.#calls.reject[slot]
+    let failed = kind === ERROR
+    let value: unknown
+    try {
+      value = this.#value(at, slot, failed)
+    } catch (error) {
+      failed = true
+      value = error
+    }
+    if (this.#calls.watch[slot] === undefined) {
+      resolves[slot] = undefined
+      this.#calls.reject[slot] = undefined
+    } else {
+      this.#calls.forget(slot)
+    }
+    this.#calls.giveBack(slot)
+    this.#inFlight(-1)
+    if (!failed) resolve(value)
+    else if (value instanceof HostLostError && this.#companion) this.#rejectLost(reject as Settle, slot)
+    else reject?.(value)
+  }
+
+  /** The end of a stream, the answer to a call that this isolate is blocked in, or one that nobody waits for. */
+  #settleOther(at: number, slot: number, isError: boolean): void {
+    const stream = this.#calls.streams.get(slot)
+    const waiting = stream ? undefined : this.#waiting.find(each => each.slot === slot && !each.done)
+    if (stream === undefined && waiting === undefined) {
+      this.#discard(at)
+      this.#calls.giveBack(slot)
+      return
+    }
+    let failed = isError
+    let value: unknown
+    try {
+      value = this.#value(at, slot, failed)
+    } catch (error) {
+      failed = true
+      value = error
+    }
+    this.#calls.forget(slot)
+    this.#calls.giveBack(slot)
+    if (waiting !== undefined) {
+      waiting.done = true
+      waiting.failed = failed
+      waiting.value = value
+      return
+    }
+    this.#inFlight(-1)
+    if (!failed || this.#descriptors[at + fields.status] === statuses.cancelled) stream?.end()
+    else stream?.fail(value)
+  }
+
+  /** What an answer holds: a value or, if it has failed, an error. */
+  #value(at: number, slot: number, failed: boolean): unknown {
+    const descriptors = this.#descriptors
+    const count = descriptors[at + fields.cellCount] as number
+    let value: unknown
+    if (count !== 0) {
+      const cells = descriptors[at + fields.cells] as number
+      const heap = descriptors[at + fields.heap] as number
+      const payloads = descriptors[at + fields.payloads] as number
+      try {
+        value = this.#decoder.frame(cells, heap, payloads, descriptors[at + fields.payloadCount] as number)
+      } catch (error) {
+        this.#decoder.giveUp(cells + count * (sizes.cell >> 2))
+        throw error
+      }
+    }
+    return failed ? this.#failureOf(descriptors[at + fields.status] as number, slot, value) : value
+  }
+
+  #items(at: number): void {
+    const descriptors = this.#descriptors
+    const field = (name: number) => descriptors[at + name] as number
+    const slot = field(fields.slot)
+    const stream = this.#calls.streams.get(slot)
+    if (stream === undefined) {
+      this.#discard(at)
+      return
+    }
+    const cells = field(fields.cells)
+    const count = field(fields.cellCount)
+    let values: unknown[]
+    try {
+      values = this.#decoder.values(
+        cells,
+        count,
+        field(fields.heap),
+        field(fields.payloads),
+        field(fields.payloadCount),
+      )
+    } catch (error) {
+      this.#decoder.giveUp(cells + count * (sizes.cell >> 2))
+      this.#calls.forget(slot)
+      this.#inFlight(-1)
+      this.#abandon(slot)
+      stream.fail(error)
+      return
+    }
+    stream.items(values)
+  }
+
+  #discard(at: number): void {
+    const descriptors = this.#descriptors
+    this.#decoder.discard(
+      descriptors[at + fields.cells] as number,
+      descriptors[at + fields.cellCount] as number,
+      descriptors[at + fields.payloads] as number,
+      descriptors[at + fields.payloadCount] as number,
+    )
+  }
+
+  #failureOf(status: number, slot: number, value: unknown): unknown {
+    const name = this.#calls.name[slot] as string
+    if (status === OK) return errorFrom(value)
+    if (status === statuses.not_exported) {
+      const close = (value as { close?: string[] } | undefined)?.close
+      return new NotExportedError(name, Array.isArray(close) ? close : [])
+    }
+    return this.#error(status, name)
+  }
+
+  #error(status: number, name: string): IsthmusError {
+    if (status !== statuses.lost && status !== statuses.corrupt) return errorOf(status, `'${name}'`)
+    return this.#lost(name, this.#companion?.ended)
+  }
+
+  #lost(name: string, how: string | undefined): HostLostError {
+    return new HostLostError(`'${name}' was not answered: the host ${how ?? 'is gone'}`)
+  }
+
+  /** The bus knows of a host's death before the system says how it died. */
+  #rejectLost(reject: Settle, slot: number): void {
+    const name = this.#calls.name[slot] as string
+    void this.#companion?.howItEnded().then(how => reject(this.#lost(name, how)))
+  }
+
+  // --- end ---------------------------------------------------------------------------------------------------
+
+  /** No more calls; those in flight reject, and those that are served are cancelled. */
+  stop(): void {
+    this.#isClosed = true
+    for (const slot of [...this.#calls.waiting()]) {
+      const reject = this.#calls.reject[slot]
+      this.#calls.forget(slot)
+      reject?.(closedError())
+    }
+    this.server.close()
+    this.#words[words.inFlight] = 0
+  }
+
+  /** Whether everything that was posted has arrived: it is lost if its reader has not taken it over. */
+  get isDelivered(): boolean {
+    if (!this.#posted) return true
+    this.native.delivered()
+    return this.#words[words.status] === OK
+  }
+}
+
+/** What is called, in an error. */
+function shown(target: Target): string {
+  return typeof target === 'string' ? target : 'a remote object'
+}

@@ -1,0 +1,476 @@
+// The other way: calls of this isolate's exports and functions, from their arrival to their answer.
+
+import { Serving, serve } from './context.js'
+import type { Decoder } from './decode.js'
+import type { Encoder } from './encode.js'
+import { errorOf, IsthmusError } from './errors.js'
+import { describeFailure } from './failures.js'
+import { release } from './leases.js'
+import { constants, type NativeConnection } from './native.js'
+import { Lent } from './objects.js'
+import { closest } from './similar.js'
+import { type Outlet, pump } from './streams.js'
+
+const { kinds, fields, statuses, words, frames, targets } = constants
+const OK = statuses.ok
+/** Milliseconds after which answers are shown and cancels looked for, and after which the event loop has its turn. */
+const longestBatch = 0.1
+const longestTurn = 1
+
+/** What a blocked isolate waits for: calls that are a part of it are performed meanwhile. */
+export interface Blocked {
+  readonly activityLow: number
+  readonly activityHigh: number
+  readonly peer: number
+  readonly peerGeneration: number
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: any function can be exported
+export type Handler = (...args: any[]) => unknown
+
+interface Exported {
+  readonly name: string
+  handler: Handler
+}
+
+export class Server {
+  readonly #owner: object
+  readonly #native: NativeConnection
+  readonly #words: Int32Array
+  readonly #descriptors: Int32Array
+  readonly #encoder: Encoder
+  readonly #decoder: Decoder
+  readonly #exports: Exported[] = []
+  readonly #indices = new Map<string, number>()
+  // Calls that wait for their turn.
+  #queue: (Serving | undefined)[] = []
+  #head = 0
+  #queued = 0
+  // Calls that have begun and are not answered yet.
+  readonly #running = new Set<Serving>()
+  #blocked: readonly Blocked[] = []
+  /** Whether the isolate is blocked in a call of its own. */
+  isBlocked = false
+
+  constructor(
+    owner: object,
+    native: NativeConnection,
+    control: Int32Array,
+    descriptors: Int32Array,
+    encoder: Encoder,
+    decoder: Decoder,
+  ) {
+    this.#owner = owner
+    this.#native = native
+    this.#words = control
+    this.#descriptors = descriptors
+    this.#encoder = encoder
+    this.#decoder = decoder
+  }
+
+  /** How many calls wait for their turn. */
+  get queued(): number {
+    return this.#queued
+  }
+
+  export(name: string, handler: Handler): void {
+    const known = this.#indices.get(name)
+    if (known !== undefined) {
+      ;(this.#exports[known] as Exported).handler = handler
+      return
+    }
+    this.#native.publish([...this.#indices.keys(), name])
+    const status = this.#words[words.status] as number
+    if (status !== OK) throw errorOf(status, `the export '${name}'`)
+    this.#indices.set(name, this.#exports.length)
+    this.#exports.push({ name, handler })
+    this.#words[words.exported] = this.#exports.length
+    this.#native.settled()
+  }
+
+  // --- arrival -----------------------------------------------------------------------------------------------
+
+  /** A call, post, cancel or credit, or that a peer is gone. */
+  receive(at: number): void {
+    const descriptors = this.#descriptors
+    const kind = descriptors[at + fields.kind]
+    if (kind === kinds.call || kind === kinds.post) this.#arrive(at, kind === kinds.post)
+    else if (kind === kinds.cancel) this.#find(at, call => this.#cancel(call))
+    else if (kind === kinds.credit) {
+      const more = (descriptors[at + fields.number] as number) >>> 0
+      this.#find(at, call => call.outlet?.onCredit(more))
+    } else if (kind === constants.peers.gone) {
+      const peer = descriptors[at + fields.peer]
+      const generation = descriptors[at + fields.peerGeneration]
+      for (const call of this.#waiting()) {
+        if (call.peer !== peer || call.peerGeneration !== generation) continue
+        if (call.state === 'queued') call.state = 'done'
+        call.cancel()
+      }
+    }
+  }
+
+  #arrive(at: number, isPost: boolean): void {
+    const descriptors = this.#descriptors
+    const field = (name: number) => descriptors[at + name] as number
+    const target = field(fields.target)
+    const cells = field(fields.cells)
+    const payloads = field(fields.payloads)
+    const timeLeft = field(fields.timeLeft)
+    let args: unknown[] = []
+    let failure: unknown
+    const exported =
+      target >= 0 ? this.#exports[target] : target === targets.nameOnly ? this.#named(at) : undefined
+    let name = exported?.name ?? ''
+    let handler: unknown = exported?.handler
+    try {
+      args = this.#decoder.values(
+        cells,
+        field(fields.cellCount),
+        field(fields.heap),
+        payloads,
+        field(fields.payloadCount),
+      )
+    } catch (error) {
+      this.#decoder.giveUp(cells + field(fields.cellCount) * (constants.sizes.cell >> 2))
+      failure = error
+    }
+    if (target === targets.onObject) handler = args.shift()
+    else if (target === targets.nameOnly && exported === undefined) {
+      name = this.#decoder.name(field(fields.name), field(fields.nameBytes))
+    }
+    const peer = field(fields.peer)
+    const call = new Serving(
+      this.#owner,
+      isPost,
+      peer,
+      field(fields.peerGeneration),
+      field(fields.idLow),
+      field(fields.idHigh),
+      target === targets.nameOnly && exported !== undefined
+        ? (this.#indices.get(exported.name) as number)
+        : target,
+      field(fields.flags),
+      field(fields.number) >>> 0,
+      field(fields.activityLow),
+      field(fields.activityHigh),
+      field(fields.nested) !== 0 || target === targets.onObject,
+      timeLeft > 0 ? performance.now() + timeLeft : undefined,
+      name,
+      handler,
+      args,
+      () => this.#native.label(peer) ?? '',
+    )
+    if (failure !== undefined) this.#fail(call, failure)
+    else if (timeLeft < 0) this.#refuse(call, statuses.timed_out)
+    else if (handler === undefined && target !== targets.operation && target !== targets.onObject) {
+      this.#notExported(call)
+    } else {
+      this.#queue.push(call)
+      ++this.#queued
+    }
+  }
+
+  #named(at: number): Exported | undefined {
+    const bytes = this.#descriptors[at + fields.nameBytes] as number
+    const index = this.#indices.get(this.#decoder.name(this.#descriptors[at + fields.name] as number, bytes))
+    return index === undefined ? undefined : this.#exports[index]
+  }
+
+  *#waiting(): Iterable<Serving> {
+    for (let i = this.#head; i < this.#queue.length; ++i) {
+      const call = this.#queue[i]
+      if (call !== undefined) yield call
+    }
+    yield* this.#running
+  }
+
+  #find(at: number, found: (call: Serving) => void): void {
+    const descriptors = this.#descriptors
+    for (const call of this.#waiting()) {
+      if (
+        call.idLow === descriptors[at + fields.idLow] &&
+        call.idHigh === descriptors[at + fields.idHigh] &&
+        call.peer === descriptors[at + fields.peer] &&
+        call.peerGeneration === descriptors[at + fields.peerGeneration]
+      ) {
+        found(call)
+        return
+      }
+    }
+  }
+
+  /** A call that has not begun never will. */
+  #cancel(call: Serving): void {
+    const isQueued = call.state === 'queued'
+    call.cancel()
+    if (isQueued) this.#refuse(call, statuses.cancelled)
+  }
+
+  // --- turn --------------------------------------------------------------------------------------------------
+
+  /** Performs calls that wait, for a while; `look` takes what has arrived meanwhile. */
+  run(look: () => void): void {
+    let batch = performance.now()
+    const end = batch + longestTurn
+    while (this.#head < this.#queue.length) {
+      const call = this.#queue[this.#head] as Serving | undefined
+      this.#queue[this.#head++] = undefined
+      if (call === undefined) continue
+      --this.#queued
+      if (call.state === 'queued') this.#perform(call)
+      const now = performance.now()
+      if (now > batch + longestBatch) {
+        this.#native.flush()
+        if (now > end) break
+        look()
+        batch = now
+      }
+    }
+    if (this.#head === this.#queue.length) {
+      this.#queue = []
+      this.#head = 0
+    }
+    this.#words[words.queued] = this.#queued
+    this.#words[words.serving] = 1
+  }
+
+  /** Performs those calls that a blocked isolate must not leave waiting, because its own depend on them. */
+  runBlocked(blocked: readonly Blocked[]): void {
+    const outer = this.#blocked
+    this.#blocked = blocked
+    const awaited = blocked.at(-1) as Blocked
+    try {
+      for (let i = this.#head; i < this.#queue.length; ++i) {
+        const call = this.#queue[i]
+        if (call === undefined || !isPartOf(call, blocked, awaited)) continue
+        this.#queue[i] = undefined
+        --this.#queued
+        if (call.state === 'queued') this.#perform(call)
+      }
+    } finally {
+      this.#blocked = outer
+      this.#words[words.queued] = this.#queued
+    }
+  }
+
+  #perform(call: Serving): void {
+    if (call.deadline !== undefined && call.deadline <= performance.now()) {
+      this.#refuse(call, statuses.timed_out)
+      return
+    }
+    call.state = 'running'
+    this.#running.add(call)
+    let result: unknown
+    try {
+      result = serve(call, invoke)
+      if (!isThenable(result)) {
+        this.#finish(call, result)
+        return
+      }
+    } catch (error) {
+      this.#fail(call, error)
+      return
+    }
+    if (this.#blocked.length > 0) {
+      result.then(undefined, () => {})
+      this.#fail(call, new IsthmusError('ERR_ISTHMUS_NESTED', blockedMessage(call)))
+      return
+    }
+    result.then(
+      value => this.#finish(call, value),
+      error => this.#fail(call, error),
+    )
+  }
+
+  // --- answer ------------------------------------------------------------------------------------------------
+
+  #finish(call: Serving, result: unknown): void {
+    if (call.isPost || call.state === 'done') {
+      this.#done(call)
+      return
+    }
+    if ((call.flags & frames.streams) !== 0) {
+      this.#stream(call, result)
+      return
+    }
+    if (call.cancelled) {
+      this.#refuse(call, statuses.cancelled)
+      return
+    }
+    try {
+      const keeps = (call.flags & frames.keeps) !== 0
+      this.#encoder.stageResult(keeps && typeof result !== 'function' ? new Lent(result, 0) : result)
+    } catch (error) {
+      this.#fail(call, error)
+      return
+    }
+    this.#answer(call, kinds.reply, OK)
+  }
+
+  #fail(call: Serving, reason: unknown): void {
+    if (call.isPost) {
+      if (!call.cancelled) {
+        const { type, message } = describeFailure(reason, false)
+        process.emitWarning(`'${call.name}' was posted, and failed: ${type}: ${message}`, 'IsthmusWarning')
+      }
+      this.#done(call)
+      return
+    }
+    if (call.cancelled) {
+      this.#refuse(call, statuses.cancelled)
+      return
+    }
+    const failure = describeFailure(reason, call.returnsErrors)
+    try {
+      this.#encoder.stageResult(failure)
+    } catch {
+      this.#encoder.stageResult({ ...failure, args: [], cause: null, origin: null })
+    }
+    this.#answer(call, kinds.error, OK)
+  }
+
+  /** An outcome without words of the callee's own. */
+  #refuse(call: Serving, status: number): void {
+    if (call.isPost) {
+      this.#done(call)
+      return
+    }
+    this.#encoder.stage([], undefined, undefined)
+    this.#answer(call, kinds.error, status)
+  }
+
+  #notExported(call: Serving): void {
+    if (call.isPost) {
+      process.emitWarning(`'${call.name}' was posted, and is not exported`, 'IsthmusWarning')
+      return
+    }
+    this.#encoder.stageResult({ name: call.name, close: closest(call.name, this.#indices.keys()) })
+    this.#answer(call, kinds.error, statuses.not_exported)
+  }
+
+  #done(call: Serving): void {
+    call.state = 'done'
+    this.#running.delete(call)
+  }
+
+  /** Sends what is staged as the end of a call. */
+  #answer(call: Serving, kind: number, status: number): void {
+    this.#done(call)
+    this.#send(call, kind, status)
+    const sent = this.#words[words.status] as number
+    if (sent === OK || sent === statuses.lost || sent === statuses.closed || sent === statuses.corrupt) return
+    // What was to be sent could not be; the caller is to know.
+    this.#encoder.stage([], undefined, undefined)
+    this.#send(call, kinds.error, statuses.no_memory)
+  }
+
+  #send(call: Serving, kind: number, status: number): void {
+    const control = this.#words
+    const { moved } = this.#encoder
+    control[words.kind] = kind
+    control[words.answer] = status
+    control[words.peer] = call.peer
+    control[words.peerGeneration] = call.peerGeneration
+    control[words.idLow] = call.idLow
+    control[words.idHigh] = call.idHigh
+    control[words.target] = call.target
+    control[words.flags] = this.#encoder.references
+    control[words.number] = 0
+    this.#native.answer()
+    const wasSent = control[words.status] === OK
+    this.#encoder.done(wasSent)
+    if (wasSent && moved !== undefined) for (const each of moved) release(each.array)
+  }
+
+  #stream(call: Serving, source: unknown): void {
+    const outlet: Outlet = {
+      items: values => {
+        for (let next = 0; next < values.length && call.state !== 'done'; ) {
+          next = this.#encoder.stageItems(values, next)
+          this.#send(call, kinds.item, OK)
+          const status = this.#words[words.status] as number
+          if (status !== OK) throw errorOf(status, `items of '${call.name}'`)
+        }
+      },
+      end: () => {
+        if (call.state === 'done') return
+        if (call.cancelled) {
+          this.#refuse(call, statuses.cancelled)
+          return
+        }
+        this.#encoder.stageResult(null)
+        this.#answer(call, kinds.reply, OK)
+      },
+      fail: reason => {
+        if (call.state !== 'done') this.#failStream(call, reason)
+      },
+      onCredit: () => {},
+      onCancel: () => {},
+      isBlocked: () => this.isBlocked,
+    }
+    call.outlet = outlet
+    serve(call, () => pump(source, call.credit, outlet))
+    if (call.cancelled) outlet.onCancel()
+  }
+
+  /** Also one that was cancelled tells what went wrong while it was closed. */
+  #failStream(call: Serving, reason: unknown): void {
+    try {
+      this.#encoder.stageResult(describeFailure(reason, call.returnsErrors))
+    } catch {
+      this.#encoder.stageResult(describeFailure(String(reason), false))
+    }
+    this.#answer(call, kinds.error, OK)
+  }
+
+  /** The connection is closed: nobody is answered any more. */
+  close(): void {
+    const calls = [...this.#waiting()]
+    this.#queue = []
+    this.#head = this.#queued = 0
+    this.#words[words.queued] = 0
+    for (const call of calls) {
+      call.cancel()
+      this.#done(call)
+    }
+  }
+}
+
+function isPartOf(call: Serving, blocked: readonly Blocked[], awaited: Blocked): boolean {
+  if (
+    (call.flags & frames.blocks) !== 0 &&
+    call.peer === awaited.peer &&
+    call.peerGeneration === awaited.peerGeneration
+  ) {
+    return true
+  }
+  return blocked.some(
+    each => each.activityLow === call.activityLow && each.activityHigh === call.activityHigh,
+  )
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  if (value === null || (typeof value !== 'object' && typeof value !== 'function')) return false
+  return typeof (value as { then?: unknown }).then === 'function'
+}
+
+function blockedMessage(call: Serving): string {
+  const what = call.name === '' ? 'the function' : `'${call.name}'`
+  return `${what} returned a promise, but its isolate is blocked in callSync and can't wait for it: return a value, or call with await there`
+}
+
+function invoke(call: Serving): unknown {
+  const { handler, args } = call
+  if (call.target !== targets.operation) {
+    if (typeof handler === 'function') return handler(...args)
+    if ((call.flags & frames.streams) !== 0 && args.length === 0) return handler
+    throw new TypeError(`a value of type ${typeof handler} can't be called`)
+  }
+  const [subject, step] = args
+  if (typeof subject === 'string')
+    throw new TypeError(`'${subject}' can't be imported: JavaScript offers no modules`)
+  if (step === undefined) return subject
+  const name = Array.isArray(step) ? step.slice(0, 2).join(' ') : String(step)
+  throw new TypeError(`a JavaScript object can be called and iterated over, but not accessed (${name})`)
+}

@@ -1,0 +1,227 @@
+// What is cancelled, and in which order both sides come to know of it.
+
+import assert from 'node:assert/strict'
+import { after, before, beforeEach, describe, test } from 'node:test'
+import { TimeoutError } from 'isthmus'
+import { languages, meet, privateDirectory, sleep, until } from './lib.mjs'
+
+privateDirectory()
+
+for (const language of languages) {
+  describe(`with ${language}`, () => {
+    let other
+    let peer
+    let log
+    before(async () => {
+      other = await meet(language)
+      peer = other.peer
+    })
+    after(() => other?.part())
+    beforeEach(async () => {
+      await peer.call('take_events')
+      log = []
+    })
+
+    /** What happened over there, once it has come to `last`. */
+    async function events(last) {
+      const all = []
+      await until(`the other side says: ${last}`, 10_000, async () => {
+        all.push(...(await peer.call('take_events')))
+        return all.includes(last)
+      })
+      return all
+    }
+    const began = async name => {
+      const all = []
+      await until(`${name} began`, 10_000, async () => {
+        all.push(...(await peer.call('take_events')))
+        return all.includes(`${name} began`)
+      })
+    }
+    const logged = (name, call) =>
+      call.then(
+        () => log.push(`${name} answered`),
+        error => {
+          log.push(`${name} rejected`)
+          return error
+        },
+      )
+
+    test('ten thousand queued calls that are aborted never run', async () => {
+      const before = await peer.call('touched')
+      const held = peer.call('hold', [0.5])
+      const controller = new AbortController()
+      const reason = new Error('not any more')
+      const calls = Array.from({ length: 10_000 }, () =>
+        peer.call('touch', [], { signal: controller.signal }),
+      )
+      const ended = Promise.allSettled(calls)
+      controller.abort(reason)
+      for (const { reason: each } of await ended) assert.equal(each, reason)
+      await held
+      assert.equal(await peer.call('touched'), before)
+      assert.equal(await peer.call('echo', [1]), 1)
+    })
+
+    test('ten thousand queued calls whose time runs out never run', async () => {
+      const before = await peer.call('touched')
+      const held = peer.call('hold', [1])
+      const calls = Array.from({ length: 10_000 }, () => peer.call('touch', [], { timeout: 50 }))
+      for (const { reason } of await Promise.allSettled(calls)) assert.ok(reason instanceof TimeoutError)
+      await held
+      assert.equal(await peer.call('touched'), before)
+    })
+
+    test('some of many queued calls are aborted, and the others run', async () => {
+      const before = await peer.call('touched')
+      const held = peer.call('hold', [0.2])
+      const controller = new AbortController()
+      const calls = Array.from({ length: 1000 }, (_, i) =>
+        peer.call('touch', [], i % 2 ? { signal: controller.signal } : {}),
+      )
+      const ended = Promise.allSettled(calls)
+      controller.abort()
+      await Promise.all([ended, held])
+      assert.equal(await peer.call('touched'), before + 500)
+    })
+
+    test('aborting a coroutine: the abort, the rejection, then its cancellation', async () => {
+      const controller = new AbortController()
+      const reason = new Error('enough')
+      const call = logged('wait', peer.call('wait', [20], { signal: controller.signal }))
+      await began('wait')
+      log.push('abort')
+      controller.abort(reason)
+      assert.equal(await call, reason)
+      assert.deepEqual(log, ['abort', 'wait rejected'])
+      assert.deepEqual(await events('wait cleaned up'), ['wait cancelled', 'wait cleaned up'])
+    })
+
+    test('the time of a coroutine runs out: its rejection and its cancellation', async () => {
+      const error = await logged('wait', peer.call('wait', [20], { timeout: 100 }))
+      assert.ok(error instanceof TimeoutError, `${error}`)
+      assert.deepEqual(await events('wait cleaned up'), ['wait began', 'wait cancelled', 'wait cleaned up'])
+    })
+
+    test('a thousand coroutines that wait are aborted at once', async () => {
+      const controller = new AbortController()
+      const calls = Array.from({ length: 1000 }, () => peer.call('wait', [30], { signal: controller.signal }))
+      const ended = Promise.allSettled(calls)
+      const all = []
+      const count = async (event, n) => {
+        all.push(...(await peer.call('take_events')))
+        return all.filter(each => each === event).length === n
+      }
+      await until('all have begun', 10_000, () => count('wait began', 1000))
+      controller.abort()
+      await ended
+      await until('all have cleaned up', 10_000, () => count('wait cleaned up', 1000))
+      assert.ok(await count('wait cancelled', 1000))
+    })
+
+    test('a call whose signal was aborted before is not made', async () => {
+      const before = await peer.call('touched')
+      await assert.rejects(peer.call('touch', [], { signal: AbortSignal.abort('no') }), each => each === 'no')
+      assert.equal(await peer.call('touched'), before)
+    })
+
+    test('a call that was answered is not changed by a late abort', async () => {
+      const controller = new AbortController()
+      assert.equal(await peer.call('echo', [1], { signal: controller.signal }), 1)
+      controller.abort()
+      assert.equal(await peer.call('echo', [2]), 2)
+    })
+
+    test('a handler knows how much time is left; also in nested calls', async () => {
+      assert.equal(await peer.call('remaining'), null)
+      for (const name of ['remaining', 'remaining_async']) {
+        const left = await peer.call(name, [], { timeout: 20_000 })
+        assert.ok(left > 1 && left <= 20.001, `${left}`)
+        for (const apply of ['apply', 'apply_thread', 'apply_async']) {
+          const nested = await peer.call(apply, [() => peer.call(name)], { timeout: 10_000 })
+          assert.ok(nested > 1 && nested <= 10.001, `${apply}: ${nested}`)
+          const shorter = await peer.call(apply, [() => peer.call(name, [], { timeout: 5000 })], {
+            timeout: 10_000,
+          })
+          assert.ok(shorter > 1 && shorter <= 5.001, `${apply}: ${shorter}`)
+        }
+      }
+    })
+
+    test('the deadline of the outer call ends the inner one', async () => {
+      let inner
+      const nested = async () => {
+        inner = logged('inner', peer.call('wait', [20]))
+        await inner
+      }
+      const outer = logged('outer', peer.call('apply_async', [nested], { timeout: 200 }))
+      assert.ok((await outer) instanceof TimeoutError)
+      assert.ok((await inner) instanceof TimeoutError)
+      assert.deepEqual(await events('wait cleaned up'), ['wait began', 'wait cancelled', 'wait cleaned up'])
+    })
+  })
+}
+
+describe('what runs in Python and never waits', () => {
+  let other
+  let peer
+  before(async () => {
+    other = await meet('python')
+    peer = other.peer
+  })
+  after(() => other?.part())
+
+  // On the dispatcher's thread nothing else is answered meanwhile, so that what happened is asked for afterwards.
+  for (const name of ['watch', 'watch_thread']) {
+    for (const [how, options] of Object.entries({
+      'by abort': () => ({ signal: AbortSignal.timeout(150) }),
+      'by time': () => ({ timeout: 150 }),
+    })) {
+      test(`${name} sees in current() that it was cancelled ${how}`, async () => {
+        await peer.call('take_events')
+        await assert.rejects(peer.call(name, [20], options()))
+        const all = []
+        await until('it ends', 10_000, async () => {
+          all.push(...(await peer.call('take_events')))
+          return all.length === 2
+        })
+        assert.deepEqual(all, ['watch began', 'watch saw it'])
+      })
+    }
+  }
+
+  test('callSync that runs out of time tells the other side', async () => {
+    await peer.call('take_events')
+    assert.throws(() => peer.callSync('watch', [20], { timeout: 100 }), TimeoutError)
+    assert.deepEqual(await peer.call('take_events'), ['watch began', 'watch saw it'])
+  })
+
+  test('a cancelled call whose callback runs here aborts its signal', async () => {
+    const { current } = await import('isthmus')
+    const controller = new AbortController()
+    const order = []
+    const callback = async () => {
+      order.push('callback began')
+      await sleep(20_000, null, { signal: current().signal }).catch(() => order.push('callback aborted'))
+    }
+    const call = peer.call('apply_async', [callback], { signal: controller.signal })
+    await until('it began', 5000, () => order.length === 1)
+    controller.abort()
+    await assert.rejects(call)
+    order.push('call rejected')
+    await until('the callback is aborted', 5000, () => order.includes('callback aborted'))
+    assert.deepEqual(order, ['callback began', 'call rejected', 'callback aborted'])
+  })
+})
+
+test('ten thousand coroutines that sleep are in flight at once on one link', async () => {
+  for (const language of languages) {
+    const { peer, part } = await meet(language)
+    const started = performance.now()
+    const slept = await Promise.all(Array.from({ length: 10_000 }, () => peer.call('nap', [0.1])))
+    assert.ok(slept.every(each => each === 0.1))
+    // One after the other they would take 1,000 s
+    assert.ok(performance.now() - started < 60_000)
+    await part()
+  }
+})

@@ -1,0 +1,109 @@
+"""The caller here is Python; what it meets is peer.py or peer.mjs, in a process of their own."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+import isthmus
+
+here = Path(__file__).parent
+sys.path.insert(0, str(here))  # for what the hosts and the tests share
+PATIENCE = 20
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sockets():
+    runtime = tempfile.mkdtemp(prefix="isthmus-test-")
+    os.environ["XDG_RUNTIME_DIR"] = runtime
+    yield
+    shutil.rmtree(runtime)
+
+
+def node():
+    nodes = [each for each in os.environ.get("ISTHMUS_TEST_NODES", "").split(":") if each]
+    return nodes[-1] if nodes else shutil.which("node")
+
+
+class Other:
+    """The other side: processes that are ended with it, and this process's place on their bus."""
+
+    count = 0
+
+    def __init__(self, language):
+        Other.count += 1
+        self.language = language
+        self.name = f"other-{os.getpid()}-{Other.count}"
+        self.processes = []
+        app = here / ("peer.py" if language == "python" else "nobody.py")
+        self.start([sys.executable, "-m", "isthmus", "serve", app, "--bus", self.name])
+        self.bus = self.join()
+        if language == "javascript":
+            player = self.start([node(), "--expose-gc", here / "peer.mjs", self.name], stdout=subprocess.PIPE)
+            assert player.stdout.readline() == b"ready\n"
+        self.pid = self.processes[-1].pid
+
+    def start(self, command, **options):
+        process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, **options)
+        self.processes.append(process)
+        return process
+
+    def join(self):
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and self.processes[0].poll() is None:
+            with contextlib.suppress(isthmus.ConnectError):
+                return isthmus.connect(self.name)
+            time.sleep(0.01)
+        raise AssertionError("there is no bus")
+
+    def events(self, last):
+        """What happened over there, once it has come to `last`."""
+        found = []
+        deadline = time.monotonic() + PATIENCE
+        while last not in found:
+            found += self.bus.call("take_events")
+            assert time.monotonic() < deadline, f"not {last}, but {found}"
+        return found
+
+    def part(self):
+        self.bus.close()
+        for process in reversed(self.processes):
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            process.wait(PATIENCE)
+            process.stdin.close()
+            if process.stdout:
+                process.stdout.close()
+
+
+@pytest.fixture(scope="module", params=["python", "javascript"])
+def other(request):
+    other = Other(request.param)
+    yield other
+    other.part()
+
+
+@pytest.fixture
+def bus(other):
+    other.bus.call("take_events")
+    return other.bus
+
+
+@pytest.fixture
+def until():
+    """Waits for something to become true, and returns it."""
+
+    def until(condition, patience=PATIENCE):
+        deadline = time.monotonic() + patience
+        while not (found := condition()):
+            assert time.monotonic() < deadline, "what was waited for did not happen"
+            time.sleep(0.005)
+        return found
+
+    return until

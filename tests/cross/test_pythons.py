@@ -1,0 +1,20 @@
+"""The other files of this folder, on the Pythons that are not the one running them."""
+
+import os
+import subprocess
+
+import pytest
+from conftest import here
+
+others = [each for each in os.environ.get("ISTHMUS_TEST_PYTHONS", "").split(":") if each]
+names = ["callbacks", "cancel", "remote", "streams"]
+
+
+@pytest.mark.timeout(400)
+def test_the_others_pass_too():
+    for python in others:
+        files = [here / f"test_{name}.py" for name in names]
+        run = subprocess.run(
+            [python, "-m", "pytest", "-q", "--color=no", *files], capture_output=True, text=True
+        )
+        assert run.returncode == 0, f"{python}\n{run.stdout[-8000:]}{run.stderr[-2000:]}"
