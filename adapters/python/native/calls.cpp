@@ -96,8 +96,7 @@ void Calls::send(Bus& bus) {
 
 /// What would wait in the link can't be taken back; here it can.
 bool Calls::is_saturated(const Link& link) {
-    constexpr std::uint32_t window = 512;
-    return link.in_flight() >= window || link.waiting() > 0;
+    return link.in_flight() >= link.most_in_flight() || link.waiting() > 0;
 }
 
 /// The mutex is held.

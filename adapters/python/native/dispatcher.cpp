@@ -137,7 +137,9 @@ void Dispatcher::run_batch() {
     }
     if (handing_over_) hand_over();
     if (!pumps_.empty()) run_pumps();
-    was_slow_ = Ticks::now() - began > ticks_.of_ns(slow_batch);
+    const std::uint64_t took = Ticks::now() - began;
+    was_slow_ = took > ticks_.of_ns(slow_batch);
+    took_ = was_slow_ ? took / std::max<std::uint64_t>(ticks_.of_ns(1000), 1) * 1000 : 0;
     give_gil();
 }
 

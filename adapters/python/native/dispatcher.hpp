@@ -188,6 +188,7 @@ private:
     std::size_t next_ = 0;     // in batch_
     std::deque<Call> parked_;  // received ahead of their turn, in order
     std::size_t parked_bytes_ = 0;
+    std::uint64_t took_ = 0;  // ns, of the last batch
     bool saw_cancel_ = false;
     bool was_slow_ = false;  // the last batch took long: what has come meanwhile is looked at for cancels first
     std::vector<Late> late_;

@@ -1,6 +1,8 @@
 // Frames in: which call is to run when, what is cancelled, and what becomes of a link that is lost.
 #include "dispatcher.hpp"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -14,6 +16,7 @@ constexpr std::size_t most_batch_bytes = 1 << 20;  // likewise; a single frame m
 constexpr std::size_t room_at_least = most_batch_bytes + 2 * Link::inline_bytes;
 constexpr std::size_t room_to_keep = 8 << 20;  // after a larger frame the room shrinks again
 constexpr std::size_t most_parked = 65536;
+constexpr std::uint64_t least_patience = 50'000;  // ns
 constexpr std::size_t most_parked_bytes = 64 << 20;
 
 std::size_t up_to_8(std::size_t bytes) { return (bytes + 7) & ~std::size_t{7}; }
@@ -55,7 +58,7 @@ bool Dispatcher::gather() {
         any = true;
         accept(received, room.first(received.bytes), to_batch);
     }
-    if (std::exchange(saw_cancel_, false) && was_slow_ && has_batch()) await_cancels();
+    if (batch_.size() >= most_calls || saw_cancel_) await_cancels();
     if (batch_.size() > before) {
         auto& counters = bus_.counters();
         count(counters.batches);
@@ -64,16 +67,21 @@ bool Dispatcher::gather() {
     return any;
 }
 
-/// Where there is one cancel there are more: those that had no room in the ring while this peer was busy come now.
+/// Cancels that had no room in the ring while this peer was busy come now, before what they cancel is begun.
 void Dispatcher::await_cancels() {
-    constexpr std::uint64_t patience = 500'000;  // ns without a frame
+    // What the wait costs is a small part of what the batch before took.
+    const std::uint64_t patience = std::min(std::exchange(took_, 0) / 20, std::uint64_t{20'000'000});  // ns
+    saw_cancel_ = false;
+    if (patience < least_patience) return;
     bus_.flush();
     for (std::uint64_t until = now_ns() + patience; now_ns() < until && parked_.size() < most_parked;) {
-        if (!receive_aside()) continue;
-        bus_.flush();
-        until = now_ns() + patience;
+        if (receive_aside()) {
+            bus_.flush();
+            until = now_ns() + patience;
+        } else {
+            ::sched_yield();
+        }
     }
-    saw_cancel_ = false;
 }
 
 /// Moves what was received ahead to the batch, each link its share.
