@@ -50,6 +50,19 @@ test('unref lets a program end with calls in flight, ref keeps it until close', 
   assert.deepEqual([ref.code, ref.out], [0, 'closed\n'])
 })
 
+test('what exports something keeps its program alive until unref', async () => {
+  const { code, out } = await run(`
+    import { spawn } from 'isthmus'
+    const py = await spawn(${JSON.stringify(app)})
+    py.export('twice', x => 2 * x)
+    setTimeout(() => {
+      console.log('alive')
+      py.unref()
+    }, 50).unref()
+  `)
+  assert.deepEqual([code, out], [0, 'alive\n'])
+})
+
 test('await using closes the connection', async t => {
   const major = Number(process.versions.node.split('.')[0])
   const program = `${imports}

@@ -217,6 +217,7 @@ export class Peer implements Port {
 
   giveBack(reference: Reference): void {
     this.#objects.giveBack(reference)
+    this.#flushSoon()
   }
 
   #submit(
@@ -367,6 +368,10 @@ export class Peer implements Port {
     this.#words[words.slot] = slot
     this.#words[words.number] = isAbandoned
     this.native.cancel()
+    this.#flushSoon()
+  }
+
+  #flushSoon(): void {
     if (this.#flushes) return
     this.#flushes = true
     queueMicrotask(() => {

@@ -42,6 +42,8 @@ export class Server {
   #queue: (Serving | undefined)[] = []
   #head = 0
   #queued = 0
+  // Where the call that was cancelled last is in the queue.
+  #found = -1
   #blocked: readonly Blocked[] = []
 
   constructor(
@@ -184,16 +186,28 @@ export class Server {
 
   #find(at: number, found: (call: Serving) => void): void {
     const descriptors = this.#descriptors
-    for (const call of this.#waiting()) {
-      if (
-        call.idLow === descriptors[at + fields.idLow] &&
-        call.idHigh === descriptors[at + fields.idHigh] &&
-        call.peer === descriptors[at + fields.peer] &&
-        call.peerGeneration === descriptors[at + fields.peerGeneration]
-      ) {
+    const isIt = (call: Serving | undefined) =>
+      call !== undefined &&
+      call.idLow === descriptors[at + fields.idLow] &&
+      call.idHigh === descriptors[at + fields.idHigh] &&
+      call.peer === descriptors[at + fields.peer] &&
+      call.peerGeneration === descriptors[at + fields.peerGeneration]
+    for (const call of this.#replies.running) {
+      if (isIt(call)) {
         found(call)
         return
       }
+    }
+    // Calls are mostly cancelled in the order in which they were made.
+    const { length } = this.#queue
+    const first = Math.max(this.#head, this.#found + 1)
+    for (let i = first; i < length + first - this.#head; ++i) {
+      const index = i < length ? i : i - length + this.#head
+      const call = this.#queue[index]
+      if (!isIt(call)) continue
+      this.#found = index
+      found(call as Serving)
+      return
     }
   }
 
@@ -227,6 +241,7 @@ export class Server {
     if (this.#head === this.#queue.length) {
       this.#queue = []
       this.#head = 0
+      this.#found = -1
     }
     this.#words[words.queued] = this.#queued
     this.#words[words.serving] = 1
