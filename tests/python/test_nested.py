@@ -1,4 +1,4 @@
-"""Callbacks: who is called back while it waits serves the calls that belong to what it waits for, and no others."""
+"""Callbacks: who is called back while it waits serves the calls that belong to what it waits for, no others."""
 
 import threading
 import time

@@ -95,9 +95,7 @@ void Calls::send(Bus& bus) {
 }
 
 /// What would wait in the link can't be taken back; here it can.
-bool Calls::is_saturated(const Link& link) {
-    return link.in_flight() >= link.most_in_flight() || link.waiting() > 0;
-}
+bool Calls::is_saturated(const Link& link) { return link.in_flight() >= link.most_in_flight() || link.waiting() > 0; }
 
 /// The mutex is held.
 void Calls::send_held(Bus& bus) {
@@ -131,8 +129,8 @@ void Calls::submit(Bus& bus, Link* link, std::shared_ptr<Pending> call) {
         call->out.fill(draft);
         if (!call->name.empty()) {
             const auto& indices = known_[call->name].indices;
-            const auto at = std::find_if(indices.begin(), indices.end(),
-                                         [link](const auto& each) { return each.first == link; });
+            const auto at =
+                std::find_if(indices.begin(), indices.end(), [link](const auto& each) { return each.first == link; });
             if (at != indices.end()) {
                 draft.target = at->second;
             } else {

@@ -3,6 +3,7 @@
 //   dispatcher.cpp  the loop                      perform.cpp  one call
 //   receive.cpp     frames in, links lost         pumps.cpp    the streams that it serves
 //   answer.cpp      replies and refusals          nested.cpp   serving while an export waits for a call of its own
+//   hand_over.cpp   what others perform, and what they are told
 #pragma once
 
 #include <atomic>
@@ -138,6 +139,10 @@ private:
     Ref operate(Call& call, Decoder& decoder);
     bool read_arguments(Decoder& decoder, std::vector<PyObject*>& arguments, Ref& names, std::size_t& positional);
     void conclude(Call& call, Scratch& scratch, Ref result);
+    PyObject* info_of(Call& call);
+    static bool tells_origin(const Call& call) { return call.frame.activity != 0 || call.index >= wire::operation; }
+
+    // hand_over.cpp
     bool defer(Call& call, PyObject* what, PyObject* args, PyObject* kwargs);
     bool defer_call(Call& call, PyObject* callable, const std::vector<PyObject*>& arguments, PyObject* names,
                     std::size_t positional);
@@ -145,8 +150,6 @@ private:
     void deliver();
     void deliver_events();
     void deliver_news();
-    PyObject* info_of(Call& call);
-    static bool tells_origin(const Call& call) { return call.frame.activity != 0 || call.index >= wire::operation; }
 
     // answer.cpp
     void reply(Call& call, Outgoing& out, wire::Kind kind, Status status = Status::ok);
