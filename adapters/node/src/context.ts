@@ -40,11 +40,18 @@ export class Serving implements Call {
     readonly returnsErrors: boolean,
     readonly deadline: number | undefined,
     readonly name: string,
-    readonly handler: unknown,
-    readonly args: unknown[],
+    public handler: unknown,
+    public args: unknown[],
     caller: () => string,
   ) {
     this.#caller = caller
+  }
+
+  /** What was begun in the handler, such as a timer, remembers the call; it is not to keep what came with it alive. */
+  end(): void {
+    this.state = 'done'
+    this.handler = undefined
+    this.args = []
   }
 
   get caller(): string {

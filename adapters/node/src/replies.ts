@@ -93,7 +93,7 @@ export class Replies {
   }
 
   done(call: Serving): void {
-    call.state = 'done'
+    call.end()
     this.running.delete(call)
   }
 
