@@ -209,6 +209,20 @@ Ref read_about(Decoder& decoder, PyObject*& origin) {
     return about;
 }
 
+/// Notes in an exception that has come home where it has been meanwhile, the first time: what it is told of later holds the
+/// note as well, and would double with each hop. Python 3.10 has no notes.
+void note_journey(PyObject* exception, PyObject* about) {
+    if (PyObject_HasAttrString(exception, "__notes__")) return;
+    PyObject* traceback = PyDict_GetItemString(about, "traceback");
+    if (traceback == nullptr || !PyUnicode_Check(traceback)) return;
+    const std::string text = text_of(Py_NewRef(traceback), "");
+    const std::size_t at = text.find("\u2014 through ");
+    if (at == std::string::npos) return;
+    const Ref note(PyUnicode_DecodeUTF8(text.data() + at, static_cast<Py_ssize_t>(text.size() - at), "replace"));
+    const Ref noted(note ? PyObject_CallMethod(exception, "add_note", "O", note.get()) : nullptr);
+    if (!noted) PyErr_Clear();
+}
+
 }  // namespace
 
 void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wire::Draft& frame,
@@ -232,6 +246,7 @@ void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wir
     const Ref error = origin != nullptr && PyExceptionInstance_Check(origin)
                           ? Ref::to(origin)
                           : Ref(PyObject_CallOneArg(state.remote_error, about.get()));
+    if (error && error.get() == origin) note_journey(error.get(), about.get());
     if (error && !PyExceptionInstance_Check(error.get())) {
         PyErr_SetString(state.error, "the other side sent an error that is none");
     } else if (error) {
