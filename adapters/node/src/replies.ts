@@ -13,6 +13,12 @@ import { type Outlet, pump } from './streams.js'
 const { kinds, statuses, words, frames } = constants
 const OK = statuses.ok
 
+/** A call is cancelled by its caller, or because its time has run out. */
+function howCancelled(call: Serving): number {
+  const isLate = call.deadline !== undefined && performance.now() >= call.deadline
+  return isLate ? statuses.timed_out : statuses.cancelled
+}
+
 export class Replies {
   /** Calls that have begun and are not answered yet. */
   readonly running = new Set<Serving>()
@@ -38,7 +44,7 @@ export class Replies {
       return
     }
     if (call.cancelled) {
-      this.refuse(call, statuses.cancelled)
+      this.refuse(call, howCancelled(call))
       return
     }
     try {
@@ -61,7 +67,7 @@ export class Replies {
       return
     }
     if (call.cancelled) {
-      this.refuse(call, statuses.cancelled)
+      this.refuse(call, howCancelled(call))
       return
     }
     const failure = describeFailure(reason, call.returnsErrors)
@@ -139,7 +145,7 @@ export class Replies {
       end: () => {
         if (call.state === 'done') return
         if (call.cancelled) {
-          this.refuse(call, statuses.cancelled)
+          this.refuse(call, howCancelled(call))
           return
         }
         this.#encoder.stageResult(null)

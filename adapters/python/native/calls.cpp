@@ -89,7 +89,7 @@ void Calls::send(Bus& bus) {
         if (link != nullptr && call->activity == 0 && is_saturated(*link)) {
             held_[link].push_back(std::move(call));
         } else {
-            submit(bus, link, std::move(call));
+            submit(bus, link, call);
         }
     }
 }
@@ -119,7 +119,7 @@ Link* Calls::link_for(Bus& bus, const Pending& call) {
 }
 
 /// The mutex is held.
-void Calls::submit(Bus& bus, Link* link, std::shared_ptr<Pending> call) {
+void Calls::submit(Bus& bus, Link* link, const std::shared_ptr<Pending>& call) {
     Status status = Status::lost;
     if (link != nullptr) {
         wire::Draft draft{.kind = wire::Kind::call, .target = call->target, .id = call->id, .deadline = call->deadline};

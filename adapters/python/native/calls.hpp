@@ -98,7 +98,7 @@ private:
         std::vector<std::pair<const Link*, std::uint32_t>> indices;  // learned from completions
     };
     Link* link_for(Bus& bus, const Pending& call);
-    void submit(Bus& bus, Link* link, std::shared_ptr<Pending> call);
+    void submit(Bus& bus, Link* link, const std::shared_ptr<Pending>& call);
     void send_held(Bus& bus);
     static bool is_saturated(const Link& link);
     void finish(const std::shared_ptr<Pending>& call, Status outcome);

@@ -91,7 +91,7 @@ private:
                 answer.status = settled;
             }
         }
-        if (!peer_.deferred.push(std::move(answer))) answer.out.end(memory_, false);
+        if (!peer_.deferred.push(answer)) answer.out.end(memory_, false);
     }
 
     Peer& peer_;

@@ -12,7 +12,7 @@ std::optional<Deferred::Entry> Deferred::find(std::uint64_t token) {
     return at == entries_.end() ? std::nullopt : std::optional(at->second);
 }
 
-bool Deferred::push(Answer&& answer) {
+bool Deferred::push(Answer& answer) {
     std::lock_guard lock(mutex_);
     if (ended_) return false;
     answers_.push_back(std::move(answer));

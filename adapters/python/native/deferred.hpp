@@ -45,7 +45,7 @@ public:
     /// What has to be known for encoding an outcome; nothing when the token is not (or no longer) in use.
     std::optional<Entry> find(std::uint64_t token);
     /// For the dispatcher to send. False when the bus was left: then the answer is still the caller's.
-    bool push(Answer&& answer);
+    bool push(Answer& answer);
     /// Has the canceller told of a call whose stream has failed on its way.
     void give_up(std::uint64_t token);
     bool has_answers() const { return has_answers_.load(std::memory_order_relaxed); }

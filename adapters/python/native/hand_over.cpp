@@ -57,7 +57,7 @@ void Dispatcher::hand_over() {
         const std::uint64_t token = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(PyList_GET_ITEM(batch.get(), i), 0));
         Deferred::Answer answer{token, wire::Kind::error, Status::ok, {}};
         put_exception(state_, *memory_, answer.out, error.get(), false);
-        if (!deferred_.push(std::move(answer))) answer.out.end(*memory_, false);
+        if (!deferred_.push(answer)) answer.out.end(*memory_, false);
     }
 }
 

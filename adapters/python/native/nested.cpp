@@ -26,8 +26,9 @@ bool Dispatcher::has_interrupting() const {
 /// All that may be performed now, in the order in which it came. GIL held.
 void Dispatcher::serve_nested() {
     const auto take = [this](Call& waiting) {
+        Link* const link = std::exchange(waiting.link, nullptr);
         Call call = std::move(waiting);
-        waiting.link = nullptr;
+        call.link = link;
         if (refuse_if_late(call)) return;
         Scratch scratch;
         perform(call, scratch);

@@ -67,8 +67,9 @@ PyObject* receive_reference(State& state, const std::shared_ptr<Memory>& memory,
     if (!reference || !factory) return reference.give();
     Ref proxy(PyObject_CallOneArg(factory.get(), reference.get()));
     Ref weak(proxy ? PyWeakref_NewRef(proxy.get(), nullptr) : nullptr);
-    if (weak) objects.remember(key, std::move(weak), reference.get());
-    return weak || !proxy || PyErr_Occurred() == nullptr ? proxy.give() : nullptr;
+    const bool is_known = static_cast<bool>(weak);
+    if (is_known) objects.remember(key, std::move(weak), reference.get());
+    return is_known || !proxy || PyErr_Occurred() == nullptr ? proxy.give() : nullptr;
 }
 
 Ref reference_in(State& state, PyObject* object) {

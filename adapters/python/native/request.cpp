@@ -105,7 +105,7 @@ std::shared_ptr<Pending> prepare(Peer& peer, PyObject* target, PyObject* positio
         raise(state, Status::closed, "the bus '" + peer.name + "' is closed: connect to it again");
         return nullptr;
     }
-    const auto call = std::make_shared<Pending>(std::move(memory));
+    auto call = std::make_shared<Pending>(std::move(memory));
     constexpr double longest = 1e9;  // thirty years; more than that overflows nanoseconds
     if (seconds >= 0) call->deadline = now_ns() + static_cast<std::uint64_t>(std::min(seconds, longest) * 1e9);
     call->seconds = seconds;
