@@ -209,6 +209,17 @@ Ref read_about(Decoder& decoder, PyObject*& origin) {
     return about;
 }
 
+/// Where an exception that has come home has been is a note of it (Python 3.11 on).
+void note_way(PyObject* exception, PyObject* traceback) {
+    const char* text = traceback != nullptr && PyUnicode_Check(traceback) ? PyUnicode_AsUTF8(traceback) : nullptr;
+    const std::string_view all = text != nullptr ? text : "";
+    const std::size_t way = all.rfind("\u2014 through ");
+    if (way != std::string_view::npos && PyObject_HasAttrString(exception, "add_note") != 0) {
+        const Ref done(PyObject_CallMethod(exception, "add_note", "s", all.data() + way));
+    }
+    PyErr_Clear();
+}
+
 }  // namespace
 
 void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wire::Draft& frame,
@@ -235,6 +246,7 @@ void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wir
     if (error && !PyExceptionInstance_Check(error.get())) {
         PyErr_SetString(state.error, "the other side sent an error that is none");
     } else if (error) {
+        if (error.get() == origin) note_way(origin, PyDict_GetItemString(about.get(), "traceback"));
         PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.get())), error.get());
     }
 }
