@@ -1,4 +1,4 @@
-"""Callbacks: who is called back while it waits serves the calls that belong to what it waits for, no others."""
+"""Callbacks: who waits serves the calls that belong to what it waits for meanwhile, and no others."""
 
 import threading
 import time
@@ -147,6 +147,9 @@ def test_the_exception_of_a_callback_is_the_very_same_when_it_comes_home(bus):
     with pytest.raises(Own) as caught:
         bus.call("guard", fail)
     assert caught.value is own
+    if hasattr(own, "__notes__"):  # from Python 3.11 on
+        assert "through Python" in own.__notes__[0]
+        assert "callback()" in own.__notes__[0]
 
 
 def test_what_the_host_saw_of_it_tells_type_and_message(bus):

@@ -209,15 +209,18 @@ Ref read_about(Decoder& decoder, PyObject*& origin) {
     return about;
 }
 
-/// Where an exception that has come home has been is a note of it (Python 3.11 on).
-void note_way(PyObject* exception, PyObject* traceback) {
-    const char* text = traceback != nullptr && PyUnicode_Check(traceback) ? PyUnicode_AsUTF8(traceback) : nullptr;
-    const std::string_view all = text != nullptr ? text : "";
-    const std::size_t way = all.rfind("\u2014 through ");
-    if (way != std::string_view::npos && PyObject_HasAttrString(exception, "add_note") != 0) {
-        const Ref done(PyObject_CallMethod(exception, "add_note", "s", all.data() + way));
-    }
-    PyErr_Clear();
+/// Notes in an exception that has come home where it has been meanwhile, the first time: what it is told of later holds the
+/// note as well, and would double with each hop. Python 3.10 has no notes.
+void note_journey(PyObject* exception, PyObject* about) {
+    if (PyObject_HasAttrString(exception, "__notes__")) return;
+    PyObject* traceback = PyDict_GetItemString(about, "traceback");
+    if (traceback == nullptr || !PyUnicode_Check(traceback)) return;
+    const std::string text = text_of(Py_NewRef(traceback), "");
+    const std::size_t at = text.find("\u2014 through ");
+    if (at == std::string::npos) return;
+    const Ref note(PyUnicode_DecodeUTF8(text.data() + at, static_cast<Py_ssize_t>(text.size() - at), "replace"));
+    const Ref noted(note ? PyObject_CallMethod(exception, "add_note", "O", note.get()) : nullptr);
+    if (!noted) PyErr_Clear();
 }
 
 }  // namespace
@@ -243,10 +246,10 @@ void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wir
     const Ref error = origin != nullptr && PyExceptionInstance_Check(origin)
                           ? Ref::to(origin)
                           : Ref(PyObject_CallOneArg(state.remote_error, about.get()));
+    if (error && error.get() == origin) note_journey(error.get(), about.get());
     if (error && !PyExceptionInstance_Check(error.get())) {
         PyErr_SetString(state.error, "the other side sent an error that is none");
     } else if (error) {
-        if (error.get() == origin) note_way(origin, PyDict_GetItemString(about.get(), "traceback"));
         PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.get())), error.get());
     }
 }
