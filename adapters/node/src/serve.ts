@@ -12,6 +12,9 @@ const OK = statuses.ok
 /** Milliseconds after which answers are shown and cancels looked for, and after which the event loop has its turn. */
 const longestBatch = 0.1
 const longestTurn = 1
+/** Milliseconds of waiting for cancels: less is not worth it, and more is too much. */
+const leastPatience = 0.5
+const mostPatience = 20
 
 /** What a blocked isolate waits for: calls that are a part of it are performed meanwhile. */
 export interface Blocked {
@@ -44,6 +47,8 @@ export class Server {
   #queued = 0
   // Where the call that was cancelled last is in the queue.
   #found = -1
+  #received = 0
+  #took = 0
   #blocked: readonly Blocked[] = []
 
   constructor(
@@ -91,6 +96,7 @@ export class Server {
 
   /** A call, post, cancel or credit, or that a peer is gone. */
   receive(at: number): void {
+    ++this.#received
     const descriptors = this.#descriptors
     const kind = descriptors[at + fields.kind]
     if (kind === kinds.call || kind === kinds.post) this.#arrive(at, kind === kinds.post)
@@ -222,7 +228,9 @@ export class Server {
 
   /** Performs calls that wait, for a while; `look` takes what has arrived meanwhile. */
   run(look: () => void): void {
-    let batch = performance.now()
+    this.#awaitCancels(look)
+    const began = performance.now()
+    let batch = began
     const end = batch + longestTurn
     while (this.#head < this.#queue.length) {
       const call = this.#queue[this.#head] as Serving | undefined
@@ -245,6 +253,23 @@ export class Server {
     }
     this.#words[words.queued] = this.#queued
     this.#words[words.serving] = 1
+    this.#took = performance.now() - began
+  }
+
+  /** Cancels that had no room in the ring while a handler took long come now, before what they cancel is begun. */
+  #awaitCancels(look: () => void): void {
+    // What the wait costs is a small part of what the turn before took.
+    const patience = Math.min(this.#took / 20, mostPatience)
+    this.#took = 0
+    if (patience < leastPatience) return
+    this.#native.flush()
+    for (let until = performance.now() + patience; performance.now() < until; ) {
+      const before = this.#received
+      look()
+      if (this.#received === before) continue
+      this.#native.flush()
+      until = performance.now() + patience
+    }
   }
 
   /** Performs those calls that a blocked isolate must not leave waiting, because its own depend on them. */
