@@ -38,7 +38,7 @@ OWNERS = {
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 PYTHON_IMPORT = re.compile(r"^\s*(?:from|import)\s+([\w.]+)", re.MULTILINE)
-NODE_IMPORT = re.compile(r"""(?:\bfrom\s*|\bimport\s*\(?\s*|\brequire\s*\(\s*)(['"])([^'"]+)\1""")
+NODE_IMPORT = re.compile(r"""(?:\bfrom\s*|(?<!\.)\bimport\s*\(?\s*|\brequire\s*\(\s*)(['"])([^'"]+)\1""")
 
 LANGUAGES = re.compile(r"napi\.h|node_api|js_native_api|v8\.h|node\.h|Python\.h|numpy/|uv\.h")
 

@@ -3,6 +3,7 @@
 import { BusFullError } from './errors.js'
 import { constants } from './native.js'
 import type { StreamEvents } from './port.js'
+import { unlisten } from './signals.js'
 
 export type Settle = (value: unknown) => void
 
@@ -53,7 +54,7 @@ export class Calls {
     if (watch === undefined) return
     this.watch[slot] = undefined
     clearTimeout(watch.timer)
-    if (watch.onAbort) watch.signal?.removeEventListener('abort', watch.onAbort)
+    if (watch.signal && watch.onAbort) unlisten(watch.signal, watch.onAbort)
   }
 
   /** The slots of calls and streams that somebody waits for. */

@@ -20,6 +20,7 @@ import {
   type Target,
 } from './port.js'
 import { Server } from './serve.js'
+import { listen } from './signals.js'
 import { initialCredit } from './streams.js'
 
 const { kinds, sizes, statuses, words, doubles, frames, targets, peers } = constants
@@ -354,7 +355,7 @@ export class Peer implements Port {
         ? setTimeout(() => give(this.#tooLate(name, timeout)), timeout)
         : undefined
     timer?.unref()
-    if (onAbort) signal.addEventListener('abort', onAbort, { once: true })
+    if (onAbort) listen(signal, onAbort)
     this.#calls.watch[slot] = { timer, signal, onAbort }
   }
 
