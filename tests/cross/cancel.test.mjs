@@ -152,7 +152,7 @@ for (const language of languages) {
       let inner
       const nested = async () => {
         inner = logged('inner', peer.call('wait', [20]))
-        await inner
+        throw await inner
       }
       const outer = logged('outer', peer.call('apply_async', [nested], { timeout: 200 }))
       // The other side may be the first to notice

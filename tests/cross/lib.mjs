@@ -28,8 +28,10 @@ const list = variable => (process.env[variable] ?? '').split(':').filter(Boolean
 /** The Nodes under test, and the Pythons beside the main one. */
 export const nodes = list('ISTHMUS_TEST_NODES').length > 0 ? list('ISTHMUS_TEST_NODES') : [process.execPath]
 /** The version of a Node, like 20.20.2. */
-export const nodeVersion = node =>
-  execFileSync(node, ['-p', 'process.versions.node'], { encoding: 'utf8' }).trim()
+export const nodeVersion = node => evaluate(node, 'process.versions.node')
+/** What an expression comes to there, as text. */
+export const evaluate = (node, expression) =>
+  execFileSync(node, ['-p', expression], { encoding: 'utf8' }).trim()
 export const otherPythons = list('ISTHMUS_TEST_PYTHONS')
 
 /** Buses of this process and its children live in a directory of their own, which goes with the process. */

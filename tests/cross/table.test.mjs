@@ -1,17 +1,44 @@
 // Each pair of players plays the whole table.
 
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { finish, nodes, nodeVersion, otherPythons, privateDirectory, python, serve, start } from './lib.mjs'
+import {
+  evaluate,
+  finish,
+  nodes,
+  nodeVersion,
+  otherPythons,
+  privateDirectory,
+  python,
+  serve,
+  start,
+} from './lib.mjs'
 import { asData } from './table.mjs'
 
 const directory = privateDirectory()
 const here = name => fileURLToPath(new URL(name, import.meta.url))
-process.env.ISTHMUS_TABLE = join(dirname(directory), 'table.json')
-writeFileSync(process.env.ISTHMUS_TABLE, JSON.stringify(asData()))
+
+// Two tables, as not every Node has a Float16Array.
+const plain = { ISTHMUS_TABLE: join(dirname(directory), 'table.json'), ISTHMUS_TABLE_FLOAT16: '' }
+writeFileSync(plain.ISTHMUS_TABLE, JSON.stringify(asData()))
+const withFloat16 = { ISTHMUS_TABLE: join(dirname(directory), 'table16.json'), ISTHMUS_TABLE_FLOAT16: 'yes' }
+const hasFloat16 = Object.fromEntries(
+  [...new Set([process.execPath, ...nodes])].map(node => [
+    node,
+    evaluate(node, 'typeof Float16Array') !== 'undefined',
+  ]),
+)
+const newest = nodes.find(node => hasFloat16[node])
+if (newest) {
+  const table = JSON.stringify(here('table.mjs'))
+  const script = `import(${table}).then(table => console.log(JSON.stringify(table.asData())))`
+  const env = { ...process.env, ...withFloat16 }
+  writeFileSync(withFloat16.ISTHMUS_TABLE, execFileSync(newest, ['-e', script], { env, maxBuffer: 1 << 28 }))
+}
 
 const js = (node, place) => ({ language: 'javascript', program: node, place })
 const py = program => ({ language: 'python', program })
@@ -53,6 +80,12 @@ const play = (bus, { language, program, place }, callee) =>
 for (const [i, [caller, callee]] of pairs.entries()) {
   test(`${nameOf(caller)} calls ${nameOf(callee)}`, async t => {
     const bus = `table-${i}`
+    const isSource = callee.language === 'javascript' && caller.language === 'python'
+    const scripts = [caller, callee, ...(isSource ? [thisNode] : [])].filter(each => each.place)
+    Object.assign(
+      process.env,
+      scripts.every(each => hasFloat16[each.program]) && newest ? withFloat16 : plain,
+    )
     const isPython = callee.language === 'python'
     const host = await serve(here(isPython ? 'player.py' : 'nobody.py'), bus, {
       program: isPython ? callee.program : python,
