@@ -18,6 +18,8 @@ constexpr std::uint32_t frames_per_turn = 64;  // of one link, before the next h
 
 constexpr std::uint64_t most_uses = std::uint64_t{1} << 40;  // a hostile count must not overflow the sum
 
+constexpr std::size_t most_accounts = 1 << 16;  // cells of a frame that releases, shares or cancels
+
 constexpr std::uint64_t bit(std::uint32_t slot) { return std::uint64_t{1} << slot; }
 
 std::uint64_t load_of(const Link& link) { return link.in_flight() + link.waiting(); }
@@ -147,9 +149,11 @@ void Bus::fetch_bells() {
     if (bells_asked_ == 0) return;
     while (auto door = broker_->take_door()) {
         if (door->slot >= layout::max_peers) continue;
+        Link* const link = find(door->slot, door->generation);
+        if (link == nullptr) continue;  // of the one before it in this place
         bells_wanted_ &= ~bit(door->slot);
         bells_asked_ &= ~bit(door->slot);
-        if (Link* link = find(door->slot, door->generation)) link->set_bell(std::move(door->bell));
+        link->set_bell(std::move(door->bell));
     }
 }
 
@@ -198,9 +202,9 @@ Status Bus::lend(Link& link, const wire::Draft& draft) {
         values.integer(static_cast<std::int64_t>(wire::id_of(cell)));
         values.integer(link.ends().other);
         values.integer(link.ends().other_generation);
-        const Status told = to_owner->submit({.kind = wire::Kind::share, .cells = values.cells()});
+        // An owner that can't be told now gives the object up when this peer does: the receiver is told so then.
+        (void)to_owner->submit({.kind = wire::Kind::share, .cells = values.cells()});
         to_owner->publish();
-        if (told != Status::ok) return told;
     }
     return Status::ok;
 }
@@ -233,17 +237,28 @@ Status Bus::answer(Link& link, const wire::Draft& draft) {
 }
 
 void Bus::give_back(std::uint32_t slot, std::uint32_t generation, std::uint64_t id, std::uint32_t uses) {
-    wire::Values& values = releases_[layout::life(generation, layout::Phase{}) | slot];
-    values.integer(static_cast<std::int64_t>(id));
-    values.integer(uses);
+    auto& cells = releases_[layout::life(generation, layout::Phase{}) | slot];
+    cells.push_back({wire::Tag::integer, wire::DType::none, 0, 0, id});
+    cells.push_back({wire::Tag::integer, wire::DType::none, 0, 0, uses});
 }
 
+/// In frames that need no memory of the arena. What finds no room stays for the next time.
 void Bus::send_releases() {
+    constexpr std::size_t in_a_frame = 480;
     std::erase_if(releases_, [this](auto& entry) {
-        const auto slot = static_cast<std::uint32_t>(entry.first & 0xff);
-        Link* link = link_to(slot, layout::generation_of(entry.first));
-        return link == nullptr ||
-               link->submit({.kind = wire::Kind::release, .cells = entry.second.cells()}) != Status::full;
+        auto& cells = entry.second;
+        Link* link = link_to(static_cast<std::uint32_t>(entry.first & 0xff), layout::generation_of(entry.first));
+        if (link == nullptr) return true;
+        std::size_t sent = 0;
+        while (sent < cells.size()) {
+            const auto some = std::span(cells).subspan(sent, std::min(in_a_frame, cells.size() - sent));
+            const Status status = link->submit({.kind = wire::Kind::release, .cells = some});
+            if (status == Status::full) break;
+            if (status != Status::ok) return true;  // the link is at its end
+            sent += some.size();
+        }
+        cells.erase(cells.begin(), cells.begin() + static_cast<std::ptrdiff_t>(sent));
+        return cells.empty();
     });
 }
 
@@ -251,6 +266,14 @@ void Bus::send_releases() {
 bool Bus::keep_accounts(Link& link, const wire::Draft& frame) {
     const auto value = [&](std::size_t i) { return frame.cells[i].bits; };
     const auto& ends = link.ends();
+    const bool is_account = frame.kind == wire::Kind::release || frame.kind == wire::Kind::share ||
+                            frame.kind == wire::Kind::cancel;
+    if (!is_account) return false;
+    discard(frame);  // none of them has a reason to carry anything
+    if (frame.cells.size() > most_accounts) {
+        link.fail(Status::corrupt);
+        return true;
+    }
     if (frame.kind == wire::Kind::release) {
         for (std::size_t i = 0; i + 1 < frame.cells.size(); i += 2)
             lending_.release(value(i), ends.other,
@@ -262,7 +285,6 @@ bool Bus::keep_accounts(Link& link, const wire::Draft& frame) {
             notices_.push_back({&link, wire::Kind::cancel, Status::ok, cell.bits});
         return true;
     }
-    if (frame.kind != wire::Kind::share) return false;
     for (std::size_t i = 0; i + 2 < frame.cells.size(); i += 3) {
         const auto generation = static_cast<std::uint32_t>(value(i + 2));
         // Without a link nobody would tell of the holder's death.

@@ -243,7 +243,7 @@ Status Link::answer(const wire::Draft& draft) {
     if (sent != Status::ok) {
         for (const Handle& payload : draft.payloads) (void)arena_.release(payload.block, payload.generation);
     }
-    if (sent == Status::no_memory || sent == Status::too_large) {
+    if (sent != Status::ok && sent != Status::full && sent != Status::corrupt) {
         const wire::Draft apology{.kind = wire::Kind::error, .status = sent, .target = draft.target, .id = draft.id};
         sent = send(apology, wire::size(apology), 0);
     }
@@ -258,7 +258,7 @@ Status Link::answer(const wire::Draft& draft) {
 
 void Link::pump() {
     if (!cancels_.empty()) send_cancels();
-    if (transit_.empty() && backlog_.empty()) return;
+    if (transit_.empty() && backlog_.empty() && !starved_) return;
     if (!attached()) return;
     if (!out_.look()) return fail(Status::corrupt);
     while (!transit_.empty() && transit_.front().until <= out_.consumed()) {
@@ -286,11 +286,11 @@ void Link::pump() {
         backlog_size_ -= waiting.frame.size();
         backlog_.pop_front();
     }
-    if (backlog_.empty() && std::exchange(starved_, false)) out_positions_.starved.store(0, std::memory_order_relaxed);
+    if (backlog_.empty() && cancels_.empty() && std::exchange(starved_, false)) out_positions_.starved.store(0, std::memory_order_relaxed);
 }
 
 void Link::starve() {
-    if (backlog_.empty() || std::exchange(starved_, true)) return;
+    if ((backlog_.empty() && cancels_.empty()) || std::exchange(starved_, true)) return;
     doorbell::starve(out_positions_.starved);
 }
 
@@ -319,6 +319,7 @@ bool Link::ready() {
     if (state_ != Status::ok) return true;  // to be ended
     if (!attached()) return false;
     if (in_.ready()) return true;
+    if (!cancels_.empty() && out_.look() && out_.consumed() >= cancelled_until_) return true;
     if (backlog_.empty()) return false;
     const bool may_go = !backlog_.front().is_call || in_flight_ < most_in_flight();
     return may_go && (!out_.look() || out_.free() > call_reserve_bytes() + 2 * inline_bytes);

@@ -91,7 +91,7 @@ public:
     /// Whether the other side has taken over everything that was submitted; before that, leaving loses messages.
     bool delivered() {
         pump();
-        return backlog_.empty() && transit_.empty() &&
+        return backlog_.empty() && cancels_.empty() && transit_.empty() &&
                (!attached() || (out_.look() && out_.consumed() == out_.written()));
     }
     /// ok until the link is found broken.

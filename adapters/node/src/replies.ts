@@ -124,7 +124,9 @@ export class Replies {
     control[words.idLow] = call.idLow
     control[words.idHigh] = call.idHigh
     control[words.target] = call.target
-    control[words.flags] = this.#encoder.references
+    // The end of a stream stays behind its items.
+    const ends = kind === kinds.item ? 0 : call.flags & frames.streams
+    control[words.flags] = this.#encoder.references | ends
     control[words.number] = 0
     this.#native.answer()
     const wasSent = control[words.status] === OK

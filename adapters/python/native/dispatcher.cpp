@@ -201,9 +201,9 @@ void Dispatcher::farewell() {
         if (call.link != nullptr) refuse(call, Status::closed);
     }
     take_gil();
-    for (const auto& pump : pumps_) {
-        pump->closing = true;
-        if (!pump->over) close_pump(*pump);
+    for (std::size_t i = 0; i < pumps_.size(); ++i) {  // closing one may run what opens others
+        pumps_[i]->closing = true;
+        if (!pumps_[i]->over) close_pump(*pumps_[i]);
     }
     pumps_.clear();
     deferred_.end(bus_, *memory_);

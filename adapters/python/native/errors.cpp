@@ -191,7 +191,7 @@ void log_exception(State& state, const std::string& message, PyObject* exception
 namespace {
 
 /// The object of an error frame, where `origin` is a Reference, or the very exception when it comes home.
-Ref read_about(Decoder& decoder, PyObject*& origin) {
+Ref read_about(Decoder& decoder, Ref& origin) {
     if (decoder.at_end()) return Ref(PyDict_New());
     if (decoder.peek().tag != wire::Tag::object) return Ref(decoder.next());
     const std::uint32_t count = decoder.peek().count;
@@ -204,7 +204,7 @@ Ref read_about(Decoder& decoder, PyObject*& origin) {
             decoder.peek().tag == wire::Tag::reference && PyUnicode_CompareWithASCIIString(key.get(), "origin") == 0;
         const Ref value(is_origin ? decoder.next_origin() : decoder.next());
         if (!value || PyDict_SetItem(about.get(), key.get(), value.get()) < 0) return {};
-        if (is_origin) origin = value.get();
+        if (is_origin) origin = Ref::to(value.get());
     }
     return about;
 }
@@ -228,7 +228,7 @@ void note_journey(PyObject* exception, PyObject* about) {
 void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wire::Draft& frame,
                   const std::string& name) {
     Decoder decoder(state, memory, frame);
-    PyObject* origin = nullptr;  // borrowed from about
+    Ref origin;
     const Ref about = read_about(decoder, origin);
     if (!about) return;
     if (frame.status == Status::not_exported) {
@@ -243,10 +243,10 @@ void raise_remote(State& state, const std::shared_ptr<Memory>& memory, const wir
     if (frame.status == Status::closed)
         return raise(state, frame.status, "the other side stopped before it began, or had done, " + what);
     if (frame.status != Status::ok || !PyDict_Check(about.get())) return raise(state, frame.status);
-    const Ref error = origin != nullptr && PyExceptionInstance_Check(origin)
-                          ? Ref::to(origin)
+    const Ref error = origin && PyExceptionInstance_Check(origin.get())
+                          ? Ref::to(origin.get())
                           : Ref(PyObject_CallOneArg(state.remote_error, about.get()));
-    if (error && error.get() == origin) note_journey(error.get(), about.get());
+    if (error && error.get() == origin.get()) note_journey(error.get(), about.get());
     if (error && !PyExceptionInstance_Check(error.get())) {
         PyErr_SetString(state.error, "the other side sent an error that is none");
     } else if (error) {
