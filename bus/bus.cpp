@@ -245,21 +245,19 @@ void Bus::give_back(std::uint32_t slot, std::uint32_t generation, std::uint64_t 
 /// In frames that need no memory of the arena. What finds no room stays for the next time.
 void Bus::send_releases() {
     constexpr std::size_t in_a_frame = 480;
-    std::erase_if(releases_, [this](auto& entry) {
-        auto& cells = entry.second;
-        Link* link = link_to(static_cast<std::uint32_t>(entry.first & 0xff), layout::generation_of(entry.first));
-        if (link == nullptr) return true;
+    for (auto at = releases_.begin(); at != releases_.end();) {
+        std::vector<wire::Cell>& cells = at->second;
+        Link* link = link_to(static_cast<std::uint32_t>(at->first & 0xff), layout::generation_of(at->first));
         std::size_t sent = 0;
-        while (sent < cells.size()) {
+        Status status = link == nullptr ? Status::lost : Status::ok;
+        while (status == Status::ok && sent < cells.size()) {
             const auto some = std::span(cells).subspan(sent, std::min(in_a_frame, cells.size() - sent));
-            const Status status = link->submit({.kind = wire::Kind::release, .cells = some});
-            if (status == Status::full) break;
-            if (status != Status::ok) return true;  // the link is at its end
-            sent += some.size();
+            status = link->submit({.kind = wire::Kind::release, .cells = some});
+            if (status == Status::ok) sent += some.size();
         }
         cells.erase(cells.begin(), cells.begin() + static_cast<std::ptrdiff_t>(sent));
-        return cells.empty();
-    });
+        at = status == Status::full ? std::next(at) : releases_.erase(at);
+    }
 }
 
 /// Takes what only the accounts need. False when the frame is for the adapter.
