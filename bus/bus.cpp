@@ -264,8 +264,8 @@ void Bus::send_releases() {
 bool Bus::keep_accounts(Link& link, const wire::Draft& frame) {
     const auto value = [&](std::size_t i) { return frame.cells[i].bits; };
     const auto& ends = link.ends();
-    const bool is_account = frame.kind == wire::Kind::release || frame.kind == wire::Kind::share ||
-                            frame.kind == wire::Kind::cancel;
+    const bool is_account =
+        frame.kind == wire::Kind::release || frame.kind == wire::Kind::share || frame.kind == wire::Kind::cancel;
     if (!is_account) return false;
     discard(frame);  // none of them has a reason to carry anything
     if (frame.cells.size() > most_accounts) {

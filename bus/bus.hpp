@@ -151,7 +151,7 @@ private:
     std::uint64_t epoch_ = 1;  // of the links and of what peers export; routes of another epoch are looked up anew
     Lending lending_;
     std::unordered_map<std::uint64_t, std::vector<wire::Cell>> releases_;  // by the owner's place; pairs of id and uses
-    struct Notice {                                             // what is received without a frame of its own
+    struct Notice {  // what is received without a frame of its own
         Link* link;
         wire::Kind kind;
         Status status;

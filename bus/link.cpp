@@ -286,7 +286,8 @@ void Link::pump() {
         backlog_size_ -= waiting.frame.size();
         backlog_.pop_front();
     }
-    if (backlog_.empty() && cancels_.empty() && std::exchange(starved_, false)) out_positions_.starved.store(0, std::memory_order_relaxed);
+    if (backlog_.empty() && cancels_.empty() && std::exchange(starved_, false))
+        out_positions_.starved.store(0, std::memory_order_relaxed);
 }
 
 void Link::starve() {

@@ -84,7 +84,7 @@ for (const [i, [caller, callee]] of pairs.entries()) {
     const scripts = [caller, callee, ...(isSource ? [thisNode] : [])].filter(each => each.place)
     Object.assign(
       process.env,
-      scripts.every(each => hasFloat16[each.program]) && newest ? withFloat16 : plain,
+      scripts.length > 0 && scripts.every(each => hasFloat16[each.program]) ? withFloat16 : plain,
     )
     const isPython = callee.language === 'python'
     const host = await serve(here(isPython ? 'player.py' : 'nobody.py'), bus, {
