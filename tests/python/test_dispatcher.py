@@ -225,3 +225,21 @@ def test_several_callers_have_their_own_answers(bus):
     for other in others:
         other.close()
     assert wrong == []
+
+
+def test_calls_that_wait_behind_slow_ones_do_not_wait_for_more(serve, name):
+    serve("""
+        import time, isthmus
+
+        @isthmus.export
+        def slow():
+            time.sleep(0.0002)
+    """).ready()
+    with isthmus.connect(name) as bus:
+        bus.call("slow")
+        began = time.monotonic()
+        for _ in range(5):
+            for future in [bus.submit("slow") for _ in range(800)]:
+                future.result()
+        # Asleep, the host looks again after a second.
+        assert time.monotonic() - began < 5

@@ -89,7 +89,7 @@ void Dispatcher::serve() {
         }
         bus_.flush();
         unpublished_ = false;
-        if (!received && !wants_gil()) idle(now_ns() + second);
+        if (!received && !wants_gil() && parked_.empty()) idle(now_ns() + second);
     }
     farewell();
 }
