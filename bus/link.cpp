@@ -133,9 +133,24 @@ Status Link::send_box(const Handle& box, std::span<const Handle> payloads, std::
     return Status::ok;
 }
 
+namespace {
+
+/// What belongs to a call that is being performed; a release or a share does not, as it must stay behind what it is about.
+bool passes(const wire::Draft& draft) {
+    return draft.kind == wire::Kind::item || draft.kind == wire::Kind::credit || draft.kind == wire::Kind::reply ||
+           draft.kind == wire::Kind::error;
+}
+
+}  // namespace
+
 /// Keeps a frame until there is room: a large one in the arena already, so that no memory is known now and not later.
 Status Link::defer(const wire::Draft& draft, std::uint64_t bytes) {
-    Waiting waiting{{}, {}, {draft.payloads.begin(), draft.payloads.end()}, draft.kind == wire::Kind::call, draft.id};
+    Waiting waiting{.frame = {},
+                    .box = {},
+                    .payloads = {draft.payloads.begin(), draft.payloads.end()},
+                    .is_call = draft.kind == wire::Kind::call,
+                    .passes = passes(draft),
+                    .id = draft.id};
     if (bytes > inline_bytes) {
         const auto made = box(draft, bytes);
         if (made.status != Status::ok) return made.status;
@@ -148,6 +163,7 @@ Status Link::defer(const wire::Draft& draft, std::uint64_t bytes) {
         wire::write(draft, waiting.frame.data());
         backlog_size_ += bytes;
     }
+    passing_ += waiting.passes;
     backlog_.push_back(std::move(waiting));
     return Status::ok;
 }
@@ -190,6 +206,7 @@ void Link::end(Waiting& waiting) {
     if (waiting.box.bytes) (void)arena_.release(waiting.box.block, waiting.box.generation);
     for (const Handle& payload : waiting.payloads) (void)arena_.release(payload.block, payload.generation);
     backlog_size_ -= waiting.frame.size();
+    passing_ -= waiting.passes;
     waiting = {};
 }
 
@@ -265,13 +282,13 @@ void Link::pump() {
         (void)arena_.release(transit_.front().block.block, transit_.front().block.generation);
         transit_.pop_front();
     }
-    while (!backlog_.empty()) {
-        Waiting& waiting = backlog_.front();
-        if (!waiting.box.bytes && waiting.frame.empty()) {  // was withdrawn
-            backlog_.pop_front();
-            continue;
-        }
-        if (waiting.is_call && in_flight_ >= most_in_flight()) break;
+    // What a call in flight may wait for passes the calls that wait for its end.
+    bool calls_wait = false;
+    for (std::size_t i = 0; i < backlog_.size() && !(calls_wait && passing_ == 0); ++i) {
+        Waiting& waiting = backlog_[i];
+        if (!waiting.box.bytes && waiting.frame.empty()) continue;  // was withdrawn, or has passed
+        calls_wait = calls_wait || (waiting.is_call && in_flight_ >= most_in_flight());
+        if (calls_wait && !waiting.passes) continue;
         Status sent;
         if (waiting.box.bytes) {
             sent = send_box(waiting.box, waiting.payloads, call_reserve_bytes());
@@ -282,10 +299,12 @@ void Link::pump() {
         }
         if (sent == Status::corrupt) fail(sent);
         if (sent != Status::ok) break;
-        if (waiting.is_call) ++in_flight_;
+        in_flight_ += waiting.is_call;
+        passing_ -= waiting.passes;
         backlog_size_ -= waiting.frame.size();
-        backlog_.pop_front();
+        waiting = {};
     }
+    while (!backlog_.empty() && !backlog_.front().box.bytes && backlog_.front().frame.empty()) backlog_.pop_front();
     if (backlog_.empty() && cancels_.empty() && std::exchange(starved_, false))
         out_positions_.starved.store(0, std::memory_order_relaxed);
 }
@@ -320,9 +339,10 @@ bool Link::ready() {
     if (state_ != Status::ok) return true;  // to be ended
     if (!attached()) return false;
     if (in_.ready()) return true;
-    if (!cancels_.empty() && out_.look() && out_.consumed() >= cancelled_until_) return true;
+    const bool may_cancel = !cancels_.empty() && out_.look() && out_.consumed() >= cancelled_until_;
+    if (may_cancel && out_.free() > call_reserve_bytes()) return true;
     if (backlog_.empty()) return false;
-    const bool may_go = !backlog_.front().is_call || in_flight_ < most_in_flight();
+    const bool may_go = !backlog_.front().is_call || in_flight_ < most_in_flight() || passing_ > 0;
     return may_go && (!out_.look() || out_.free() > call_reserve_bytes() + 2 * inline_bytes);
 }
 

@@ -127,6 +127,7 @@ private:
         Handle box;  // or the frame is in here
         std::vector<Handle> payloads;
         bool is_call;
+        bool passes;       // calls that wait for others to end
         std::uint64_t id;  // of a call
     };
     void end(Waiting& waiting);
@@ -148,6 +149,7 @@ private:
     std::deque<Transit> transit_;
     std::deque<Waiting> backlog_;
     std::uint64_t backlog_size_ = 0;
+    std::uint64_t passing_ = 0;          // in backlog_
     std::vector<wire::Cell> cancels_;    // ids, to be sent
     std::uint64_t cancelled_until_ = 0;  // the head that has passed the last cancel frame
 

@@ -189,6 +189,31 @@ TEST_CASE("no more calls are in flight than have room for their completions", "[
     CHECK(pair.a.link->waiting() == 0);
 }
 
+TEST_CASE("items and credits pass the calls that wait for others to end; posts stay behind them", "[link]") {
+    Pair pair;
+    const std::uint32_t most = pair.a.link->most_in_flight();
+    for (std::uint64_t id = 1; id <= most + 5; ++id) REQUIRE(pair.a.call(id) == Status::ok);
+    pair.a.flush();
+    for (std::uint64_t id = 1; id <= most; ++id) REQUIRE(pair.b.receive().frame.id == id);
+    pair.b.flush();
+    REQUIRE(pair.a.post(7) == Status::ok);
+    REQUIRE(pair.a.link->submit(pair.a.draft(Kind::item, 8, 20)) == Status::ok);
+    REQUIRE(pair.a.link->submit({.kind = Kind::credit, .id = 9, .number = 3}) == Status::ok);
+    pair.a.flush();
+    CHECK(pair.a.link->waiting() >= 6);
+    CHECK(pair.b.receive().frame.kind == Kind::item);
+    CHECK(pair.b.receive().frame.number == 3);
+    CHECK(pair.b.receive().status == Status::empty);
+    for (std::uint64_t id = 1; id <= most; ++id) REQUIRE(pair.b.reply(id) == Status::ok);
+    pair.b.flush();
+    while (pair.a.receive().status == Status::ok) {
+    }
+    pair.a.flush();
+    for (std::uint64_t id = most + 1; id <= most + 5; ++id) REQUIRE(pair.b.receive().frame.id == id);
+    CHECK(pair.b.receive().frame.kind == Kind::post);
+    CHECK(pair.a.link->waiting() == 0);
+}
+
 TEST_CASE("a call that waits is taken back; the others are cancelled past everything that waits", "[link]") {
     Pair pair;
     const std::uint32_t most = pair.a.link->most_in_flight();

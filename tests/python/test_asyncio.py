@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import functools
+import gc
 import threading
 import time
 
@@ -219,6 +220,29 @@ def test_what_a_cancelled_coroutine_does_on_its_way_out_is_not_cancelled(name, u
         until(lambda: seen)
         call.cancel()
     assert seen == ["began", "tidied up"]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_coroutine_that_is_cancelled_before_its_first_step_is_closed(name, is_stream):
+    @isthmus.export(name=f"{name}.never")
+    async def never():
+        raise AssertionError("it was begun")
+
+    async def main():
+        async with isthmus.Host(name):
+            bus = await asyncio.to_thread(isthmus.connect, name)
+            # The loop takes no step until the call and its cancellation have both reached it.
+            with pytest.raises(isthmus.TimeoutError):
+                if is_stream:
+                    next(bus.stream(f"{name}.never", timeout=0.2))
+                else:
+                    bus.call(f"{name}.never", timeout=0.2)
+            bus.call("aio_plain", 1)
+            await bus.call_async("aio_add", 1)
+            await asyncio.to_thread(bus.close)
+
+    asyncio.run(main())
+    gc.collect()  # which would warn of a coroutine that nobody awaited
 
 
 def test_a_host_inside_a_running_loop_uses_that(name):

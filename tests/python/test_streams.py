@@ -5,6 +5,7 @@ import gc
 import threading
 import time
 
+import numpy as np
 import pytest
 
 import isthmus
@@ -78,6 +79,18 @@ def st_unsendable():
     loop = []
     loop.append(loop)
     yield loop
+
+
+@isthmus.export
+def st_blocks(until):
+    for number in range(until):
+        yield np.full(1 << 19, number, "float64")
+
+
+@isthmus.export
+async def st_ablocks(until):
+    for block in st_blocks(until):
+        yield block
 
 
 @isthmus.export
@@ -219,6 +232,18 @@ def test_an_item_that_can_not_travel_ends_the_stream(bus):
     assert next(numbers) == 1
     with pytest.raises(isthmus.Error, match=r"cycle|itself"):
         next(numbers)
+
+
+@pytest.mark.parametrize("blocks", ["st_blocks", "st_ablocks"])
+def test_an_item_that_no_memory_is_left_for_ends_the_stream_after_those_before_it(name, blocks):
+    with isthmus.Host(name, memory=64 << 20), isthmus.connect(name) as bus:
+        kept = []
+        with pytest.raises(isthmus.BusFull, match="release arrays"):
+            kept.extend(bus.stream(blocks, 40))
+        assert 4 < len(kept) < 16
+        assert [block.sum() for block in kept] == [number << 19 for number in range(len(kept))]
+        kept.clear()
+        assert len(list(bus.stream(blocks, 4))) == 4
 
 
 def test_many_streams_run_beside_each_other(bus):

@@ -184,21 +184,21 @@ class Tasks:
             # The task copies the context, so that each call has its own.
             restore = _isthmus.calling.set(call)
             try:
-                result = function if args is None else function(*args, **(kwargs or {}))
+                result = work = function if args is None else function(*args, **(kwargs or {}))
                 if call.credit:
                     credit = self._credits[token] = _Credit(call.credit)
-                    result = self._send_items(token, result, credit)
+                    work = self._send_items(token, result, credit)
                 elif not hasattr(type(result), "__await__"):
                     self._tell((token, RESULT, result))
                     continue
-                task = loop.create_task(_guarded(result))
+                task = loop.create_task(_guarded(work))
             except BaseException as error:
                 self._tell((token, EXCEPTION, _without_own_frames(error)))
                 continue
             finally:
                 _isthmus.calling.reset(restore)
             self._running[token] = task
-            task.add_done_callback(partial(self._finish, token))
+            task.add_done_callback(partial(self._finish, token, (work, result)))
 
     def _cancel_all(self, tokens: Iterable[Hashable]) -> None:
         """Each once, so that what they do on their way out is not cancelled as well."""
@@ -238,7 +238,10 @@ class Tasks:
             if close is not None:
                 await close()
 
-    def _finish(self, token: Hashable, task: asyncio.Task[Any]) -> None:
+    def _finish(self, token: Hashable, awaited: Iterable[Any], task: asyncio.Task[Any]) -> None:
+        if task.cancelled():  # perhaps before its first step: nothing has awaited them then
+            for coroutine in filter(asyncio.iscoroutine, awaited):
+                coroutine.close()
         del self._running[token]
         self._cancelled.discard(token)
         is_stream = self._credits.pop(token, None) is not None

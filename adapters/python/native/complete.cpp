@@ -87,6 +87,7 @@ private:
             answer.out.drop_copies();
             if (settled != Status::ok) {
                 answer.out.end(memory_, false);
+                if (answer.kind == wire::Kind::item) peer_.deferred.give_up(answer.token);
                 answer.kind = wire::Kind::error;
                 answer.status = settled;
             }

@@ -72,7 +72,16 @@ void Deferred::send(Bus& bus, Memory& memory) {
         if (!entry.is_post)
             sent = answer.kind == wire::Kind::item ? bus.submit(*entry.link, draft) : bus.answer(*entry.link, draft);
         answer.out.end(memory, sent == Status::ok && !entry.is_post);
-        if (answer.kind == wire::Kind::item) continue;
+        if (answer.kind == wire::Kind::item && sent == Status::ok) continue;
+        if (answer.kind == wire::Kind::item) {  // items are not left out: the stream ends
+            mark_cancelled(answer.token, entry);
+            const wire::Draft end{.kind = wire::Kind::error,
+                                  .status = sent,
+                                  .target = entry.index,
+                                  .id = entry.id,
+                                  .flags = wire::frame_streams};
+            (void)bus.answer(*entry.link, end);
+        }
         tokens_.erase({entry.link, entry.id});
         memory.objects().bury(entry.info);
         entries_.erase(at);
