@@ -185,8 +185,8 @@ Link* Bus::provider(Route& route) {
 // --- references ----------------------------------------------------------------------------------------------------
 
 /// Counts the references in a frame that is about to be sent: own objects for the receiver, others' with their owners.
-Status Bus::lend(Link& link, const wire::Draft& draft) {
-    if ((draft.flags & wire::frame_references) == 0) return Status::ok;
+void Bus::lend(Link& link, const wire::Draft& draft) {
+    if ((draft.flags & wire::frame_references) == 0) return;
     for (const wire::Cell& cell : draft.cells) {
         if (cell.tag != wire::Tag::reference) continue;
         const std::uint32_t owner = wire::owner_of(cell);
@@ -206,7 +206,6 @@ Status Bus::lend(Link& link, const wire::Draft& draft) {
         (void)to_owner->submit({.kind = wire::Kind::share, .cells = values.cells()});
         to_owner->publish();
     }
-    return Status::ok;
 }
 
 void Bus::unlend(const Link& link, const wire::Draft& draft) {
@@ -223,15 +222,15 @@ Status Bus::submit(Link& link, const wire::Draft& draft) {
             notices_.push_back({&link, wire::Kind::error, Status::cancelled, draft.id});
         return link.state();
     }
-    Status status = lend(link, draft);
-    if (status == Status::ok) status = link.submit(draft);
+    lend(link, draft);
+    const Status status = link.submit(draft);
     if (status != Status::ok) unlend(link, draft);
     return status;
 }
 
 Status Bus::answer(Link& link, const wire::Draft& draft) {
-    Status status = lend(link, draft);
-    if (status == Status::ok) status = link.answer(draft);
+    lend(link, draft);
+    const Status status = link.answer(draft);
     if (status != Status::ok) unlend(link, draft);
     return status;
 }

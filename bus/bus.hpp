@@ -64,7 +64,7 @@ public:
     /// Sends a call, post, item, credit or cancel: Link::submit, and counts the references that go with it.
     /// A cancel takes back a call that has not been sent; its completion, of status cancelled, is received from here then.
     [[nodiscard]] Status submit(Link& link, const wire::Draft& draft);
-    /// Sends a reply or error: Link::answer, likewise.
+    /// Sends a reply or error: Link::answer, likewise. The call has ended whatever is returned.
     [[nodiscard]] Status answer(Link& link, const wire::Draft& draft);
     /// This peer has dropped its last reference to another's object, of which it was sent `uses`. Told with the next flush.
     void give_back(std::uint32_t slot, std::uint32_t generation, std::uint64_t id, std::uint32_t uses);
@@ -133,7 +133,7 @@ private:
     bool stands(const Link& link) const;
     void try_again();
     void fetch_bells();
-    Status lend(Link& link, const wire::Draft& draft);
+    void lend(Link& link, const wire::Draft& draft);
     void unlend(const Link& link, const wire::Draft& draft);
     bool keep_accounts(Link& link, const wire::Draft& frame);
     void send_releases();

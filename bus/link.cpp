@@ -78,11 +78,14 @@ std::uint32_t Link::most_in_flight() const {
 bool Link::hold(std::span<const Handle> payloads) {
     for (std::size_t i = 0; i < payloads.size(); ++i) {
         if (arena_.retain(payloads[i].block, payloads[i].generation) == Status::ok) continue;
-        for (std::size_t back = 0; back < i; ++back)
-            (void)arena_.release(payloads[back].block, payloads[back].generation);
+        drop(payloads.first(i));
         return false;
     }
     return true;
+}
+
+void Link::drop(std::span<const Handle> payloads) {
+    for (const Handle& payload : payloads) (void)arena_.release(payload.block, payload.generation);
 }
 
 void Link::in_transit(std::span<const Handle> payloads) {
@@ -185,9 +188,13 @@ Status Link::submit(const wire::Draft& draft) {
         sent = defer(draft, bytes);
     }
     if (sent != Status::ok) {
-        for (const Handle& payload : draft.payloads) (void)arena_.release(payload.block, payload.generation);
+        drop(draft.payloads);
         if (sent == Status::corrupt) fail(sent);
         return sent;
+    }
+    if (is_call && (draft.flags & wire::frame_streams) != 0) credits_[draft.id] = draft.number;
+    if (draft.kind == wire::Kind::credit) {
+        if (const auto stream = credits_.find(draft.id); stream != credits_.end()) stream->second += draft.number;
     }
     if (is_call) {
         count(counters_.calls);
@@ -204,7 +211,7 @@ Status Link::submit(const wire::Draft& draft) {
 /// Gives back what a frame that will not be sent holds, and leaves nothing of it.
 void Link::end(Waiting& waiting) {
     if (waiting.box.bytes) (void)arena_.release(waiting.box.block, waiting.box.generation);
-    for (const Handle& payload : waiting.payloads) (void)arena_.release(payload.block, payload.generation);
+    drop(waiting.payloads);
     backlog_size_ -= waiting.frame.size();
     passing_ -= waiting.passes;
     waiting = {};
@@ -225,6 +232,7 @@ bool Link::cancel(std::uint64_t id, const std::function<void(const wire::Draft&)
         std::memcpy(copy.data(), bytes, size);
         if (wire::read(std::as_bytes(std::span(copy)).first(size), draft) == Status::ok) withdrawn(draft);
         end(*found);
+        credits_.erase(id);
         return true;
     }
     cancels_.push_back({wire::Tag::integer, wire::DType::none, 0, 0, id});
@@ -247,30 +255,27 @@ Status Link::answer(const wire::Draft& draft) {
     if (state_ != Status::ok) return state_;
     const std::uint64_t bytes = wire::size(draft);
     const bool small = ring::record_bytes(bytes) <= completion_bytes;
-    if (!hold(draft.payloads)) return Status::stale;
     // The end of a stream stays behind its items.
     const bool behind = (draft.flags & wire::frame_streams) != 0 && !backlog_.empty();
-    if (behind && bytes <= wire::max_bytes && defer(draft, bytes) == Status::ok) {
-        count(draft.kind == wire::Kind::error ? counters_.errors : counters_.replies);
-        return Status::ok;
+    Status sent = bytes > wire::max_bytes ? Status::too_large : hold(draft.payloads) ? Status::ok : Status::stale;
+    if (sent == Status::ok) {
+        sent = behind ? defer(draft, bytes) : send(draft, bytes, small ? 0 : reserve_bytes());
+        if (sent == Status::full && (behind || !small))
+            sent = small ? send(draft, bytes, 0) : send_indirect(draft, bytes, 0);
+        if (sent != Status::ok) drop(draft.payloads);
     }
-    Status sent = Status::too_large;
-    if (bytes <= wire::max_bytes) sent = send(draft, bytes, small ? 0 : reserve_bytes());
-    if (sent == Status::full && !small) sent = send_indirect(draft, bytes, 0);
-    if (sent != Status::ok) {
-        for (const Handle& payload : draft.payloads) (void)arena_.release(payload.block, payload.generation);
-    }
+    Status told = sent;
     if (sent != Status::ok && sent != Status::full && sent != Status::corrupt) {
         const wire::Draft apology{.kind = wire::Kind::error, .status = sent, .target = draft.target, .id = draft.id};
-        sent = send(apology, wire::size(apology), 0);
+        told = send(apology, wire::size(apology), 0);
     }
-    if (sent != Status::ok) {
+    if (told != Status::ok) {
         // No room for a completion: the other side has more calls in flight than it may.
         fail(Status::corrupt);
         return Status::corrupt;
     }
-    count(draft.kind == wire::Kind::error ? counters_.errors : counters_.replies);
-    return Status::ok;
+    count(draft.kind == wire::Kind::error || sent != Status::ok ? counters_.errors : counters_.replies);
+    return sent;
 }
 
 void Link::pump() {
@@ -378,8 +383,7 @@ Link::Received Link::receive(std::span<std::byte> room) {
     const auto& payloads = received.frame.payloads;
     for (std::size_t i = 0; i < payloads.size(); ++i) {
         if (arena_.lease(payloads[i]) == Status::ok) continue;
-        for (std::size_t back = 0; back < i; ++back)
-            (void)arena_.release(payloads[back].block, payloads[back].generation);
+        drop(std::span(payloads).first(i));
         return broken();
     }
     in_.release();
@@ -388,11 +392,18 @@ Link::Received Link::receive(std::span<std::byte> room) {
     return received;
 }
 
-/// Counts a completion. False when there was no call for it.
+/// Counts a completion, or items. False when there was no call for it, or no room for them.
 bool Link::settle(const wire::Draft& frame) {
+    if (frame.kind == wire::Kind::item) {
+        const auto stream = credits_.find(frame.id);
+        if (stream == credits_.end() || frame.number == 0 || frame.number > stream->second) return false;
+        stream->second -= frame.number;
+        return true;
+    }
     if (frame.kind != wire::Kind::reply && frame.kind != wire::Kind::error) return true;
     if (in_flight_ == 0) return false;
     --in_flight_;
+    if (!credits_.empty()) credits_.erase(frame.id);
     if (timed_since_ && frame.id == timed_id_) {
         const auto took = doorbell::Clock::now() - *timed_since_;
         count(counters_.latencies[latency_bucket(static_cast<std::uint64_t>(took.count()))]);

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "bus/arena.hpp"
@@ -54,8 +55,8 @@ public:
     /// back, `withdrawn` is told of it, and no completion will come. Else the other side is told with the next publish, past
     /// everything that waits, and the completion still comes.
     bool cancel(std::uint64_t id, const std::function<void(const wire::Draft&)>& withdrawn);
-    /// Sends a reply or error; never waits, but for the end of a stream (frame_streams), which stays behind the items that do. An
-    /// answer too large for what memory is left becomes an error of status no_memory.
+    /// Sends a reply or error; never waits, but for the end of a stream (frame_streams), which stays behind the items that do. What
+    /// can't be sent (no_memory, over_quota, too_large, stale) is told to the caller in its place, as an error of that status.
     [[nodiscard]] Status answer(const wire::Draft& draft);
     /// Shows what was sent to the other side, gives back room, and wakes the other side if it sleeps.
     void publish();
@@ -111,6 +112,7 @@ private:
     Status send_box(const Handle& box, std::span<const Handle> payloads, std::uint64_t reserve);
     Status defer(const wire::Draft& draft, std::uint64_t bytes);
     void in_transit(std::span<const Handle> payloads);
+    void drop(std::span<const Handle> payloads);
     bool hold(std::span<const Handle> payloads);
     void note_sent(std::uint64_t bytes);
     void ring();
@@ -149,9 +151,10 @@ private:
     std::deque<Transit> transit_;
     std::deque<Waiting> backlog_;
     std::uint64_t backlog_size_ = 0;
-    std::uint64_t passing_ = 0;          // in backlog_
-    std::vector<wire::Cell> cancels_;    // ids, to be sent
-    std::uint64_t cancelled_until_ = 0;  // the head that has passed the last cancel frame
+    std::uint64_t passing_ = 0;                                 // in backlog_
+    std::unordered_map<std::uint64_t, std::uint64_t> credits_;  // by stream: items that the other side may still send
+    std::vector<wire::Cell> cancels_;                           // ids, to be sent
+    std::uint64_t cancelled_until_ = 0;                         // the head that has passed the last cancel frame
 
     // One call in sixteen is timed.
     std::uint32_t calls_ = 0;

@@ -45,6 +45,14 @@ struct End {
     }
     Status call(std::uint64_t id, std::size_t bytes = 0) { return link->submit(draft(Kind::call, id, bytes)); }
     Status post(std::uint64_t id, std::size_t bytes = 0) { return link->submit(draft(Kind::post, id, bytes)); }
+    Status stream(std::uint64_t id, std::uint32_t credit) {
+        return link->submit({.kind = Kind::call, .id = id, .number = credit, .flags = wire::frame_streams});
+    }
+    Status items(std::uint64_t id, std::uint32_t count) {
+        values.clear();
+        for (std::uint32_t i = 0; i < count; ++i) values.real(i);
+        return link->submit({.kind = Kind::item, .id = id, .number = count, .cells = values.cells()});
+    }
     Status reply(std::uint64_t id, std::size_t bytes = 0) { return link->answer(draft(Kind::reply, id, bytes)); }
     Draft draft(Kind kind, std::uint64_t id, std::size_t bytes) {
         values.clear();
@@ -192,12 +200,15 @@ TEST_CASE("no more calls are in flight than have room for their completions", "[
 TEST_CASE("items and credits pass the calls that wait for others to end; posts stay behind them", "[link]") {
     Pair pair;
     const std::uint32_t most = pair.a.link->most_in_flight();
+    REQUIRE(pair.b.stream(8, 1) == Status::ok);
+    pair.b.flush();
+    REQUIRE(pair.a.receive().frame.id == 8);
     for (std::uint64_t id = 1; id <= most + 5; ++id) REQUIRE(pair.a.call(id) == Status::ok);
     pair.a.flush();
     for (std::uint64_t id = 1; id <= most; ++id) REQUIRE(pair.b.receive().frame.id == id);
     pair.b.flush();
     REQUIRE(pair.a.post(7) == Status::ok);
-    REQUIRE(pair.a.link->submit(pair.a.draft(Kind::item, 8, 20)) == Status::ok);
+    REQUIRE(pair.a.items(8, 1) == Status::ok);
     REQUIRE(pair.a.link->submit({.kind = Kind::credit, .id = 9, .number = 3}) == Status::ok);
     pair.a.flush();
     CHECK(pair.a.link->waiting() >= 6);
@@ -212,6 +223,36 @@ TEST_CASE("items and credits pass the calls that wait for others to end; posts s
     for (std::uint64_t id = most + 1; id <= most + 5; ++id) REQUIRE(pair.b.receive().frame.id == id);
     CHECK(pair.b.receive().frame.kind == Kind::post);
     CHECK(pair.a.link->waiting() == 0);
+}
+
+TEST_CASE("a stream sends as many items as were asked for, and a peer that sends more loses its link", "[link]") {
+    const auto after = [](std::uint32_t granted, std::uint32_t more, std::uint32_t items) {
+        Pair pair;
+        REQUIRE(pair.a.stream(3, granted) == Status::ok);
+        REQUIRE(pair.a.link->submit({.kind = Kind::credit, .id = 3, .number = more}) == Status::ok);
+        pair.a.flush();
+        REQUIRE(pair.b.items(3, 2) == Status::ok);
+        REQUIRE(pair.b.items(3, items) == Status::ok);
+        pair.b.flush();
+        CHECK(pair.a.receive().status == Status::ok);
+        return pair.a.receive().status;
+    };
+    CHECK(after(5, 0, 3) == Status::ok);
+    CHECK(after(5, 1, 4) == Status::ok);
+    CHECK(after(5, 0, 4) == Status::corrupt);
+    CHECK(after(5, 0, 0) == Status::corrupt);
+
+    for (const bool has_ended : {false, true}) {  // a stream that has, or a call that was none
+        Pair pair;
+        REQUIRE((has_ended ? pair.a.stream(1, 9) : pair.a.call(1)) == Status::ok);
+        pair.a.flush();
+        REQUIRE(pair.b.receive().status == Status::ok);
+        if (has_ended) REQUIRE(pair.b.reply(1) == Status::ok);
+        REQUIRE(pair.b.items(1, 1) == Status::ok);
+        pair.b.flush();
+        if (has_ended) CHECK(pair.a.receive().status == Status::ok);
+        CHECK(pair.a.receive().status == Status::corrupt);
+    }
 }
 
 TEST_CASE("a call that waits is taken back; the others are cancelled past everything that waits", "[link]") {
@@ -374,7 +415,7 @@ TEST_CASE("an answer that memory has no room for becomes the error that says so"
     for (;;) {
         if (pair.a.arena.allocate(layout::chunk_bytes).status != Status::ok) break;
     }
-    REQUIRE(pair.b.reply(1, 100'000) == Status::ok);
+    REQUIRE(pair.b.reply(1, 100'000) == Status::no_memory);
     pair.b.flush();
     const auto error = pair.a.receive();
     REQUIRE(error.status == Status::ok);
@@ -445,8 +486,9 @@ TEST_CASE("what can't be counted in a frame is too large", "[link]") {
     REQUIRE(pair.a.call(2) == Status::ok);
     pair.a.flush();
     REQUIRE(pair.b.receive().status == Status::ok);
-    REQUIRE(pair.b.link->answer(
-                {.kind = Kind::reply, .id = 2, .heap = {static_cast<const std::byte*>(nothing), bytes}}) == Status::ok);
+    REQUIRE(
+        pair.b.link->answer({.kind = Kind::reply, .id = 2, .heap = {static_cast<const std::byte*>(nothing), bytes}}) ==
+        Status::too_large);
     pair.b.flush();
     CHECK(pair.a.receive().frame.status == Status::too_large);
     ::munmap(nothing, bytes);

@@ -182,6 +182,18 @@ TEST_CASE("a reference that was not sent is not counted", "[references]") {
               {.kind = Kind::post, .flags = wire::frame_references, .cells = cells, .payloads = {&stale, 1}}) !=
           Status::ok);
     CHECK(owner.bus->take_free() == std::vector<std::uint64_t>{3});
+
+    REQUIRE(holder.bus->submit(link_between(*holder.bus, *owner.bus), {.kind = Kind::call, .id = 1}) == Status::ok);
+    CHECK(soon([&] {
+        holder.sweep();
+        return owner.receive().status == Status::ok;
+    }));
+    CHECK(
+        owner.bus->answer(
+            link_between(*owner.bus, *holder.bus),
+            {.kind = Kind::reply, .id = 1, .flags = wire::frame_references, .cells = cells, .payloads = {&stale, 1}}) ==
+        Status::stale);
+    CHECK(owner.bus->take_free() == std::vector<std::uint64_t>{3});
 }
 
 TEST_CASE("a frame that nobody reads gives its references back", "[references]") {

@@ -133,7 +133,7 @@ void Connection::answer(napi_env) {  // the isolate's thread; no lock
     }
     forget_staged();
     outcome(status);
-    if (status != Status::ok) return;
+    if (link == nullptr) return;
     if (!entered_ || unflushed_ >= flush_every) flush();
     if (wake_) wake_->submitted();
 }

@@ -107,14 +107,9 @@ export class Replies {
   #answer(call: Serving, kind: number, status: number): void {
     this.done(call)
     this.#send(call, kind, status)
-    const sent = this.#words[words.status] as number
-    if (sent === OK || sent === statuses.lost || sent === statuses.closed || sent === statuses.corrupt) return
-    // What was to be sent could not be; the caller is to know.
-    this.#encoder.stage([], undefined, undefined)
-    this.#send(call, kinds.error, statuses.no_memory)
   }
 
-  #send(call: Serving, kind: number, status: number): void {
+  #send(call: Serving, kind: number, status: number, items = 0): void {
     const control = this.#words
     const { moved } = this.#encoder
     control[words.kind] = kind
@@ -127,7 +122,7 @@ export class Replies {
     // The end of a stream stays behind its items.
     const ends = kind === kinds.item ? 0 : call.flags & frames.streams
     control[words.flags] = this.#encoder.references | ends
-    control[words.number] = 0
+    control[words.number] = items
     this.#native.answer()
     const wasSent = control[words.status] === OK
     this.#encoder.done(wasSent)
@@ -138,8 +133,9 @@ export class Replies {
     const outlet: Outlet = {
       items: values => {
         for (let next = 0; next < values.length && call.state !== 'done'; ) {
-          next = this.#encoder.stageItems(values, next)
-          this.#send(call, kinds.item, OK)
+          const first = next
+          next = this.#encoder.stageItems(values, first)
+          this.#send(call, kinds.item, OK, next - first)
           const status = this.#words[words.status] as number
           if (status !== OK) throw errorOf(status, `items of '${call.name}'`)
         }

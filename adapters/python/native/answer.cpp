@@ -75,7 +75,7 @@ void Dispatcher::refuse(Call& call, Status status) {
         draft.heap = about.heap();
     }
     draft.flags |= call.frame.flags & wire::frame_streams;
-    (void)link.answer(draft);
+    (void)bus_.answer(link, draft);
     unpublished_ = true;
 }
 

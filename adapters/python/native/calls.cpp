@@ -157,7 +157,6 @@ void Calls::settle(Bus& bus, Link& link, const wire::Draft& frame, std::span<con
     }
     if (frame.kind == wire::Kind::item) {
         const auto& call = at->second;
-        if ((call->flags & wire::frame_streams) == 0) return discard(bus, memory, frame);
         call->items.emplace_back(bytes.begin(), bytes.end());
         if (call->sink != nullptr) {
             note(call);

@@ -51,21 +51,20 @@ public:
     bool items(PyObject* list) {
         const Ref items(PySequence_Fast(list, "items come in a list"));
         Deferred::Answer answer{token_, wire::Kind::item, Status::ok, {}};
-        std::uint64_t count = 0;
         for (Py_ssize_t i = 0; items && i < PySequence_Fast_GET_SIZE(items.get()); ++i) {
             const Ref item = Ref::to(PySequence_Fast_GET_ITEM(items.get(), i));
             if (!encode(state_, memory_, answer.out, item.get(), {"item"}, true)) {
                 const Ref error = take_exception();
-                if (count != 0) push(std::move(answer));
+                if (answer.items != 0) push(std::move(answer));
                 exception(error.get());
                 return false;
             }
             const auto& values = answer.out.values;
-            if (++count < most_items && values.cells().size_bytes() + values.heap().size() < most_item_bytes) continue;
+            if (++answer.items < most_items && values.cells().size_bytes() + values.heap().size() < most_item_bytes)
+                continue;
             push(std::exchange(answer, {token_, wire::Kind::item, Status::ok, {}}));
-            count = 0;
         }
-        if (count != 0) push(std::move(answer));
+        if (answer.items != 0) push(std::move(answer));
         if (!items) exception(take_exception().get());
         return static_cast<bool>(items);
     }

@@ -65,7 +65,11 @@ void Deferred::send(Bus& bus, Memory& memory) {
             continue;
         }
         Entry& entry = at->second;
-        wire::Draft draft{.kind = answer.kind, .status = answer.status, .target = entry.index, .id = entry.id};
+        wire::Draft draft{.kind = answer.kind,
+                          .status = answer.status,
+                          .target = entry.index,
+                          .id = entry.id,
+                          .number = answer.items};
         answer.out.fill(draft);
         if (answer.kind != wire::Kind::item) draft.flags |= entry.flags & wire::frame_streams;
         Status sent = Status::ok;

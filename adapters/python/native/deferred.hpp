@@ -34,6 +34,7 @@ public:
         wire::Kind kind;  // reply, error or item
         Status status = Status::ok;
         Outgoing out;
+        std::uint32_t items = 0;  // in out
     };
     struct Grant {
         std::uint64_t token;

@@ -123,6 +123,7 @@ private:
     bool gather();
     void await_cancels();
     void unpark();
+    Call take_parked();
     bool receive_aside();
     void accept(const Bus::Received& received, std::span<const std::byte> bytes, bool to_batch);
     void park(const Bus::Received& received, std::span<const std::byte> bytes);

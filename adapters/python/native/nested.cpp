@@ -40,7 +40,7 @@ void Dispatcher::serve_nested() {
     for (std::size_t i = 0; i < parked_.size(); ++i) {
         if (may_interrupt(parked_[i])) take(parked_[i]);
     }
-    while (!parked_.empty() && parked_.front().link == nullptr) parked_.pop_front();
+    while (!parked_.empty() && parked_.front().link == nullptr) (void)take_parked();
     if (handing_over_) hand_over();
     if (!pumps_.empty()) run_pumps();
 }

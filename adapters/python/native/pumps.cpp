@@ -105,7 +105,7 @@ void Dispatcher::pump(Pump& pump) {
 /// False when they could not be sent, which has ended the stream.
 bool Dispatcher::send_items(Pump& pump) {
     if (pump.held == 0) return true;
-    pump.held = 0;
+    const auto items = static_cast<std::uint32_t>(std::exchange(pump.held, 0));
     Status status = Status::lost;
     if (pump.call.link != nullptr) {
         status = Status::ok;
@@ -114,7 +114,8 @@ bool Dispatcher::send_items(Pump& pump) {
             status = pump.out.settle(*memory_);
             take_gil();
         }
-        wire::Draft draft{.kind = wire::Kind::item, .target = pump.call.index, .id = pump.call.frame.id};
+        wire::Draft draft{
+            .kind = wire::Kind::item, .target = pump.call.index, .id = pump.call.frame.id, .number = items};
         pump.out.fill(draft);
         if (status == Status::ok) status = bus_.submit(*pump.call.link, draft);
     }

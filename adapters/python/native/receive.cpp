@@ -21,6 +21,8 @@ constexpr std::size_t most_parked_bytes = 64 << 20;
 
 std::size_t up_to_8(std::size_t bytes) { return (bytes + 7) & ~std::size_t{7}; }
 
+std::size_t bytes_of(const wire::Draft& frame) { return frame.heap.size() + frame.cells.size_bytes(); }
+
 void count(layout::Word64& counter) {
     counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
@@ -92,17 +94,21 @@ void Dispatcher::unpark() {
     std::size_t taken[layout::max_peers] = {};
     std::vector<Call> left;
     for (std::size_t i = 0; i < looked_at && !parked_.empty() && batch_.size() < most_calls; ++i) {
-        Call call = std::move(parked_.front());
-        parked_.pop_front();
+        Call call = take_parked();
         if (call.link == nullptr) continue;
-        if (taken[call.link->ends().other]++ < share) {
-            parked_bytes_ -= std::min(parked_bytes_, call.frame.heap.size() + call.frame.cells.size_bytes());
-            batch_.push_back(std::move(call));
-        } else {
-            left.push_back(std::move(call));
-        }
+        (taken[call.link->ends().other]++ < share ? batch_ : left).push_back(std::move(call));
     }
-    for (; !left.empty(); left.pop_back()) parked_.push_front(std::move(left.back()));
+    for (; !left.empty(); left.pop_back()) {
+        parked_bytes_ += bytes_of(left.back().frame);
+        parked_.push_front(std::move(left.back()));
+    }
+}
+
+Dispatcher::Call Dispatcher::take_parked() {
+    Call call = std::move(parked_.front());
+    parked_.pop_front();
+    parked_bytes_ -= bytes_of(call.frame);
+    return call;
 }
 
 /// Receives all there is behind what waits already. False when there was nothing.
@@ -158,8 +164,8 @@ void Dispatcher::park(const Bus::Received& received, std::span<const std::byte> 
         const auto* at = reinterpret_cast<const std::byte*>(frame.name.data());
         frame.name = {reinterpret_cast<const char*>(own.get() + (at - bytes.data())), frame.name.size()};
     }
-    parked_bytes_ += frame.heap.size() + frame.cells.size_bytes();
     parked_.push_back({received.link, frame, nullptr, wire::name_only, false, std::move(own)});
+    parked_bytes_ += bytes_of(parked_.back().frame);
 }
 
 void Dispatcher::cancel(const Link& link, std::uint64_t id) {
