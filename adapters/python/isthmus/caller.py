@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any
@@ -15,11 +16,11 @@ from .streams import Stream
 __all__ = ["Bus", "Caller", "connect"]
 
 
-class Caller:
+class Caller(ABC):
     """The verbs that a Bus and a Host share. Any thread may use them."""
 
-    def _native(self) -> _isthmus.Bus:
-        raise NotImplementedError
+    @abstractmethod
+    def _native(self) -> _isthmus.Bus: ...
 
     def call(self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Calls an export, waits for its result and returns it. The GIL is free while it waits.
