@@ -232,11 +232,9 @@ def test_a_coroutine_that_is_cancelled_before_its_first_step_is_closed(name, is_
         async with isthmus.Host(name):
             bus = await asyncio.to_thread(isthmus.connect, name)
             # The loop takes no step until the call and its cancellation have both reached it.
+            stream = bus.stream(f"{name}.never", timeout=0.2)
             with pytest.raises(isthmus.TimeoutError):
-                if is_stream:
-                    next(bus.stream(f"{name}.never", timeout=0.2))
-                else:
-                    bus.call(f"{name}.never", timeout=0.2)
+                next(stream) if is_stream else bus.call(f"{name}.never", timeout=0.2)
             bus.call("aio_plain", 1)
             await bus.call_async("aio_add", 1)
             await asyncio.to_thread(bus.close)
@@ -317,6 +315,26 @@ def test_a_host_that_stops_cancels_its_coroutines(name):
         assert ended.is_set()
         with pytest.raises(isthmus.Error):
             call.result(20)
+
+
+def test_what_a_coroutine_leaves_behind_on_the_hosts_own_loop_is_cancelled(name):
+    seen = []
+
+    async def behind():
+        try:
+            seen.append("began")
+            await asyncio.sleep(60)
+        finally:
+            seen.append("tidied up")
+
+    @isthmus.export(name=f"{name}.leave")
+    async def leave():
+        seen.append(asyncio.ensure_future(behind()))
+        await asyncio.sleep(0)
+
+    with isthmus.Host(name), isthmus.connect(name) as bus:
+        bus.call(f"{name}.leave")
+    assert seen[1:] == ["began", "tidied up"]
 
 
 def test_leaving_the_block_in_a_running_loop_cancels_its_coroutines(name):

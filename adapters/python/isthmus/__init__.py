@@ -7,6 +7,7 @@ makes an array that travels without a copy, ``current`` tells about the call tha
 
 from ._isthmus import Call, current
 from .arrays import empty, numpy_memory
+from .batches import Batch
 from .caller import Bus, connect
 from .errors import (
     BusFull,
@@ -26,6 +27,7 @@ from .proxies import JsFunction, RemoteObject
 from .streams import Stream
 
 __all__ = [
+    "Batch",
     "Bus",
     "BusFull",
     "Call",

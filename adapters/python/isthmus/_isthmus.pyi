@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import Any, final
 
 dtypes: dict[str, int]
-calling: ContextVar[Call]
+calling: ContextVar[Call | None]
 
 CALLABLE: int
 ITERABLE: int

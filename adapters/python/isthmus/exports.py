@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import Executor
 from typing import Any, TypeVar, overload
 
 from ._isthmus import Exports
+from .batches import Batch, Batched
+from .executors import Executed, is_asynchronous
 
 __all__ = ["export", "registry"]
 
@@ -17,19 +18,25 @@ registry = Exports()
 _by_name: dict[str, Callable[..., Any]] = {}
 
 
-def _mode(function: Callable[..., Any]) -> int:
-    """Where its calls run: 0 on the dispatcher's thread, 1 on the event loop."""
-    called = function if inspect.isroutine(function) or isinstance(function, partial) else function.__call__  # type: ignore[operator]
-    return int(inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called))
+ON_DISPATCHER, ON_LOOP = range(2)
 
 
 @overload
 def export(function: F, /) -> F: ...
 @overload
-def export(*, name: str | None = None, **options: Any) -> Callable[[F], F]: ...
+def export(
+    *, name: str | None = None, executor: str | Executor | None = None, batch: Batch | None = None
+) -> Callable[[F], F]: ...
 
 
-def export(function: F | None = None, /, *, name: str | None = None, **options: Any) -> F | Callable[[F], F]:
+def export(
+    function: F | None = None,
+    /,
+    *,
+    name: str | None = None,
+    executor: str | Executor | None = None,
+    batch: Batch | None = None,
+) -> F | Callable[[F], F]:
     """Offers a function to callers, under its own name or another.
 
     Use it bare (``@isthmus.export``) or with a name (``@isthmus.export(name="sum")``). The function comes
@@ -37,18 +44,21 @@ def export(function: F | None = None, /, *, name: str | None = None, **options: 
 
     Called, it runs on the host's dispatcher thread with the GIL held, one call after the other, so it must
     not wait for threads that make calls themselves; an ``async def`` runs as a task on the host's event loop,
-    thousands at once. A generator and an async generator are
-    streams, which their callers read while they run; ``isthmus.current()`` tells about the call. Its
-    arguments are Python values as the documentation's table has them; arrays are read-only numpy arrays
-    (memoryviews where there is no numpy) over the memory of the bus, and stay valid for as long as they are
-    kept. What it returns travels back; an array from ``isthmus.empty`` or a view of an argument does so
-    without a copy. What it raises reaches the caller with its traceback. A name that is exported again by
-    the same function, as after a reload, is replaced.
+    thousands at once. With ``executor="threads"`` its calls run on a pool of threads, beside each other and
+    beside the dispatcher; with a ``concurrent.futures.Executor`` of one's own, wherever that takes them, as
+    far as its arguments and results can be pickled where it needs that. With ``batch=isthmus.Batch(...)`` it
+    is called once for many calls, on its executor or a thread of its own.
 
-    Raises TypeError for what can't be exported, ValueError for a name that another function has.
+    A generator and an async generator are streams, which their callers read while they run;
+    ``isthmus.current()`` tells about the call. Its arguments are Python values as the documentation's table
+    has them; arrays are read-only numpy arrays (memoryviews where there is no numpy) over the memory of the
+    bus, and stay valid for as long as they are kept. What it returns travels back; an array from
+    ``isthmus.empty`` or a view of an argument does so without a copy. What it raises reaches the caller with
+    its traceback. A name that is exported again by the same function, as after a reload, is replaced.
+
+    Raises TypeError for what can't be exported, or not like this, ValueError for a name that another function
+    has.
     """
-    if options:
-        raise TypeError(f"export has no option '{next(iter(options))}' yet: it takes name alone")
 
     def register(function: F) -> F:
         if not callable(function):
@@ -59,7 +69,13 @@ def export(function: F | None = None, /, *, name: str | None = None, **options: 
         other = _by_name.get(own_name)
         if other is not None and _place(other) != _place(function):
             raise ValueError(f"'{own_name}' is exported already, by {_place(other)}: use export(name=...)")
-        registry.set(own_name, function, _mode(function))
+        served: Callable[..., Any] = function
+        if batch is not None:
+            served = Batched(function, batch, executor)
+        elif executor is not None:
+            served = Executed(function, executor)
+        on_loop = served is not function or is_asynchronous(function)
+        registry.set(own_name, served, ON_LOOP if on_loop else ON_DISPATCHER)
         _by_name[own_name] = function
         return function
 

@@ -85,6 +85,14 @@ def _without_own_frames(error: BaseException) -> BaseException:
     return error.with_traceback(trace)
 
 
+async def _cancel_rest() -> None:
+    """What coroutines have begun and left behind."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+
+
 class Tasks:
     """Runs what a native Bus defers: on the loop it is given, else on its own, begun by the first call."""
 
@@ -99,7 +107,7 @@ class Tasks:
         self._thread: threading.Thread | None = None
         self._ended = False
         # Used on the loop alone.
-        self._running: dict[Hashable, asyncio.Task[Any]] = {}
+        self._running: dict[Hashable, asyncio.Future[Any]] = {}
         self._cancelled: set[Hashable] = set()
         self._credits: dict[Hashable, _Credit] = {}
         self._outcomes: list[tuple[Hashable, int, Any]] = []
@@ -172,6 +180,7 @@ class Tasks:
         try:
             loop.run_forever()
             loop.run_until_complete(self.cancel_all())
+            loop.run_until_complete(_cancel_rest())
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
@@ -191,7 +200,7 @@ class Tasks:
                 elif not hasattr(type(result), "__await__"):
                     self._tell((token, RESULT, result))
                     continue
-                task = loop.create_task(_guarded(work))
+                task = work if asyncio.isfuture(work) else loop.create_task(_guarded(work))
             except BaseException as error:
                 self._tell((token, EXCEPTION, _without_own_frames(error)))
                 continue
@@ -238,7 +247,7 @@ class Tasks:
             if close is not None:
                 await close()
 
-    def _finish(self, token: Hashable, awaited: Iterable[Any], task: asyncio.Task[Any]) -> None:
+    def _finish(self, token: Hashable, awaited: Iterable[Any], task: asyncio.Future[Any]) -> None:
         if task.cancelled():  # perhaps before its first step: nothing has awaited them then
             for coroutine in filter(asyncio.iscoroutine, awaited):
                 coroutine.close()

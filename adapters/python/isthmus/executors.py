@@ -1,0 +1,121 @@
+"""Exports that run beside the dispatcher, on threads or wherever an executor takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+__all__ = ["Executed", "is_asynchronous", "performer", "what_is_called"]
+
+MOST_ITEMS = 256  # of a generator that are taken together
+HOLD_BACK = 1e-3  # seconds for which they are
+
+Performer = Callable[..., "Future[Any]"]
+
+_lock = threading.Lock()
+_shared: ThreadPoolExecutor | None = None
+
+
+def _shared_threads() -> ThreadPoolExecutor:
+    """One pool for all exports with executor="threads", as many threads as asyncio's own."""
+    global _shared
+    with _lock:
+        if _shared is None:
+            most = min(32, (os.cpu_count() or 1) + 4)
+            _shared = ThreadPoolExecutor(most, thread_name_prefix="isthmus.threads")
+        return _shared
+
+
+def performer(executor: str | Executor) -> Performer:
+    """What begins a call on an executor. On threads the call keeps its context, and so ``isthmus.current``.
+
+    Raises TypeError for what is no executor.
+    """
+    if executor == "threads":
+        return lambda function, *args, **kwargs: _shared_threads().submit(
+            copy_context().run, function, *args, **kwargs
+        )
+    if isinstance(executor, ThreadPoolExecutor):
+        return lambda function, *args, **kwargs: executor.submit(
+            copy_context().run, function, *args, **kwargs
+        )
+    if isinstance(executor, Executor):
+        return executor.submit
+    raise TypeError(
+        f"executor={executor!r} is no executor: use 'threads' or a concurrent.futures.Executor of your own"
+    )
+
+
+def what_is_called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that runs when an object is called."""
+    is_plain = inspect.isroutine(function) or isinstance(function, functools.partial)
+    return function if is_plain else function.__call__  # type: ignore[operator]
+
+
+def is_asynchronous(function: Callable[..., Any]) -> bool:
+    """Whether its calls belong to an event loop."""
+    called = what_is_called(function)
+    return inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called)
+
+
+class Executed:
+    """An export whose calls run on an executor. Called on the event loop, which waits for what it returns."""
+
+    def __init__(self, function: Callable[..., Any], executor: str | Executor) -> None:
+        self._perform = performer(executor)
+        if is_asynchronous(function):
+            raise TypeError(f"{function!r} is asynchronous, so it runs on the event loop and on no executor")
+        self._is_generator = inspect.isgeneratorfunction(what_is_called(function))
+        if self._is_generator and executor != "threads" and not isinstance(executor, ThreadPoolExecutor):
+            raise TypeError(
+                f"{function!r} is a generator, which can run on threads alone: executor='threads'"
+            )
+        self._function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any] | AsyncIterator[Any]:
+        if self._is_generator:
+            return self._items(self._function(*args, **kwargs))
+        return asyncio.wrap_future(self._perform(self._function, *args, **kwargs))
+
+    async def _items(self, generator: Generator[Any, None, Any]) -> AsyncIterator[Any]:
+        ended = False
+        try:
+            while not ended:
+                taking = asyncio.wrap_future(self._perform(_take, generator))
+                try:
+                    items, ended, error = await asyncio.shield(taking)
+                except asyncio.CancelledError:
+                    await asyncio.wait([taking])  # it can't be closed while it runs
+                    raise
+                for item in items:
+                    yield item
+                if error is not None:
+                    raise error
+        finally:
+            if not ended:
+                await asyncio.wrap_future(self._perform(generator.close))
+
+
+def _take(iterator: Iterator[Any]) -> tuple[list[Any], bool, BaseException | None]:
+    """The next items, whether there are no more, and why if that is an error."""
+    items: list[Any] = []
+    until = time.perf_counter() + HOLD_BACK
+    try:
+        while len(items) < MOST_ITEMS:
+            items.append(next(iterator))
+            if time.perf_counter() >= until:
+                break
+    except StopIteration:
+        return items, True, None
+    except BaseException as error:
+        return items, True, error
+    return items, False, None
