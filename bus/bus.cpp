@@ -218,14 +218,17 @@ void Bus::unlend(const Link& link, const wire::Draft& draft) {
 
 Status Bus::submit(Link& link, const wire::Draft& draft) {
     if (draft.kind == wire::Kind::cancel) {
-        if (link.cancel(draft.id, [&](const wire::Draft& call) { unlend(link, call); }))
-            notices_.push_back({&link, wire::Kind::error, Status::cancelled, draft.id});
+        if (give_up(link, draft.id)) notices_.push_back({&link, wire::Kind::error, Status::cancelled, draft.id});
         return link.state();
     }
     lend(link, draft);
     const Status status = link.submit(draft);
     if (status != Status::ok) unlend(link, draft);
     return status;
+}
+
+bool Bus::give_up(Link& link, std::uint64_t id) {
+    return link.cancel(id, [&](const wire::Draft& call) { unlend(link, call); });
 }
 
 Status Bus::answer(Link& link, const wire::Draft& draft) {

@@ -64,6 +64,8 @@ public:
     /// Sends a call, post, item, credit or cancel: Link::submit, and counts the references that go with it.
     /// A cancel takes back a call that has not been sent; its completion, of status cancelled, is received from here then.
     [[nodiscard]] Status submit(Link& link, const wire::Draft& draft);
+    /// Cancels a call of which nothing is awaited any more. True when it had not been sent: it is over, and no completion comes.
+    bool give_up(Link& link, std::uint64_t id);
     /// Sends a reply or error: Link::answer, likewise. The call has ended whatever is returned.
     [[nodiscard]] Status answer(Link& link, const wire::Draft& draft);
     /// This peer has dropped its last reference to another's object, of which it was sent `uses`. Told with the next flush.

@@ -326,6 +326,30 @@ TEST_CASE("a cancelled call is completed, by the callee or here", "[bus]") {
     for (const auto& [id, status] : completed) CHECK(status == Status::cancelled);
 }
 
+TEST_CASE("a call that is given up before it was sent is over, and no completion comes", "[bus]") {
+    Broker broker(small("give-up"));
+    Player service("give-up", true), caller("give-up", false);
+    const std::uint64_t calls = 2000;
+    for (std::uint64_t id = 1; id <= calls; ++id) REQUIRE(caller.submit(Kind::call, id, 10) == Status::ok);
+    std::uint64_t over = 0;
+    for (std::uint64_t id = 1; id <= calls; ++id) over += caller.bus->give_up(*caller.bus->service(), id);
+    CHECK(over > 0);
+    CHECK(caller.receive().status == Status::empty);
+    caller.bus->flush();
+    service.bus->attend([](Link&, Status) {});
+    std::uint64_t arrived = 0, cancelled = 0;
+    CHECK(soon([&] {
+        for (auto got = service.receive(); got.status == Status::ok; got = service.receive()) {
+            arrived += got.frame.kind == Kind::call;
+            cancelled += got.frame.kind == Kind::cancel;
+        }
+        service.bus->flush();
+        caller.bus->flush();
+        return cancelled == calls - over;
+    }));
+    CHECK(arrived == cancelled);
+}
+
 TEST_CASE("a link stands before its bell has come, and without one", "[bus]") {
     Broker broker(small("forged"));
     Player service("forged", true), caller("forged", false);

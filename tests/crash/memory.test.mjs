@@ -43,6 +43,13 @@ async function leavesNothing(t, py, calls, batch) {
 
 const text = 'x'.repeat(1000)
 const thousand = call => () => Promise.all(Array.from({ length: 1000 }, (_, i) => call(i)))
+const aborted = py =>
+  thousand(() => {
+    const controller = new AbortController()
+    const call = py.call('echo', [text], { signal: controller.signal }).catch(() => {})
+    controller.abort()
+    return call
+  })
 
 for (const [what, calls, batch] of [
   ['a million calls with a string of 1 kB', 1_000_000, py => thousand(() => py.call('echo', [text]))],
@@ -99,17 +106,7 @@ for (const [what, calls, batch] of [
         for await (const _ of py.stream('restream', [[1, 2].values()]));
       }),
   ],
-  [
-    '100,000 calls that are aborted',
-    100_000,
-    py =>
-      thousand(() => {
-        const controller = new AbortController()
-        const call = py.call('echo', [text], { signal: controller.signal }).catch(() => {})
-        controller.abort()
-        return call
-      }),
-  ],
+  ['100,000 calls that are aborted', 100_000, aborted],
 ]) {
   test(`${what} leave the memory of both processes as it was`, async t => {
     const py = await spawn(app)
@@ -117,6 +114,22 @@ for (const [what, calls, batch] of [
     await py.close()
   })
 }
+
+test('calls that are aborted before they were sent are over at once, and not when the loop turns', async t => {
+  const py = await spawn(app)
+  const batch = aborted(py)
+  for (let i = 0; i < 100; i++) {
+    await batch()
+    py.callSync('echo', [i]) // takes in all that has come
+  }
+  const before = await figures(await py.call('pid'))
+  for (let i = 0; i < 100; i++) await batch()
+  const after = await figures(await py.call('pid'))
+  const grown = mib(after.node - before.node)
+  t.diagnostic(`${grown} MiB`)
+  assert.ok(grown < 6, `Node grew by ${grown} MiB`)
+  await py.close()
+})
 
 test('twenty hosts, started and stopped, leave no descriptors, threads or children', async () => {
   const cycle = async () => {

@@ -41,6 +41,14 @@ const offered = {
   echo: v => v,
   give: original,
   give_nested: name => nest(original(name)),
+  *give_twice(name) {
+    yield original(name)
+    yield original(name)
+  },
+  apply: (f, v) => f(v),
+  restream: async function* (values) {
+    yield* values
+  },
   keep: (name, v) => void kept.set(name, v),
   check_kept: name => check(name, kept.get(name)),
   take_kept: name => {
@@ -57,6 +65,12 @@ async function offer(bus, names) {
 }
 
 // --- the caller --------------------------------------------------------------------------------------------
+
+const taken = async stream => {
+  const all = []
+  for await (const v of stream) all.push(v)
+  return all
+}
 
 // each: what the callee saw, and pairs of what was sent and what came back
 const valueModes = {
@@ -92,6 +106,19 @@ const valueModes = {
     await peer.call('check_nested', [name, nest(again.js)]),
     [js, unnest(await peer.call('echo', [nest(js)]))],
   ],
+  'callSync, nested': (peer, { name, js }, again) => [
+    peer.callSync('check_nested', [name, nest(again.js)]),
+    [js, unnest(peer.callSync('echo', [nest(js)]))],
+  ],
+  callback: async (peer, { js }) => {
+    const seen = []
+    const back = await peer.call('apply', [v => seen.push(v) && v, js])
+    return [true, [js, seen[0]], [js, back]]
+  },
+  stream: async (peer, { js }) => {
+    const [one, two] = await taken(peer.stream('restream', [[js, js].values()]))
+    return [true, [js, one], [js, two]]
+  },
 }
 
 // each: what was given
@@ -99,12 +126,16 @@ const resultModes = {
   call: async (peer, { name }) => [await peer.call('give', [name])],
   callSync: (peer, { name }) => [peer.callSync('give', [name])],
   callMany: (peer, { name }) => peer.callMany('give', [[name], [name]]),
+  kwargs: async (peer, { name }) => [await peer.call('give', [], { kwargs: { name } })],
+  exports: async (peer, { name }) => [await peer.exports.give(name)],
   nested: async (peer, { name }) => [unnest(await peer.call('give_nested', [name]))],
+  'callSync, nested': (peer, { name }) => [unnest(peer.callSync('give_nested', [name]))],
+  stream: (peer, { name }) => taken(peer.stream('give_twice', [name])),
 }
 
 const isPlayed = (row, mode, callee) =>
-  !(row.blocks === false && mode === 'callSync') &&
-  !(row.deepest && mode === 'nested') &&
+  !(row.blocks === false && mode.startsWith('callSync')) &&
+  !(row.deepest && mode.endsWith('nested')) &&
   !(callee === 'javascript' && (mode === 'kwargs' || row.make))
 
 async function playValue(peer, row, play) {

@@ -170,6 +170,22 @@ def give_nested(name):
 
 
 @isthmus.export
+def give_twice(name):
+    yield give(name)
+    yield give(name)
+
+
+@isthmus.export
+def apply(f, v):
+    return f(v)
+
+
+@isthmus.export
+def restream(values):
+    yield from values
+
+
+@isthmus.export
 def keep(name, v):
     kept[name] = v
 
@@ -229,11 +245,14 @@ class Player:
             yield mode, lambda verb=verb: self.through(row, verb)
             if not row["deepest"]:
                 yield f"{mode}, nested", lambda verb=verb: self.nested(row, verb)
+            yield f"{mode}, called back", lambda verb=verb: self.called_back(row, verb)
+            if ("make" in row) == (self.callee == "python"):
+                yield f"{mode}, given", lambda verb=verb: self.given(row, verb)
         yield "kept", lambda: self.kept(row)
+        yield "stream", lambda: self.streamed(row, list)
+        yield "async stream", lambda: self.streamed(row, self.iterated)
         if self.callee == "python":
             yield "named", lambda: self.named(row)
-            if "make" in row:
-                yield "give", lambda: self.given(row)
 
     def through(self, row, verb):
         sent = self.made(row)
@@ -256,10 +275,26 @@ class Player:
         failures = self.back(row, sent, self.bus.call("echo", v=sent))
         return self.seen(self.bus.call("check", name=row["name"], v=self.made(row))) + failures
 
-    def given(self, row):
-        v = self.bus.call("give", row["name"])
-        if row["lent"]:
-            return [] if evaluated(row["python"], v=v) else [saw(v)]
+    def called_back(self, row, verb):
+        sent, seen = self.made(row), []
+        back = verb("apply", lambda v: seen.append(v) or v, sent)
+        return self.back(row, sent, seen[0]) + self.back(row, sent, back)
+
+    def streamed(self, row, taken):
+        sent = self.made(row)
+        one, two = taken(self.bus.stream("restream", iter([sent, sent])))
+        return self.back(row, sent, one) + self.back(row, sent, two)
+
+    def iterated(self, stream):
+        async def go():
+            return [v async for v in stream]
+
+        return self.loop.run_until_complete(go())
+
+    def given(self, row, verb):
+        v = verb("give", row["name"])
+        if row["lent"] or "make" not in row:
+            return [] if evaluated(row.get("again") or row["python"], v=v) else [saw(v)]
         return [] if same(v, self.made(row)) else [saw(v)]
 
     def seen(self, complaint):

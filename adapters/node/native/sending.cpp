@@ -177,15 +177,21 @@ doorbell::Deadline Connection::deadline() {
     return doorbell::Clock::now() + std::chrono::nanoseconds(static_cast<std::int64_t>(milliseconds * 1e6));
 }
 
-/// Tells the callee, with the next flush, that a call is no longer wanted. With `number` nobody waits for what still comes either.
+/// Tells the callee, with the next flush, that a call is no longer wanted. With `number` nobody waits for what still comes
+/// either, and the status is cancelled when nothing will, since the call had not been sent.
 void Connection::cancel(napi_env) {  // the isolate's thread; no lock
+    outcome(Status::ok);
     const std::uint32_t slot = index(Word::slot);
     if (!bus_ || slot >= calls_.size() || calls_[slot].link == nullptr) return;
-    calls_[slot].abandoned = word(Word::number) != 0;
-    wire::Draft draft;
-    draft.kind = wire::Kind::cancel;
-    draft.id = id_of(slot, calls_[slot].uses);
-    (void)bus_->submit(*calls_[slot].link, draft);
+    Call& call = calls_[slot];
+    const std::uint64_t id = id_of(slot, call.uses);
+    call.abandoned = word(Word::number) != 0;
+    if (!call.abandoned) {
+        (void)bus_->submit(*call.link, {.kind = wire::Kind::cancel, .id = id});
+    } else if (bus_->give_up(*call.link, id)) {
+        call.link = nullptr;
+        outcome(Status::cancelled);
+    }
     if (wake_) wake_->submitted();
 }
 

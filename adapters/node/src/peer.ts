@@ -359,9 +359,10 @@ export class Peer implements Port {
     this.#calls.watch[slot] = { timer, signal, onAbort }
   }
 
-  /** Cancels a call whose answer nobody waits for any more. */
+  /** Cancels a call whose answer nobody waits for any more. One that was not sent yet gets none. */
   #abandon(slot: number): void {
     this.#cancel(slot, 1)
+    if (this.#words[words.status] === statuses.cancelled) this.#calls.giveBack(slot)
   }
 
   /** Many that are cancelled together go in one frame. */
