@@ -2,6 +2,8 @@
 
 import array
 import gc
+import os
+import re
 import weakref
 
 import numpy as np
@@ -135,6 +137,68 @@ LENDING = """
     def twice(x):
         return {"a": x, "b": [x, x[1:]]}
 """
+
+
+WRITING = """
+    import isthmus, numpy as np
+
+    def give(x): x.flags.writeable = True
+
+    WAYS = {
+        "item": lambda x: x.__setitem__(0, 1),
+        "in place": lambda x: np.add(x, 1, out=x),
+        "sort": lambda x: x.sort(),
+        "copyto": lambda x: np.copyto(x, 1),
+        "view": lambda x: x.view().fill(1),
+        "other dtype": lambda x: x.view("u1").fill(1),
+        "part": lambda x: x[1:].fill(1),
+        "turned": lambda x: x.reshape(1, -1).T.fill(1),
+        "setflags": lambda x: x.setflags(write=True),
+        "flag": give,
+        "setflags of a view": lambda x: x[:].setflags(write=True),
+        "asarray": lambda x: np.asarray(x).data.__setitem__(0, 1),
+        "memoryview": lambda x: memoryview(x).cast("B").__setitem__(0, 1),
+        "frombuffer": lambda x: np.frombuffer(x).setflags(write=True),
+        "ndarray": lambda x: np.ndarray(len(x), buffer=x.data).fill(1),
+        "strides": lambda x: np.lib.stride_tricks.as_strided(x, x.shape, x.strides).fill(1),
+        "interface": lambda x: np.asarray(type("I", (), {"__array_interface__": x.__array_interface__})()).fill(1),
+        "dlpack": lambda x: np.from_dlpack(x).fill(1),
+        "base": lambda x: np.frombuffer(x.base if x.base is not None else x, "u1").fill(1),
+        "setflags of the base": lambda x: x.base.setflags(write=True),
+    }
+
+    @isthmus.export
+    def write(how, x):
+        before = x.copy()
+        assert not x.flags.writeable
+        try:
+            WAYS[how](x)
+        except (ValueError, TypeError, AttributeError, BufferError) as error:
+            return (x == before).all() and str(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory, served_type):
+    served = served_type(tmp_path_factory.mktemp("writer"), f"writer-{os.getpid()}", WRITING).ready()
+    with isthmus.connect(served.name) as bus:
+        yield bus
+    assert served.end() == 0
+    served.close()
+
+
+WAYS = re.findall(r'^ {8}"([\w ]+)": ', WRITING, re.MULTILINE)
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_nothing_leads_to_writing_to_what_is_lent(writer, how):
+    lent = isthmus.empty(1000)
+    lent[:] = range(1000, 0, -1)
+    values = [lent, lent.reshape(10, 100)[:, 3], np.arange(1000.0)[::-1], np.arange(3.0), np.arange(100_000.0)]
+    for value in values:
+        before = value.copy()
+        assert writer.call("write", how, value), "it was written to"
+        assert np.array_equal(value, before)
 
 
 def host(bus, counter):

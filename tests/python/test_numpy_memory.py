@@ -2,6 +2,9 @@
 
 import gc
 import os
+import queue
+import subprocess
+import textwrap
 import threading
 
 import numpy as np
@@ -13,7 +16,7 @@ LARGE = 1 << 20
 SMALL = 1 << 10
 
 APP = """
-    import gc, threading
+    import asyncio, gc, threading
     import numpy as np
     import isthmus
 
@@ -33,6 +36,37 @@ APP = """
         x = np.arange(size // 2, dtype="uint8")
         x.resize(size, refcheck=False)
         return x
+
+    @isthmus.export
+    def grown_from_little(size):
+        x = np.full(1, 7, "uint8")
+        for end in (100, size // 2, size):
+            x.resize(end, refcheck=False)
+        assert x[0] == 7 and not x[1:].any()
+        return x
+
+    @isthmus.export
+    def resized(size): return np.resize(np.arange(10, dtype="uint8"), size)
+
+    @isthmus.export
+    def shrunk(size):
+        x = np.ones(4 * size, "uint8")
+        x.resize(size, refcheck=False)
+        return x
+
+    @isthmus.export
+    async def in_a_coroutine(size): return np.ones(size, "uint8")
+
+    @isthmus.export
+    async def in_a_thread(size): return await asyncio.to_thread(np.ones, size, "uint8")
+
+    @isthmus.export
+    def on_a_thread_of_its_own(size):
+        made = []
+        thread = threading.Thread(target=lambda: made.append(np.ones(size, "uint8")))
+        thread.start()
+        thread.join()
+        return made.pop()
 
     @isthmus.export
     def views(size):
@@ -76,7 +110,10 @@ def copied(bus, call):
     return result, bus.stats()["host"]["bytes_copied"] - before
 
 
-@pytest.mark.parametrize("export", ["ones", "zeros", "grown"])
+@pytest.mark.parametrize(
+    "export",
+    ["ones", "zeros", "grown", "grown_from_little", "resized", "shrunk", "in_a_coroutine", "in_a_thread"],
+)
 def test_a_large_result_is_not_copied(bus, export):
     result, bytes_copied = copied(bus, lambda: bus.call(export, LARGE))
     assert len(result) == LARGE
@@ -135,6 +172,31 @@ def test_an_export_can_do_without(bus):
     assert bytes_copied == LARGE
 
 
+def test_a_thread_that_an_export_starts_allocates_as_ever(bus):
+    _, bytes_copied = copied(bus, lambda: bus.call("on_a_thread_of_its_own", LARGE))
+    assert bytes_copied == LARGE
+
+
+def test_a_host_can_do_without(serve, name):
+    serve(APP, "--no-numpy-memory").ready()
+    with isthmus.connect(name) as bus:
+        for export in ("ones", "in_a_coroutine"):
+            assert copied(bus, lambda export=export: bus.call(export, LARGE))[1] == LARGE
+
+
+def test_a_host_of_ones_own_program_can_do_without(name):
+    @isthmus.export(name="nm_ones")
+    def ones(size):
+        return np.ones(size, "uint8")
+
+    for numpy_memory, expected in ((True, 0), (False, LARGE)):
+        with isthmus.Host(name, numpy_memory=numpy_memory) as host, isthmus.connect(name) as bus:
+            bus.call("nm_ones", SMALL)
+            before = host.stats()["self"]["bytes_copied"]
+            assert bus.call("nm_ones", LARGE).all()
+            assert host.stats()["self"]["bytes_copied"] - before == expected
+
+
 def test_arrays_can_be_prepared_ahead(bus):
     with isthmus.numpy_memory():
         ahead = np.arange(LARGE, dtype="uint8")
@@ -156,6 +218,103 @@ def test_another_thread_is_not_concerned(bus):
     assert bus.stats()["self"]["bytes_copied"] == before + LARGE
 
 
+def test_threads_make_grow_and_free_arrays_of_one_another(bus):
+    """Each array is made by one thread, grown by the next and freed by a third."""
+    made, grown = queue.Queue(32), queue.Queue(32)
+    rounds, threads = 400, 3
+
+    def make(seed):
+        with isthmus.numpy_memory():
+            for i in range(rounds):
+                value = (seed * rounds + i) % 251
+                made.put((value, np.full(40_000 + i * 101, value, "uint8")))
+
+    def grow():
+        while (one := made.get()) is not None:
+            value, array = one
+            array.resize(len(array) * 2, refcheck=False)
+            grown.put((value, array))
+
+    wrong = []
+
+    def check():
+        while (one := grown.get()) is not None:
+            value, array = one
+            half = len(array) // 2
+            if not ((array[:half] == value).all() and not array[half:].any()):
+                wrong.append(value)
+
+    def run(works):
+        running = [threading.Thread(target=work, args=args) for work, *args in works]
+        for thread in running:
+            thread.start()
+        return running
+
+    makers = run([(make, seed) for seed in range(threads)])
+    growers = run([(grow,)] * threads)
+    checkers = run([(check,)] * threads)
+    for line, stage in ((made, makers), (grown, growers), (None, checkers)):
+        for thread in stage:
+            thread.join()
+        if line is not None:
+            for _ in range(threads):
+                line.put(None)
+    assert wrong == []
+    stats = bus.stats()["self"]
+    assert stats["chunks_taken"] - stats["chunks_returned"] < 200
+
+
+FAILING_MALLOC = """
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <stddef.h>
+
+    static __thread size_t most = 0, failed = 0;
+    void fail_up_to(size_t bytes) { most = bytes; }
+    size_t failures(void) { return failed; }
+
+    void* malloc(size_t bytes) {
+        static void* (*real)(size_t);
+        if (!real) real = (void* (*)(size_t))dlsym(RTLD_NEXT, "malloc");
+        if (bytes >= 48 && bytes <= most) return ++failed, NULL;
+        return real(bytes);
+    }
+"""
+
+
+def test_where_the_accounts_find_no_memory_numpy_allocates_elsewhere(serve, name, tmp_path, run, monkeypatch):
+    source, library = tmp_path / "malloc.c", tmp_path / "malloc.so"
+    source.write_text(textwrap.dedent(FAILING_MALLOC))
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    serve(APP).ready()
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    done = run(
+        """
+        import ctypes, sys
+        import numpy as np, isthmus
+
+        failing = ctypes.CDLL(sys.argv[2])
+        failing.failures.restype = ctypes.c_size_t
+        with isthmus.connect(sys.argv[1]) as bus, isthmus.numpy_memory():
+            kept = [np.ones(1 << 20, "uint8") for _ in range(10)]
+            for _ in range(40):
+                failing.fail_up_to(1 << 14)
+                try:
+                    kept.append(np.ones(1 << 20, "uint8"))
+                except MemoryError:
+                    pass
+                failing.fail_up_to(0)
+            assert failing.failures() > 0
+            before = bus.stats()["self"]["bytes_copied"]
+            assert sum(int(bus.call("double", x)[0]) for x in kept) == 2 * len(kept)
+            assert bus.stats()["self"]["bytes_copied"] > before, "none was allocated elsewhere"
+        """,
+        name,
+        str(library),
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_arrays_outlive_the_bus_they_were_made_in(serve, name):
     serve(APP).ready()
     with isthmus.connect(name) as bus:
@@ -170,6 +329,40 @@ def test_arrays_outlive_the_bus_they_were_made_in(serve, name):
     del arrays
     with isthmus.numpy_memory():
         assert np.ones(LARGE).sum() == LARGE
+
+
+def test_what_another_thread_writes_while_the_bus_is_left_is_kept(serve, name):
+    serve(APP).ready()
+    size = 8 << 20
+    for _ in range(3):
+        with isthmus.connect(name) as bus:
+            bus.call("ones", SMALL)
+            with isthmus.numpy_memory():
+                array = np.zeros(size, "int64")
+            begun, done = threading.Event(), threading.Event()
+            written = [0]
+
+            def write(array=array, begun=begun, done=done, written=written):
+                step = 1024
+                for number in range(1, 1 << 30):
+                    at = number * step % size
+                    array[at : at + step] = number
+                    written[0] = number
+                    begun.set()
+                    if done.is_set():
+                        return
+
+            writer = threading.Thread(target=write)
+            writer.start()
+            begun.wait()
+            bus.close()
+            done.set()
+            writer.join()
+        last = written[0]
+        rounds = size // 1024
+        for number in range(max(1, last - rounds + 1), last + 1):
+            at = number * 1024 % size
+            assert (array[at : at + 1024] == number).all()
 
 
 def test_without_a_bus_numpy_allocates_as_ever(run):

@@ -267,6 +267,66 @@ def test_a_stream_is_read_in_one_way(bus):
     asyncio.run(main())
 
 
+def read_on(stream, into):
+    """What a thread gets that goes on after it was told that another one is waiting."""
+    while True:
+        try:
+            for item in stream:
+                into.append(item)
+        except RuntimeError as error:
+            assert "another thread" in str(error)  # noqa: PT017
+            continue
+        return
+
+
+def test_each_item_comes_once_when_threads_read_a_stream_at_once(bus):
+    for _ in range(5):
+        stream = bus.stream("st_count", 5_000)
+        parts = [[], [], []]
+        readers = [threading.Thread(target=read_on, args=(stream, part), daemon=True) for part in parts]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(20)
+        assert not any(reader.is_alive() for reader in readers)
+        assert sorted(item for part in parts for item in part) == list(range(5_000))
+
+
+def test_who_asks_while_another_thread_waits_is_told_so(bus, until):
+    stream = bus.stream("st_ticks", 0.01)
+    got = []
+    reader = threading.Thread(target=lambda: got.extend(stream), daemon=True)
+    reader.start()
+
+    def refused():
+        try:
+            got.append(next(stream))
+        except RuntimeError as error:
+            return "another thread is waiting for this stream's next item" in str(error)
+
+    until(refused)
+    stream.close()
+    reader.join(20)
+    assert not reader.is_alive()
+    assert sorted(got) == list(range(len(got)))
+
+
+def test_closing_a_stream_ends_the_wait_of_who_reads_it(bus):
+    stream = bus.stream("st_ticks", 3600)
+    first = threading.Event()
+
+    def read():
+        for _ in stream:
+            first.set()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    assert first.wait(20)
+    stream.close()
+    reader.join(20)
+    assert not reader.is_alive()
+
+
 def test_a_stream_ends_with_its_time(bus, until):
     with pytest.raises(TimeoutError):
         list(bus.stream("st_ticks", 60, timeout=0.05))

@@ -115,7 +115,9 @@ def _serve(arguments: argparse.Namespace) -> int:
             "%s exports nothing: put @isthmus.export before the functions that it offers", arguments.app
         )
 
-    served = host.Host(name, memory=arguments.memory, allow=arguments.allow)
+    served = host.Host(
+        name, memory=arguments.memory, allow=arguments.allow, numpy_memory=arguments.numpy_memory
+    )
     with host._stopped_by_signals(served):
         try:
             served.start()
@@ -162,6 +164,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODULE,…",
         help="modules that callers may import, with all that can be reached from them; '*' allows every one "
         "(default: none)",
+    )
+    serve.add_argument(
+        "--no-numpy-memory",
+        dest="numpy_memory",
+        action="store_false",
+        help="let numpy allocate as ever: results are copied into the bus, once",
     )
     serve.add_argument("--lifeline", type=int, metavar="FD", help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -69,61 +68,3 @@ def _code(dtype: npt.DTypeLike) -> int:
             f"an array in bus memory can't have the dtype {dtype!r}: use one of {', '.join(dtypes)}"
         )
     return dtypes[name]
-
-
-def code_of(array: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]] | None:
-    """What stands for the dtype of dates, texts or records, and the bytes in C order; None for other dtypes.
-
-    Called by the encoder.
-    """
-    import numpy as np
-
-    dtype = array.dtype
-    if dtype.hasobject or dtype.kind not in "mMSUV" or dtype.itemsize == 0:
-        return None
-    if not dtype.isnative:
-        dtype = dtype.newbyteorder("=")
-        array = array.astype(dtype)
-    if dtype.fields is None:
-        code = dtype.str
-    elif _is_packed(dtype):
-        code = json.dumps(dtype.descr)
-    else:
-        return None
-    flat = np.ascontiguousarray(array).reshape(-1)
-    return code, flat.view("u1")
-
-
-def _is_packed(dtype: np.dtype[Any]) -> bool:
-    """Whether its fields say all about it: none overlap, none have titles."""
-    try:
-        return dtype_from(json.dumps(dtype.descr)) == dtype
-    except (TypeError, ValueError):
-        return False
-
-
-def dtype_from(code: str) -> np.dtype[Any]:
-    """The dtype that ``code_of`` named. Called by the decoder. Raises ValueError for what is none."""
-    import numpy as np
-
-    try:
-        return np.dtype(_fields(json.loads(code)) if code.startswith("[") else code)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"'{code[:200]}' is no dtype: {error}") from None
-
-
-def _fields(listed: Any) -> Any:
-    """A record's dtype. A field without a name is room that is left free."""
-    import numpy as np
-
-    names, formats, offsets, end = [], [], [], 0
-    for name, of, *more in listed:
-        field = np.dtype(_fields(of) if isinstance(of, list) else of)
-        if more:
-            field = np.dtype((field, tuple(more[0])))
-        if name:
-            names.append(name)
-            formats.append(field)
-            offsets.append(end)
-        end += field.itemsize
-    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": end})

@@ -50,6 +50,9 @@ class Host(Caller):
     them: ``["numpy"]``, or ``["*"]`` for every module; by default none. Whoever may import ``os`` or ``sys``
     can do what this process can.
 
+    ``numpy_memory`` says whether arrays that exports make with numpy lie in the memory of the bus from 32 KiB
+    on, so that results are not copied; ``isthmus.numpy_memory`` decides it for a part of an export.
+
     ``with isthmus.Host("vision"):`` serves for as long as the block runs. ``async with`` does the same inside
     a running asyncio loop, which it never blocks, and ``async def`` exports are tasks of that loop; else they
     run on a loop in a thread of their own, uvloop's where that is installed. ``start`` and ``stop`` do it by
@@ -65,10 +68,12 @@ class Host(Caller):
         *,
         memory: int | str = "2GiB",
         allow: str | Iterable[str] | None = None,
+        numpy_memory: bool = True,
     ) -> None:
         self.name = name if name is not None else default_name()
         self._memory = parse_memory(memory)
         self._allow = allowed_modules(allow)
+        self._numpy_memory = numpy_memory
         self._loop: asyncio.AbstractEventLoop | None = None
         self._broker: _isthmus.Broker | None = None
         self._peer: Peer | None = None
@@ -80,7 +85,14 @@ class Host(Caller):
             if self._peer is not None:
                 raise Error(f"the host of '{self.name}' was started already")
             self._broker = _isthmus.Broker(self.name, self._memory, 0)
-            self._peer = Peer(self.name, registry, self._end, allow=self._allow, loop=self._loop)
+            self._peer = Peer(
+                self.name,
+                registry,
+                self._end,
+                allow=self._allow,
+                loop=self._loop,
+                numpy_memory=self._numpy_memory,
+            )
             self._peer.start()
         log.info("serving '%s' with %d exports", self.name, len(registry.names()))
 
@@ -175,7 +187,11 @@ _loading = False  # while the command line imports the app
 
 
 def serve(
-    name: str | None = None, *, memory: int | str = "2GiB", allow: str | Iterable[str] | None = None
+    name: str | None = None,
+    *,
+    memory: int | str = "2GiB",
+    allow: str | Iterable[str] | None = None,
+    numpy_memory: bool = True,
 ) -> None:
     """Serves what was exported and blocks until the host is stopped, by Ctrl-C or SIGTERM in the main thread.
 
@@ -187,7 +203,7 @@ def serve(
             "the app calls isthmus.serve() itself: run it with `python app.py`, "
             "or put the call under `if __name__ == '__main__':`"
         )
-    host = Host(name, memory=memory, allow=allow)
+    host = Host(name, memory=memory, allow=allow, numpy_memory=numpy_memory)
     with _stopped_by_signals(host):
         host.start()
         try:

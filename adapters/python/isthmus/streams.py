@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
@@ -50,6 +51,9 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
     It begins with the first item that is asked for, and the other side is never far ahead. Leaving it early
     closes the generator on the other side: ``close`` does it, ``with``, ``async with``, the cancellation of
     the task that reads it, or dropping it. An error comes after the items before it.
+
+    One thread at a time may wait for the next item, and another that asks meanwhile gets RuntimeError; any
+    thread may close it, which ends the wait.
     """
 
     __isthmus_reference__: _isthmus.Reference | None = None
@@ -67,7 +71,8 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
         self._native = native
         self._call = (target, args, kwargs or {}, timeout)
         self._blocking: _isthmus.Stream | None = None
-        self._items: Iterator[Any] = iter(())  # of `for`
+        self._items: deque[Any] = deque()  # of `for`
+        self._waiting = threading.Lock()
         self._inbox: _Inbox | None = None
         self._handle = 0
         self._taken = 0
@@ -77,11 +82,22 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
         return self
 
     def __next__(self) -> Any:
-        for item in self._items:
-            return item
+        try:
+            return self._items.popleft()
+        except IndexError:
+            pass
         if self._inbox is not None:
             raise RuntimeError("this stream is read by `async for`, so `for` can't read it")
-        while not self._closed:
+        if not self._waiting.acquire(blocking=False):
+            raise RuntimeError("another thread is waiting for this stream's next item")
+        try:
+            return self._wait()
+        finally:
+            self._waiting.release()
+
+    def _wait(self) -> Any:
+        """The next item, once it is there. One thread at a time."""
+        while not self._items and not self._closed:
             if self._blocking is None:
                 self._blocking = self._native.stream(*self._call, CREDIT)
             try:
@@ -91,11 +107,12 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
                 raise
             if items is None:
                 self.close()
-                break
-            self._items = iter(items)
-            for item in self._items:
-                return item
-        raise StopIteration
+            elif not self._closed:
+                self._items.extend(items)
+        try:
+            return self._items.popleft()
+        except IndexError:
+            raise StopIteration from None
 
     def __aiter__(self) -> Stream:
         return self
@@ -132,7 +149,7 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
         if self._closed:
             return
         self._closed = True
-        self._items = iter(())
+        self._items.clear()
         if self._blocking is not None:
             self._blocking.close()
         if self._inbox is not None:

@@ -24,14 +24,15 @@ PyObject* new_array(State& state, PyObject* backing, const Layout& layout);
 PyObject* new_view(State& state, PyObject* bytes, PyObject* dtype, const Layout& layout,
                    std::span<const Py_ssize_t> strides, Py_ssize_t start);
 
-/// Appends what an object shows through the buffer protocol. nullopt: done; else what is wrong with it, without its path,
+/// Appends the elements that an object shows (the buffer protocol, __array_interface__, DLPack). nullopt: done; else what is wrong with it, without its path,
 /// and "" when an exception is set already. `own`: copied elements become the receiver's; `last`: so do those that lie in the
 /// bus already, if nobody else looks at them, since the caller drops the object right after. GIL held.
 std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing& out, PyObject* value, bool as_bytes,
                                          bool own, bool last);
 
-/// Copies elements in C order, or as they lie if they are contiguous. No GIL needed: the view keeps the memory.
-void copy_elements(const Py_buffer& view, bool swap, std::byte* to);
+/// Copies elements in C order, or as they lie if they are contiguous, and turns the bytes of their words if they are `foreign`.
+/// No GIL needed: the view keeps the memory.
+void copy_elements(const Py_buffer& view, std::uint32_t foreign, std::byte* to);
 
 /// allocate(dtype, shape): an array over fresh memory of the bus that this thread serves, else of the newest.
 PyObject* allocate(PyObject* module, PyObject* arguments);

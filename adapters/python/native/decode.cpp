@@ -240,7 +240,7 @@ PyObject* Decoder::array(const wire::Cell& cell) {
 /// numpy's dtype from what stands for it: a code, or the fields of records in JSON. numpy refuses objects over foreign bytes.
 PyObject* Decoder::typed(const wire::Cell& cell) {
     Ref code(text(cell));
-    Ref module(code ? PyImport_ImportModule("isthmus.arrays") : nullptr);
+    Ref module(code ? PyImport_ImportModule("isthmus.protocols") : nullptr);
     return module ? PyObject_CallMethod(module.get(), "dtype_from", "O", code.get()) : nullptr;
 }
 

@@ -35,6 +35,15 @@ bool has(PyTypeObject* type, const char* name) {
     return static_cast<bool>(attribute);
 }
 
+/// Whether this one object, and not its type, has an __array_interface__.
+bool has_own_interface(PyObject* object) {
+    if (Py_TYPE(object)->tp_dictoffset == 0 || PyType_Check(object) || PyModule_Check(object)) return false;
+    const Ref own(PyObject_GenericGetDict(object, nullptr));
+    if (own) return PyDict_GetItemString(own.get(), "__array_interface__") != nullptr;
+    PyErr_Clear();
+    return false;
+}
+
 /// What others may do with a lent object, beyond its attributes.
 std::uint16_t flags_of(PyObject* object) {
     PyTypeObject* type = Py_TYPE(object);
@@ -105,7 +114,8 @@ private:
             case Kind::dict: return dict(object);
             case Kind::set: return set(object);
             case Kind::complex: return complex(PyComplex_AsCComplex(object));
-            case Kind::buffer: return buffer(object, false);
+            case Kind::buffer:
+            case Kind::elements: return buffer(object, false);
             case Kind::bytes: return buffer(object, true);
             case Kind::enumeration: return step("value", Ref(PyObject_GetAttrString(object, "value")), object);
             case Kind::dataclass: return dataclass(object);
@@ -128,9 +138,9 @@ private:
                 const Ref reference = reference_in(state_, object);
                 return reference ? proxy(object, reference.get()) : lend(object);
             }
-            case Kind::foreign: break;
+            case Kind::foreign: return has_own_interface(object) ? buffer(object, false) : lend(object);
         }
-        return lend(object);
+        return false;
     }
 
     bool proxy(PyObject* object, PyObject* reference) {

@@ -62,6 +62,9 @@ Kind work_out(State& state, PyTypeObject* type) {
         return Kind::as_text;
     }
     if (type->tp_as_buffer != nullptr && type->tp_as_buffer->bf_getbuffer != nullptr) return Kind::buffer;
+    // What is also an array of Arrow is not taken for its numbers alone.
+    if (has(type, "__array_interface__") || (has(type, "__dlpack__") && !has(type, "__arrow_c_array__")))
+        return Kind::elements;
     return Kind::foreign;
 }
 

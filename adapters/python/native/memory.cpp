@@ -2,7 +2,7 @@
 
 #include <sys/mman.h>
 
-#include <cstring>
+#include <atomic>
 
 namespace isthmus::python {
 
@@ -11,6 +11,8 @@ Memory::Memory(Bus& bus)
       objects_(bus),
       base_(bus.arena().memory().base),
       bytes_(bus.arena().memory().bytes),
+      memory_fd_(bus.memory_fd()),
+      arena_offset_(bus.arena_offset()),
       forks_(fork_count()),
       arena_(&bus.arena()),
       counters_(&bus.counters()) {
@@ -81,15 +83,21 @@ void Memory::leave() {
     counters_ = nullptr;
 }
 
-/// Puts a private copy of the pages in their place in one step, so that a reader never finds them gone.
+/// Makes the pages private to this process, in their place, while other threads may read and write them: the kernel swaps the
+/// mapping in one step, and copies each page at its first write, which changes nothing here. The block is leased meanwhile.
 void Memory::keep_bytes(const Handle& handle) {
     constexpr std::uint64_t page = layout::page_bytes;
     const std::uint64_t first = handle.offset / page * page;
     const std::uint64_t size = layout::up_to_page(handle.offset + handle.bytes) - first;
-    void* copy = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (copy == MAP_FAILED) return;
-    std::memcpy(copy, base_ + first, size);
-    if (::mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, base_ + first) == MAP_FAILED) ::munmap(copy, size);
+    if (::mmap(base_ + first, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, memory_fd_,
+               static_cast<off_t>(arena_offset_ + first)) == MAP_FAILED) {
+        return;
+    }
+    for (std::uint64_t at = first; at < first + size; at += page) {
+        const std::atomic_ref word(*reinterpret_cast<std::uint32_t*>(base_ + at));
+        std::uint32_t value = word.load(std::memory_order_relaxed);
+        (void)word.compare_exchange_strong(value, value);
+    }
 }
 
 }  // namespace isthmus::python

@@ -55,6 +55,8 @@ private:
     Objects objects_;
     std::byte* base_;
     std::uint64_t bytes_;
+    int memory_fd_;  // the mapping's
+    std::uint64_t arena_offset_;
     std::uint64_t forks_;
     std::mutex mutex_;
     Arena* arena_;                // guarded by mutex_; null once the bus was left

@@ -11,6 +11,7 @@
 #include "peer.hpp"
 #include "reference.hpp"
 #include "request.hpp"
+#include "view.hpp"
 
 namespace isthmus::python {
 
@@ -113,6 +114,7 @@ int exec(PyObject* module) {
                       add_type(module, bus_spec, state.bus) && add_type(module, exports_spec, state.exports) &&
                       add_type(module, lease_spec, state.lease) && add_type(module, reference_spec, state.reference) &&
                       add_type(module, call_spec, state.call) && add_type(module, stream_spec, state.stream) &&
+                      add_type(module, view_spec, state.view) &&
                       PyModule_AddObjectRef(module, "calling", state.calling) == 0 && add_flags(module) &&
                       add_dtypes(module);
     return done ? 0 : -1;
@@ -146,6 +148,10 @@ PyMethodDef methods[] = {
      "use_numpy_memory(on)\n--\n\nLets numpy allocate in the bus in this context; returns what was in use."},
     {"restore_numpy_memory", restore_numpy_memory, METH_O,
      "restore_numpy_memory(handler)\n--\n\nUndoes use_numpy_memory."},
+    {"view", new_view_of_memory, METH_VARARGS,
+     "view(owner, where, offset, item_bytes, shape, strides)\n--\n\nA View of elements at an address, or in a buffer."},
+    {"tensor", new_view_of_tensor, METH_O,
+     "tensor(capsule)\n--\n\nThe code and a View of the elements of a tensor of DLPack."},
     {"watch_parent", watch_parent, METH_VARARGS,
      "watch_parent(fd, path)\n--\n\nEnds this process once fd hangs up: SIGTERM first, _exit 300 ms later."},
     {nullptr, nullptr, 0, nullptr},

@@ -1,9 +1,12 @@
 #include "numpy_memory.hpp"
 
+#include <malloc.h>
+
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <unordered_map>
-#include <vector>
 
 #include "errors.hpp"
 
@@ -50,22 +53,31 @@ std::shared_ptr<Memory> memory_to_use() {
 
 // --- called by numpy: any thread, with or without the GIL ----------------------------------------------------------
 
-void* allocate_in_bus(std::size_t bytes) {
-    std::shared_ptr<Memory> memory = memory_to_use();
-    if (!memory || !memory->is_ours()) return nullptr;
-    const Arena::Allocation made = memory->allocate(bytes);
-    if (made.status != Status::ok) return nullptr;
-    void* data = memory->at(made.handle);
-    Blocks& all = blocks();
-    std::lock_guard lock(all.mutex);
-    Block& block = all.out[data];
-    block.hold.handle = made.handle;
-    if (!memory->hold(block.hold)) {
-        all.out.erase(data);
+/// Null when there is no bus, or no room in it.
+void* allocate_in_bus(std::size_t bytes) noexcept {
+    std::shared_ptr<Memory> memory;
+    Handle handle;
+    try {
+        memory = memory_to_use();
+        if (!memory || !memory->is_ours()) return nullptr;
+        const Arena::Allocation made = memory->allocate(bytes);
+        if (made.status != Status::ok) return nullptr;
+        handle = made.handle;
+        void* data = memory->at(handle);
+        Blocks& all = blocks();
+        std::lock_guard lock(all.mutex);
+        Block& block = all.out[data];
+        block.hold.handle = handle;
+        if (!memory->hold(block.hold)) {
+            all.out.erase(data);
+            return nullptr;
+        }
+        block.memory = std::move(memory);
+        return data;
+    } catch (const std::bad_alloc&) {  // of the accounts
+        if (handle.bytes != 0) memory->release(handle);
         return nullptr;
     }
-    block.memory = std::move(memory);
-    return data;
 }
 
 void* bus_malloc(void*, std::size_t bytes) {
@@ -81,6 +93,14 @@ void* bus_calloc(void*, std::size_t count, std::size_t item_bytes) {
         if (void* data = allocate_in_bus(bytes)) return std::memset(data, 0, bytes);
     }
     return std::calloc(count, item_bytes);
+}
+
+/// How large a block in the bus is; 0 when the memory is not the bus's.
+std::size_t bytes_in_bus(void* data) {
+    Blocks& all = blocks();
+    std::lock_guard lock(all.mutex);
+    const auto at = all.out.find(data);
+    return at == all.out.end() ? 0 : at->second.hold.handle.bytes;
 }
 
 /// Ends the use of a block. False when the memory is not the bus's.
@@ -100,19 +120,21 @@ void bus_free(void*, void* data, std::size_t) {
     if (data != nullptr && !free_in_bus(data)) std::free(data);
 }
 
+/// What has grown to be large moves into the bus.
 void* bus_realloc(void*, void* data, std::size_t bytes) {
-    std::size_t before = 0;
-    if (data != nullptr) {
-        Blocks& all = blocks();
-        std::lock_guard lock(all.mutex);
-        const auto at = all.out.find(data);
-        if (at != all.out.end()) before = at->second.hold.handle.bytes;
+    if (data == nullptr) return bus_malloc(nullptr, bytes);
+    const std::size_t in_bus = bytes_in_bus(data);
+    if (in_bus == 0) {
+        void* moved = bytes >= numpy_bytes_from ? allocate_in_bus(bytes) : nullptr;
+        if (moved == nullptr) return std::realloc(data, bytes);
+        std::memcpy(moved, data, std::min(::malloc_usable_size(data), bytes));
+        std::free(data);
+        return moved;
     }
-    if (before == 0) return std::realloc(data, bytes);
-    if (bytes <= before && bytes >= before / 2) return data;
+    if (bytes <= in_bus && bytes >= in_bus / 2) return data;
     void* moved = bus_malloc(nullptr, bytes);
-    if (moved == nullptr) return nullptr;
-    std::memcpy(moved, data, std::min(before, bytes));
+    if (moved == nullptr) return bytes <= in_bus ? data : nullptr;
+    std::memcpy(moved, data, std::min(in_bus, bytes));
     free_in_bus(data);
     return moved;
 }

@@ -23,7 +23,7 @@ Status Outgoing::settle(Memory& memory) {
         const auto made = memory.allocate(payload.bytes);
         if (made.status != Status::ok) return made.status;
         payload = {made.handle.offset, payload.bytes, made.handle.block, made.handle.generation};
-        copy_elements(*copy.view, copy.swap, memory.at(payload));
+        copy_elements(*copy.view, copy.foreign, memory.at(payload));
         memory.count_copied(payload.bytes);
     }
     return Status::ok;

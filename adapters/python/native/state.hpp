@@ -28,6 +28,7 @@ enum class Kind : int {
     complex,
     buffer,
     bytes,
+    elements,
     enumeration,
     dataclass,
     named_tuple,
@@ -62,6 +63,7 @@ struct State {
     PyTypeObject* reference = nullptr;
     PyTypeObject* call = nullptr;
     PyTypeObject* stream = nullptr;
+    PyTypeObject* view = nullptr;
 
     // isthmus.errors
     PyObject* error = nullptr;
@@ -103,6 +105,7 @@ struct State {
                                       reinterpret_cast<PyObject**>(&reference),
                                       reinterpret_cast<PyObject**>(&call),
                                       reinterpret_cast<PyObject**>(&stream),
+                                      reinterpret_cast<PyObject**>(&view),
                                       &error,
                                       &connect_error,
                                       &encode_error,

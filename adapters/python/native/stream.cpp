@@ -1,4 +1,6 @@
 // The Python object Stream: the items of a streaming call, read by a thread that waits for them.
+#include <algorithm>
+#include <mutex>
 #include <new>
 
 #include "errors.hpp"
@@ -13,35 +15,54 @@ namespace {
 struct Reader {
     PyObject* bus;  // owned
     std::shared_ptr<Pending> call;
+    std::mutex mutex;                    // guards what follows, for moments: one thread reads, any may close
     std::vector<Pending::Frame> frames;  // came, and not read yet, the next one last
-    std::uint32_t taken = 0;             // items since credit was granted
-    bool ended = false;
+    bool ended = true;
+    std::uint32_t taken = 0;  // items since credit was granted; the reading thread's
 };
 
 Reader& reader_of(PyObject* self) { return unbox<Reader>(self); }
 
-/// GIL held.
+bool has_ended(Reader& reader) {
+    std::lock_guard lock(reader.mutex);
+    return reader.ended;
+}
+
+/// The next frame that has come; false when there is none.
+bool take_frame(Reader& reader, Pending::Frame& frame) {
+    std::lock_guard lock(reader.mutex);
+    if (reader.frames.empty()) return false;
+    frame = std::move(reader.frames.back());
+    reader.frames.pop_back();
+    return true;
+}
+
+/// False when somebody has done so before. Who has done it reads or drops the completion.
+bool finish(Reader& reader) {
+    std::lock_guard lock(reader.mutex);
+    return !std::exchange(reader.ended, true);
+}
+
+/// Ends the stream, and the wait of whoever reads it. GIL held.
 void end(Reader& reader) {
-    if (std::exchange(reader.ended, true)) return;
+    if (!finish(reader)) return;
     Peer& peer = peer_of(reader.bus);
     if (peer.forks != fork_count()) return;
     Pending& call = *reader.call;
     if (peer.calls.give_up(call.id)) {
+        ::sem_post(&call.done);
         peer.wake();
     } else {
         drop_frame(*peer.state, call, call.frame);
     }
     for (const auto& frame : peer.calls.take_items(call)) drop_frame(*peer.state, call, frame);
-    for (const auto& frame : reader.frames) drop_frame(*peer.state, call, frame);
-    reader.frames.clear();
+    for (Pending::Frame frame; take_frame(reader, frame);) drop_frame(*peer.state, call, frame);
 }
 
-/// The items of the next frame, and credit for as many once half of it is used up.
-PyObject* take(Reader& reader) {
+/// The items of a frame, and credit for as many once half of it is used up.
+PyObject* read(Reader& reader, const Pending::Frame& frame) {
     Peer& peer = peer_of(reader.bus);
     Pending& call = *reader.call;
-    const Pending::Frame frame = std::move(reader.frames.back());
-    reader.frames.pop_back();
     PyObject* items = items_of(*peer.state, call, frame);
     if (items == nullptr) return nullptr;
     reader.taken += static_cast<std::uint32_t>(PyList_GET_SIZE(items));
@@ -50,6 +71,22 @@ PyObject* take(Reader& reader) {
         if (Memory::of_this_thread() != call.memory) peer.wake();
     }
     return items;
+}
+
+/// Takes over the frames that have come, and says how many; none once the stream has ended.
+std::size_t fetch(Reader& reader) {
+    Peer& peer = peer_of(reader.bus);
+    auto came = peer.calls.take_items(*reader.call);
+    std::reverse(came.begin(), came.end());
+    {
+        std::lock_guard lock(reader.mutex);
+        if (!reader.ended) {
+            reader.frames = std::move(came);
+            return reader.frames.size();
+        }
+    }
+    for (const auto& frame : came) drop_frame(*peer.state, *reader.call, frame);
+    return 0;
 }
 
 }  // namespace
@@ -73,9 +110,9 @@ PyObject* stream(PyObject* self, PyObject* arguments) {
         call->credit = credit;
         Ref stream(state.stream->tp_alloc(state.stream, 0));
         if (!stream) return nullptr;
-        Reader& reader = *new (&reader_of(stream.get())) Reader{Py_NewRef(self), call, {}, 0, true};
+        Reader& reader = *new (&reader_of(stream.get())) Reader{.bus = Py_NewRef(self), .call = call};
         if (!begin(peer, call)) return nullptr;
-        reader.ended = false;
+        reader.ended = false;  // nobody else knows it yet
         return stream.give();
     });
 }
@@ -99,9 +136,9 @@ PyObject* next_batch(PyObject* self, PyObject* timeout) {
             const std::uint64_t own = now_ns() + static_cast<std::uint64_t>(std::min(seconds, 1e9) * 1e9);
             until = until == 0 ? own : std::min(until, own);
         }
-        while (!reader.ended) {
-            if (!reader.frames.empty()) {
-                PyObject* items = take(reader);
+        while (!has_ended(reader)) {
+            if (Pending::Frame frame; take_frame(reader, frame)) {
+                PyObject* items = read(reader, frame);
                 if (items == nullptr) end(reader);
                 return items;
             }
@@ -116,11 +153,8 @@ PyObject* next_batch(PyObject* self, PyObject* timeout) {
                 }
                 return nullptr;
             }
-            reader.frames = peer.calls.take_items(call);
-            std::reverse(reader.frames.begin(), reader.frames.end());
             // One post for each frame of items, of which several may have been taken at once, and one for the end.
-            if (!reader.frames.empty() || !peer.calls.is_settled(call)) continue;
-            reader.ended = true;
+            if (fetch(reader) > 0 || !peer.calls.is_settled(call) || !finish(reader)) continue;
             const Ref result(result_of(state, call));
             if (!result) return nullptr;
         }

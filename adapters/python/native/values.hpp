@@ -19,7 +19,7 @@ public:
     struct Copy {
         std::unique_ptr<Py_buffer> view;  // stays where it is: its shape may point into it
         std::size_t payload;
-        bool swap;
+        std::uint32_t foreign;  // bytes of the words to be turned
     };
 
     Outgoing() = default;
