@@ -115,7 +115,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             "%s exports nothing: put @isthmus.export before the functions that it offers", arguments.app
         )
 
-    served = host.Host(name, memory=arguments.memory, allow=arguments.allow)
+    served = host.Host(name, memory=arguments.memory, quota=arguments.quota, allow=arguments.allow)
     with host._stopped_by_signals(served):
         try:
             served.start()
@@ -156,6 +156,12 @@ def _parser() -> argparse.ArgumentParser:
         default="2GiB",
         metavar="SIZE",
         help="what arrays on the bus may take, like 512MiB (default: 2GiB)",
+    )
+    serve.add_argument(
+        "--quota",
+        type=_memory,
+        metavar="SIZE",
+        help="how much of it one peer may own (default: three quarters)",
     )
     serve.add_argument(
         "--allow",

@@ -207,7 +207,7 @@ std::optional<std::string> encode_typed(State& state, Memory& memory, Outgoing& 
     if (handle.bytes == 0) {
         const auto made = memory.allocate(size);
         if (made.status != Status::ok) {
-            raise(state, made.status);
+            raise(state, made.status, memory.shortage(made.status, size));
             return "";
         }
         handle = {made.handle.offset, size, made.handle.block, made.handle.generation};
@@ -301,7 +301,7 @@ std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing&
     }
     const auto made = memory.allocate(size);
     if (made.status != Status::ok) {
-        raise(state, made.status);
+        raise(state, made.status, memory.shortage(made.status, size));
         return "";
     }
     copy_elements(view, swap, memory.at(made.handle));
