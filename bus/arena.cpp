@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <utility>
 
 namespace isthmus {
@@ -14,16 +15,15 @@ std::uint32_t chunk_of(std::uint32_t block) { return block / layout::blocks_per_
 
 void count(layout::Word64& counter, std::uint64_t more = 1) { counter.fetch_add(more, std::memory_order_relaxed); }
 
-/// How many block words of a chunk are in use, from its owner's note: none inside of a span, where they have no pages. A note that
-/// makes no sense counts as the most there can be.
-std::uint32_t blocks_in(const layout::Chunk& chunk) {
+}  // namespace
+
+std::uint32_t ArenaMemory::blocks_in(std::uint64_t number) const {
+    const layout::Chunk& chunk = chunks[number];
     const std::uint32_t block_bytes = chunk.block_bytes.load(std::memory_order_relaxed);
     if (block_bytes == 0) return chunk.span.load(std::memory_order_relaxed) != 0;
     if (block_bytes < layout::min_block_bytes || block_bytes > layout::chunk_bytes) return layout::blocks_per_chunk;
     return static_cast<std::uint32_t>(layout::chunk_bytes / block_bytes);
 }
-
-}  // namespace
 
 ArenaMemory::Extent ArenaMemory::extent(std::uint32_t block) const {
     const std::uint64_t chunk = chunk_of(block);
@@ -50,6 +50,11 @@ Arena::Arena(ArenaMemory memory, ArenaPages& pages, std::uint32_t slot, std::uin
 void Arena::set_quota(std::uint64_t bytes) {
     std::lock_guard lock(mutex_);
     quota_ = bytes / layout::chunk_bytes;
+}
+
+void Arena::set_poisoning(bool on) {
+    std::lock_guard lock(mutex_);
+    poisons_ = on;
 }
 
 int Arena::class_of(std::uint64_t bytes) {
@@ -140,6 +145,11 @@ void Arena::found_idle(OwnChunk& chunk, std::uint32_t index) {
     --chunk.out;
     chunk.touched = std::chrono::steady_clock::now();
     class_of(chunk).idle.push_back(index);
+    if (poisons_) {
+        const std::uint64_t bytes = chunk.block_bytes ? chunk.block_bytes : chunk.span * layout::chunk_bytes;
+        const std::uint64_t offset = chunk_of(index) * layout::chunk_bytes + std::uint64_t{i} * chunk.block_bytes;
+        std::memset(memory_.base + offset, static_cast<int>(poison), bytes);
+    }
 }
 
 void Arena::look_for_idle(SizeClass& blocks) {
@@ -163,21 +173,17 @@ void Arena::own(std::uint64_t number, std::uint32_t block_bytes, std::uint32_t s
     for (std::uint32_t i = blocks; i-- > 0;) size_class.idle.push_back(first * layout::blocks_per_chunk + i);
 }
 
-/// Gives back chunks in which nothing is handed out.
-void Arena::disown(std::uint32_t first) {
-    const auto chunk = own_.find(first);
-    SizeClass& size_class = class_of(chunk->second);
-    std::erase_if(size_class.idle, [&](std::uint32_t index) { return chunk_of(index) == first; });
-    std::erase(size_class.chunks, first);
-    return_chunks(first, chunk->second.span);
-    own_.erase(chunk);
-}
-
 /// Free chunks in a row, if need be after giving back what is idle.
 std::uint64_t Arena::take_chunks(std::uint64_t wanted, std::uint32_t blocks) {
     std::uint64_t first = find_chunks(wanted, blocks);
-    if (first == no_chunk && disown_idle(std::chrono::steady_clock::time_point::max()))
-        first = find_chunks(wanted, blocks);
+    if (first == no_chunk) {  // what is idle in one size may stand in the way of another
+        const std::vector<Run> idle = disown_idle(std::chrono::steady_clock::time_point::max());
+        for (const Run& run : idle) {
+            give_up(run);
+            note_returned(run);
+        }
+        if (!idle.empty()) first = find_chunks(wanted, blocks);
+    }
     if (first != no_chunk) owned_ += wanted;
     return first;
 }
@@ -215,13 +221,18 @@ std::uint64_t Arena::find_chunks(std::uint64_t wanted, std::uint32_t blocks) {
     return no_chunk;
 }
 
-void Arena::return_chunks(std::uint64_t first, std::uint64_t wanted) {
-    pages_.punch(first, wanted);
+/// Of chunks that are this peer's no more by its own account: their pages go to the system, and they may be anybody's.
+void Arena::give_up(const Run& run) {
+    pages_.punch(run.first, run.chunks);
     // The notes stay: the broker looks for the leases of the dead in free chunks that were used.
-    for (std::uint64_t i = first; i < first + wanted; ++i) memory_.chunks[i].owner.store(0, std::memory_order_release);
-    count(counters_.chunks_returned, wanted);
-    owned_ -= wanted;
-    hint_ = std::min(hint_, first);
+    for (std::uint64_t i = run.first; i < run.first + run.chunks; ++i)
+        memory_.chunks[i].owner.store(0, std::memory_order_release);
+    count(counters_.chunks_returned, run.chunks);
+}
+
+void Arena::note_returned(const Run& run) {
+    owned_ -= run.chunks;
+    hint_ = std::min(hint_, run.first);
 }
 
 Status Arena::lease(const Handle& handle) {
@@ -298,20 +309,34 @@ Handle Arena::find(const void* address, std::uint64_t bytes) {
 }
 
 void Arena::trim(std::chrono::steady_clock::time_point idle_since) {
-    std::lock_guard lock(mutex_);
-    disown_idle(idle_since);
+    std::unique_lock lock(mutex_);
+    const std::vector<Run> idle = disown_idle(idle_since);
+    for (const Run& run : idle) {
+        lock.unlock();
+        give_up(run);
+        lock.lock();
+        note_returned(run);
+    }
 }
 
-/// True when there was something to give back. What is idle in one size may stand in the way of another.
-bool Arena::disown_idle(std::chrono::steady_clock::time_point idle_since) {
-    for (SizeClass& blocks : small_) look_for_idle(blocks);
-    look_for_idle(spans_);
-    std::vector<std::uint32_t> idle;
+/// Takes chunks in which nothing has been handed out for so long off this peer's account.
+std::vector<Arena::Run> Arena::disown_idle(std::chrono::steady_clock::time_point idle_since) {
+    const auto every_class = [this](const auto& visit) {
+        for (SizeClass& blocks : small_) visit(blocks);
+        visit(spans_);
+    };
+    every_class([this](SizeClass& blocks) { look_for_idle(blocks); });
+    std::vector<Run> idle;
     for (const auto& [first, chunk] : own_) {
-        if (chunk.out == 0 && chunk.touched < idle_since) idle.push_back(first);
+        if (chunk.out == 0 && chunk.touched < idle_since) idle.push_back({first, chunk.span});
     }
-    for (const std::uint32_t first : idle) disown(first);
-    return !idle.empty();
+    if (idle.empty()) return idle;
+    for (const Run& run : idle) own_.erase(static_cast<std::uint32_t>(run.first));
+    every_class([this](SizeClass& blocks) {
+        std::erase_if(blocks.idle, [this](std::uint32_t index) { return !own_.contains(chunk_of(index)); });
+        std::erase_if(blocks.chunks, [this](std::uint32_t first) { return !own_.contains(first); });
+    });
+    return idle;
 }
 
 void Arena::leave() {
@@ -322,7 +347,7 @@ void Arena::leave() {
     look_for_idle(spans_);
     for (const auto& [first, chunk] : own_) {
         if (chunk.out == 0) {
-            return_chunks(first, chunk.span);
+            give_up({first, chunk.span});
             continue;
         }
         for (std::uint32_t i = 0; i < chunk.span; ++i) {
@@ -347,7 +372,7 @@ void reclaim_leases(const ArenaMemory& memory, std::uint32_t slot) {
         const bool used = owner != 0 || chunk.block_bytes.load(std::memory_order_relaxed) != 0 ||
                           chunk.span.load(std::memory_order_relaxed) != 0;
         if (!used) continue;  // its block words have no pages yet
-        for (std::uint32_t b = 0; b < blocks_in(chunk); ++b) {
+        for (std::uint32_t b = 0; b < memory.blocks_in(i); ++b) {
             auto& leases = memory.blocks[i * layout::blocks_per_chunk + b].leases;
             if (leases.load(std::memory_order_relaxed) & bit) lease::drop(leases, bit);
         }
@@ -367,7 +392,7 @@ std::uint64_t return_orphans(const ArenaMemory& memory, ArenaPages& pages) {
                memory.chunks[end].span.load(std::memory_order_relaxed) == 0)
             ++end;
         bool leased = false;
-        for (std::uint32_t b = 0; b < blocks_in(chunk) && !leased; ++b) {
+        for (std::uint32_t b = 0; b < memory.blocks_in(i) && !leased; ++b) {
             leased = memory.blocks[i * layout::blocks_per_chunk + b].leases.load(std::memory_order_acquire) != 0;
         }
         for (std::uint64_t c = i; c < end && !leased; ++c) {

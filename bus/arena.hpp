@@ -68,6 +68,9 @@ struct ArenaMemory {
 
     std::uint64_t chunk_count() const { return bytes / layout::chunk_bytes; }
 
+    /// How many block words of a chunk are in use, from its owner's note: none inside of a span, where they have no pages. A note
+    /// that makes no sense counts as the most there can be.
+    std::uint32_t blocks_in(std::uint64_t chunk) const;
     struct Extent {
         std::uint64_t offset = 0, bytes = 0;  // bytes 0: no such block
     };
@@ -93,6 +96,9 @@ public:
 
     /// How much of the arena this peer may own at most, in whole chunks. Everything, if it is not set.
     void set_quota(std::uint64_t bytes);
+    /// From now on, what this peer finds free in its chunks is filled with `poison`: whoever still reads it sees that.
+    void set_poisoning(bool on);
+    static constexpr std::byte poison{0xdb};
 
     struct Allocation {
         Status status;  // ok, no_memory, over_quota, too_large
@@ -115,7 +121,8 @@ public:
     std::byte* at(const Handle& handle) const { return memory_.base + handle.offset; }
     const ArenaMemory& memory() const { return memory_; }
 
-    /// Gives chunks that have been idle since before `idle_since` back to the bus and their pages to the system.
+    /// Gives chunks that have been idle since before `idle_since` back to the bus and their pages to the system. The kernel
+    /// takes the pages while others may use the arena.
     void trim(std::chrono::steady_clock::time_point idle_since);
 
     /// Ends everything at once, when the peer leaves: all its leases are cleared; chunks without leases are given back, the
@@ -139,6 +146,9 @@ private:
         std::vector<bool> is_out;  // by block: handed out, and not known to be free again
         std::uint32_t out;         // how many of them
     };
+    struct Run {
+        std::uint64_t first, chunks;
+    };
     struct SizeClass {
         std::vector<std::uint32_t> idle;    // blocks known to be free, warmest last
         std::vector<std::uint32_t> chunks;  // all chunks of this class
@@ -154,12 +164,12 @@ private:
     void look_for_idle(SizeClass& size_class);
     SizeClass& class_of(const OwnChunk& chunk);
     void own(std::uint64_t chunk, std::uint32_t block_bytes, std::uint32_t span);
-    void disown(std::uint32_t chunk);
-    bool disown_idle(std::chrono::steady_clock::time_point idle_since);
+    std::vector<Run> disown_idle(std::chrono::steady_clock::time_point idle_since);
     std::uint64_t take_chunks(std::uint64_t count, std::uint32_t blocks);
     std::uint64_t find_chunks(std::uint64_t count, std::uint32_t blocks);
     Status refusal(std::uint64_t chunks) const;
-    void return_chunks(std::uint64_t first, std::uint64_t count);
+    void give_up(const Run& run);
+    void note_returned(const Run& run);
     layout::Block& block(std::uint32_t index) const { return memory_.blocks[index]; }
 
     ArenaMemory memory_;
@@ -175,6 +185,7 @@ private:
     SizeClass spans_;
     std::uint64_t owned_ = 0, quota_ = ~std::uint64_t{0};  // chunks
     std::uint64_t hint_ = 0;                               // where the search for free chunks starts
+    bool poisons_ = false;
 };
 
 /// Broker: clears the leases of a peer whose process is gone (or who left) and makes its chunks orphans.

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
+#include <cstring>
 #include <utility>
 
 namespace isthmus {
@@ -47,10 +49,12 @@ std::unique_ptr<Bus> Bus::join(rendezvous::Invitation invitation) {
     const Segment& segment = *bus->segment_;
     auto& peer = segment.peer(bus->slot_);
     bus->pages_ = std::make_unique<SegmentPages>(segment);
+    bus->keeper_ = std::make_unique<Keeper>(*bus->pages_);
     bus->arena_ =
-        std::make_unique<Arena>(arena_memory(segment), *bus->pages_, bus->slot_, bus->generation_, peer.counters);
-
+        std::make_unique<Arena>(arena_memory(segment), *bus->keeper_, bus->slot_, bus->generation_, peer.counters);
+    bus->keeper_->mind(*bus->arena_);
     bus->arena_->set_quota(segment.header().quota_bytes);
+    bus->arena_->set_poisoning(std::getenv("ISTHMUS_POISON") != nullptr);
 
     if (peers::start_pulse(peer.pulse, doorbell::Clock::now() + 1s) != Status::ok) {
         throw Error(Status::timed_out, "the place on the bus is still being cleared: try again");
@@ -90,6 +94,7 @@ Bus::~Bus() {
         if (stands(*link) && link->has_bell()) doors.emplace_back(link->ends().other, link->take_bell());
     }
     links_.clear();
+    keeper_->stop();
     arena_->leave();
     auto& peer = segment_->peer(slot_);
     std::uint64_t live = layout::life(generation_, layout::Phase::live);
@@ -465,12 +470,46 @@ void Bus::tick() {
     try_again();
     ++epoch_;
     for (const auto& link : links_) link->pump();
-    arena_->trim(doorbell::Clock::now() - 5s);
 }
 
 bool Bus::closed() const {
     return cut_off_->load(std::memory_order_acquire) ||
            layout::phase_of(segment_->header().broker_life.load(std::memory_order_acquire)) > layout::Phase::live;
+}
+
+std::string Bus::label(std::uint32_t slot) const {
+    const auto& text = peer(slot).label;
+    return {text, ::strnlen(text, sizeof text)};
+}
+
+std::string Bus::shortage(Status refusal, std::uint64_t bytes) const {
+    const std::uint64_t whole = arena_->memory().bytes;
+    const std::string larger = "serve the bus with a larger memory (--memory, `memory` of spawn and Host)";
+    if (refusal == Status::too_large) {
+        return text_of_bytes(bytes) + " are more than the bus's whole memory, which is " + text_of_bytes(whole) + ": " +
+               larger;
+    }
+    const Census now = census();
+    std::string text = "no room for " + text_of_bytes(bytes) + ": ";
+    if (refusal == Status::over_quota) {
+        return text + "this peer owns " + text_of_bytes(now.peers[slot_].owned) +
+               " of the bus's memory already, and may own " + text_of_bytes(quota()) + " of " + text_of_bytes(whole) +
+               ": release arrays, or " + larger + ", or with a larger quota";
+    }
+    text += "of the bus's " + text_of_bytes(whole) + " " + text_of_bytes(now.free) + " are free, " +
+            text_of_bytes(now.longest) + " of it in one piece";
+    std::vector<std::uint32_t> owners;
+    for (std::uint32_t slot = 0; slot < layout::max_peers; ++slot) {
+        if (now.peers[slot].owned != 0) owners.push_back(slot);
+    }
+    std::sort(owners.begin(), owners.end(), [&](auto a, auto b) { return now.peers[a].owned > now.peers[b].owned; });
+    constexpr std::size_t most_named = 4;
+    for (std::size_t i = 0; i < std::min(owners.size(), most_named); ++i) {
+        text += "; " + label(owners[i]) + " (pid " + std::to_string(peer(owners[i]).pid) + ") owns " +
+                text_of_bytes(now.peers[owners[i]].owned);
+    }
+    if (now.orphaned != 0) text += "; " + text_of_bytes(now.orphaned) + " are of peers that are gone";
+    return text + ". Release arrays, or " + larger;
 }
 
 const layout::Counters* Bus::counters_of(std::uint32_t slot) const {

@@ -17,6 +17,8 @@
 
 #include "bus/board.hpp"
 #include "bus/broker.hpp"
+#include "bus/census.hpp"
+#include "bus/keeper.hpp"
 #include "bus/lending.hpp"
 #include "bus/link.hpp"
 
@@ -113,7 +115,7 @@ public:
     /// Wakes the peer's thread. Any thread.
     void wake();
 
-    /// Chores of an idle peer: answers attachments that could not be answered, ends transit leases, returns idle memory. Call about once a second.
+    /// Chores of an idle peer: answers attachments that could not be answered, ends transit leases. Call about once a second.
     void tick();
 
     /// Whether the broker is gone, or has dropped this peer: the bus has ended.
@@ -122,6 +124,14 @@ public:
     /// Another peer's counters, straight from the segment; null when no such peer is there.
     const layout::Counters* counters_of(std::uint32_t slot) const;
     const layout::Peer& peer(std::uint32_t slot) const { return segment_->peer(slot); }
+    /// What a peer calls itself, for a person.
+    std::string label(std::uint32_t slot) const;
+    /// Who has what of the memory, read from the segment. Any thread.
+    Census census() const { return isthmus::census(arena_memory(*segment_)); }
+    /// How much of it one peer may own, in bytes.
+    std::uint64_t quota() const { return segment_->header().quota_bytes; }
+    /// Why an allocation of so many bytes was refused, and what to do, in one sentence. Any thread.
+    std::string shortage(Status refusal, std::uint64_t bytes) const;
 
     /// Keeps the segment mapped, also after the peer has left. Its blocks belong to others then.
     std::shared_ptr<const void> mapping() const { return segment_; }
@@ -147,6 +157,7 @@ private:
     std::shared_ptr<Fd> bell_;
     std::unique_ptr<rendezvous::Conversation> broker_;
     std::unique_ptr<SegmentPages> pages_;
+    std::unique_ptr<Keeper> keeper_;
     std::unique_ptr<Arena> arena_;
     std::string name_;
     std::uint32_t slot_ = 0;

@@ -1,6 +1,8 @@
 #include "bus/arena.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <random>
 #include <set>
 #include <thread>
@@ -292,6 +294,27 @@ TEST_CASE("trim gives back what is idle and only that", "[arena]") {
     CHECK(give(*arena, kept) == Status::ok);
     arena->trim(any_time);
     CHECK(box.owned_chunks() == 0);
+}
+
+TEST_CASE("with poisoning, what is found free reads as poison, and what is leased does not", "[arena]") {
+    ArenaBox box(8);
+    auto owner = box.arena(0), reader = box.arena(1);
+    owner->set_poisoning(true);
+    for (const std::uint64_t bytes : {256ul, 5000ul, 131072ul, 2 * chunk}) {
+        const Handle block = take(*owner, bytes);
+        std::memset(owner->at(block), 1, bytes);
+        const auto all = [&](std::byte value) {
+            const auto* first = owner->at(block);
+            return std::all_of(first, first + bytes, [value](std::byte each) { return each == value; });
+        };
+        CHECK(reader->lease(block) == Status::ok);
+        give(*owner, block);
+        owner->trim(long_ago);
+        CHECK(all(std::byte{1}));
+        give(*reader, block);
+        owner->trim(long_ago);
+        CHECK(all(Arena::poison));
+    }
 }
 
 TEST_CASE("two peers share one arena", "[arena]") {

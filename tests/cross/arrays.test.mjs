@@ -162,6 +162,48 @@ test('running out of memory is an error that says what to do, and passes', async
   await small.close()
 })
 
+test('a refused allocation says how much there is, who has it and what to do; stats tell the same', async () => {
+  const small = await spawn(here('arrays_host.py'), { memory: '16MiB', quota: '10MiB' })
+  const mib = 2 ** 20
+  const { memory: before } = await small.stats()
+  assert.deepEqual([before.bytes, before.quota, before.leased, before.orphaned], [16 * mib, 10 * mib, 0, 0])
+  const held = small.alloc(Uint8Array, 8 * mib)
+  const { memory } = await small.stats()
+  const own = memory.peers.find(peer => peer.pid === process.pid)
+  assert.deepEqual([own.owned, own.leased], [8 * mib, 8 * mib])
+  assert.deepEqual([memory.leased, before.free - memory.free], [8 * mib, 8 * mib])
+  assert.ok(memory.longest <= memory.free)
+
+  const refused = (bytes, pattern) =>
+    assert.throws(
+      () => small.alloc(Uint8Array, bytes),
+      error => {
+        assert.equal(error.code, 'ERR_ISTHMUS_BUS_FULL')
+        assert.match(error.message, pattern)
+        assert.match(error.message, /with a larger memory \(--memory/)
+        return true
+      },
+    )
+  refused(
+    17 * mib,
+    /^a Uint8Array of 17825792 elements: 17 MiB are more than the bus's whole memory, which is 16 MiB/,
+  )
+  refused(
+    3 * mib,
+    /no room for 3 MiB: this peer owns 8 MiB of the bus's memory already, and may own 10 MiB of 16 MiB/,
+  )
+  await assert.rejects(small.call('empty', [[9 * mib], 'uint8']), error => {
+    assert.equal(error.type, 'BusFull')
+    assert.match(error.message, /^no room for 9 MiB: of the bus's 16 MiB (8|7\.\d) MiB are free/)
+    assert.ok(
+      error.message.includes(`(pid ${process.pid}) owns 8 MiB. Release arrays, or serve the bus with`),
+    )
+    return true
+  })
+  release(held)
+  await small.close()
+})
+
 test('without numpy, arrays are memoryviews of their format, and go back', async () => {
   const plain = await spawn(here('plain_host.py'), { env: { PYTHONPATH: here('no_numpy') } })
   for (const [x, format] of [

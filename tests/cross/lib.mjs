@@ -57,9 +57,11 @@ export async function until(what, ms, ask) {
 
 // What a failed test has left running would keep its file from ending
 const started = []
-after(() => {
+const killAll = () => {
   for (const child of started) child.kill('SIGKILL')
-})
+}
+if ('NODE_TEST_CONTEXT' in process.env) after(killAll)
+process.on('exit', killAll)
 
 /** A child whose output is kept: lines as they come, and how it ended. */
 export function start(program, args, options = {}) {

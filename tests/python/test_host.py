@@ -49,6 +49,26 @@ def test_an_async_block_leaves_the_event_loop_free(name):
     assert dispatchers() == []
 
 
+def test_stats_tell_who_has_what_of_the_memory_and_a_refusal_says_so(name):
+    mib = 1 << 20
+    with isthmus.Host(name, memory="16MiB", quota=10 * mib) as host:
+        before = host.stats()["memory"]
+        assert (before["bytes"], before["quota"], before["leased"]) == (16 * mib, 10 * mib, 0)
+        held = isthmus.empty(8 * mib, "uint8")
+        memory = host.stats()["memory"]
+        assert memory["leased"] == before["free"] - memory["free"] == 8 * mib
+        assert [(peer["pid"], peer["owned"], peer["leased"]) for peer in memory["peers"]] == [
+            (os.getpid(), 8 * mib, 8 * mib)
+        ]
+        with pytest.raises(
+            isthmus.BusFull, match=r"no room for 3 MiB: this peer owns 8 MiB .* 10 MiB of 16 MiB"
+        ):
+            isthmus.empty(3 * mib, "uint8")
+        with pytest.raises(isthmus.BusFull, match="17 MiB are more than the bus's whole memory"):
+            isthmus.empty(17 * mib, "uint8")
+        del held
+
+
 def test_a_bus_is_served_once(name):
     with isthmus.Host(name) as host:
         with pytest.raises(isthmus.ConnectError, match=f"a bus named '{name}' is being served already"):

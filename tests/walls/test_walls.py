@@ -17,6 +17,8 @@ ROOMS = [
     "status",
     "ring",
     "arena",
+    "census",
+    "keeper",
     "segment",
     "board",
     "doorbell",

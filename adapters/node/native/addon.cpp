@@ -172,8 +172,8 @@ Napi::Object constants(Napi::Env env) {
                        X(float16) X(float32) X(float64) X(complex64) X(complex128) X(clamped8)});
 #undef X
 #define X(name) ISTHMUS_NUMBER(Status, name)
-    put("statuses", {X(ok) X(full) X(too_large) X(no_memory) X(lost) X(corrupt) X(stale) X(timed_out) X(not_exported)
-                         X(no_bus) X(closed) X(busy) X(cancelled) X(empty)});
+    put("statuses", {X(ok) X(full) X(too_large) X(no_memory) X(over_quota) X(lost) X(corrupt) X(stale) X(timed_out)
+                         X(not_exported) X(no_bus) X(closed) X(busy) X(cancelled) X(empty)});
 #undef X
 #define X(name) ISTHMUS_NUMBER(Loop, name)
     put("loops", {X(in_flight) X(always) X(never)});

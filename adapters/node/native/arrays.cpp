@@ -21,6 +21,19 @@ void Connection::allocate(napi_env) {  // the isolate's thread; the arena's mute
     feel(made.handle.block, bytes);
 }
 
+/// Why the allocation of Double::bytes that ended in Word::status was refused, for a person.
+napi_value Connection::shortage(napi_env env, napi_callback_info info) {  // the isolate's thread; no lock
+    Connection& self = of(env, info);
+    return guarded(env, [&]() -> napi_value {
+        napi_value result = nullptr;
+        if (!self.bus_) return nullptr;
+        const std::string text = self.bus_->shortage(static_cast<Status>(self.word(Word::status)),
+                                                     static_cast<std::uint64_t>(self.real(Double::bytes)));
+        napi_create_string_utf8(env, text.data(), text.size(), &result);
+        return result;
+    });
+}
+
 /// The garbage collector feels a block as long as JavaScript has views of it, once for all of them.
 void Connection::feel(std::uint32_t block, std::uint64_t bytes) {
     Felt& felt = felt_[block];

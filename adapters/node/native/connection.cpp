@@ -170,6 +170,7 @@ napi_value Connection::expose(napi_env env, const std::shared_ptr<Connection>& c
     method("settled", plain<&Connection::settled>);
     method("tick", plain<&Connection::tick>);
     method("delivered", plain<&Connection::delivered>);
+    method("shortage", shortage);
     method("stats", stats);
     method("close", plain<&Connection::close>);
     connection->wake_ = by_thread ? wake_by_thread(env, connection) : wake_by_uv(env, connection);

@@ -145,6 +145,7 @@ private:
     static napi_value stage_copy(napi_env env, napi_callback_info info);
     static napi_value copy_out(napi_env env, napi_callback_info info);
     static napi_value memory(napi_env env, napi_callback_info info);
+    static napi_value shortage(napi_env env, napi_callback_info info);
     static napi_value stats(napi_env env, napi_callback_info info);
     template <void (Connection::*Member)(napi_env)>
     static napi_value plain(napi_env env, napi_callback_info info);

@@ -1,12 +1,13 @@
 // Arrays in bus memory: views of one SharedArrayBuffer.
 
 import { elementsOfView, type TypedArray, type TypedArrayConstructor } from './dtypes.js'
-import { BusFullError, closedError, errorOf } from './errors.js'
+import { BusFullError, closedError, errorOf, type IsthmusError } from './errors.js'
 import { holdBy, Lease } from './leases.js'
 import { constants, type NativeConnection } from './native.js'
 import { NDArray } from './ndarray.js'
 
 const { statuses, words, doubles } = constants
+const ranOut = [statuses.no_memory, statuses.over_quota, statuses.too_large]
 
 /** An argument that becomes the callee's; see `move`. */
 export class Moved<T extends TypedArray | NDArray = TypedArray | NDArray> {
@@ -55,8 +56,7 @@ export class Memory {
     if (bytes === 0) return new Type(buffer, 0, 0)
     this.#doubles[doubles.bytes] = bytes
     this.#native.allocate()
-    const status = this.#words[words.status] as number
-    if (status !== statuses.ok) throw errorOf(status, `${bytes} bytes for a ${Type.name}`)
+    if (this.#words[words.status] !== statuses.ok) throw this.#refused(`a ${Type.name} of ${length} elements`)
     const offset = this.#doubles[doubles.offset] as number
     const lease = new Lease(this, this.#words[words.block] as number, this.#words[words.generation] as number)
     if (offset + bytes > buffer.byteLength) {
@@ -98,9 +98,18 @@ export class Memory {
   /** Stages a copy; the index of the payload. Throws BusFullError. */
   stageCopy(bytes: Uint8Array): number {
     this.#native.stageCopy(bytes)
-    const status = this.#words[words.status] as number
-    if (status !== statuses.ok) throw errorOf(status, `${bytes.byteLength} bytes of an array`)
+    if (this.#words[words.status] !== statuses.ok) {
+      this.#doubles[doubles.bytes] = bytes.byteLength
+      throw this.#refused('the copy of an array')
+    }
     return this.#words[words.block] as number
+  }
+
+  /** For what the control block says about an allocation. */
+  #refused(subject: string): IsthmusError {
+    const status = this.#words[words.status] as number
+    if (!ranOut.includes(status)) return errorOf(status, subject)
+    return new BusFullError(`${subject}: ${this.#native.shortage()}`)
   }
 
   /** For elements that no view of the buffer can show: not aligned, or beyond what this engine maps. */

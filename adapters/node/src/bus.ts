@@ -5,7 +5,7 @@ import type { TypedArray, TypedArrayConstructor } from './dtypes.js'
 import { closedError } from './errors.js'
 import { release } from './leases.js'
 import { KeywordArguments } from './marks.js'
-import { type Counters, constants, type NativeConnection } from './native.js'
+import { type Counters, constants, type MemoryStats, type NativeConnection } from './native.js'
 import type { NDArray } from './ndarray.js'
 import { type Buffers, Peer } from './peer.js'
 import { referenceOf, type Target } from './port.js'
@@ -48,12 +48,14 @@ export interface CallManyOptions extends CallOptions {
 /** A Python function, as one of `Bus.exports`. Its last argument may be `kwargs({…})`. */
 export type ExportedFunction = (...args: readonly unknown[]) => Promise<unknown>
 
-/** What `Bus.stats` tells: counters since the peer joined, one object for each side. */
+/** What `Bus.stats` tells: counters since the peer joined, one object for each side, and the memory that all share. */
 export interface Stats {
   /** This isolate. `calls` are those it has submitted. */
   readonly self: Counters
   /** The host, or null when there is none any more. `calls` are those it has answered. */
   readonly host: Counters | null
+  /** Who has what of the bus's memory. */
+  readonly memory: MemoryStats
 }
 
 function targetOf(name: string | Remote): Target | undefined {
@@ -228,11 +230,12 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     return release(array)
   }
 
-  /** Counters of this isolate and of the host. Differences between two readings tell what went on in between. */
+  /** Counters of this isolate and of the host, and who has what of the memory. Differences between two readings tell what went on in between. */
   async stats(): Promise<Stats> {
-    const pair = this.#peer.native.stats()
-    if (pair === undefined) throw closedError()
-    return { self: pair[0], host: pair[1] ?? null }
+    const told = this.#peer.native.stats()
+    if (told === undefined) throw closedError()
+    const [self, memory, host = null] = told
+    return { self, host, memory }
   }
 
   /** Keeps the event loop alive until `unref` or `close`, also while nothing is in flight. */

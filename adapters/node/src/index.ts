@@ -24,7 +24,7 @@ export {
 } from './errors.js'
 export { release } from './leases.js'
 export { KeywordArguments, type Kwargs, kwargs, Slice, slice, Tuple, tuple } from './marks.js'
-export type { Counters } from './native.js'
+export type { Counters, MemoryStats } from './native.js'
 export { type Element, type Layout, NDArray, type Nested, type Range } from './ndarray.js'
 export { type Chain, enter, isRemote, keep, type Remote, withContext } from './remote.js'
 export { type SpawnOptions, spawn } from './spawn.js'

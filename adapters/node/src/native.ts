@@ -45,12 +45,38 @@ export interface NativeConnection {
   settled(): void
   tick(): void
   delivered(): void
-  stats(): [Counters, Counters?] | undefined
+  /** Why the allocation that the control block tells of was refused. */
+  shortage(): string
+  stats(): [Counters, MemoryStats, Counters?] | undefined
   close(): void
 }
 
 /** Counters of one peer; see `Bus.stats`. */
 export type Counters = Record<string, number>
+
+/** Who has what of a bus's memory, in bytes; see `Bus.stats`. */
+export interface MemoryStats {
+  /** All that there is for arrays and large messages. */
+  readonly bytes: number
+  /** How much one peer may own. */
+  readonly quota: number
+  /** What nobody has taken. */
+  readonly free: number
+  /** The longest piece of it. */
+  readonly longest: number
+  /** What arrays and messages are in that anybody keeps. */
+  readonly leased: number
+  /** What peers have left that are gone, because others keep arrays in it. */
+  readonly orphaned: number
+  readonly peers: readonly {
+    readonly name: string
+    readonly pid: number
+    /** What it has taken to allocate from. */
+    readonly owned: number
+    /** What it keeps, whoever has allocated it. */
+    readonly leased: number
+  }[]
+}
 
 interface Numbers<Name extends string> {
   readonly words: Record<WordName, number>
@@ -146,6 +172,7 @@ type StatusName =
   | 'full'
   | 'too_large'
   | 'no_memory'
+  | 'over_quota'
   | 'lost'
   | 'corrupt'
   | 'stale'

@@ -20,6 +20,8 @@ export interface SpawnOptions {
   readonly bus?: string
   /** What arrays on the bus may take: bytes, or text like `'512MiB'`. */
   readonly memory?: number | string
+  /** How much of that one peer may own, likewise. Three quarters if not given. */
+  readonly quota?: number | string
   /** The modules that `Bus.import` may import, each with those below it. All if not given: the host is a child of this process. */
   readonly allow?: readonly string[]
   /** Added to the environment of this process. */
@@ -78,6 +80,7 @@ class Host implements Companion {
     this.#python = findPython(options.python, env, options.cwd ?? process.cwd())
     const args = ['-m', 'isthmus', 'serve', app, '--bus', bus, '--lifeline', `${lifelineFd}`]
     if (options.memory !== undefined) args.push('--memory', `${options.memory}`)
+    if (options.quota !== undefined) args.push('--quota', `${options.quota}`)
     const allow = options.allow?.join(',') ?? '*'
     if (allow !== '') args.push('--allow', allow)
     this.#child = spawnChild(this.#python.path, args, {

@@ -116,7 +116,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         )
 
     served = host.Host(
-        name, memory=arguments.memory, allow=arguments.allow, numpy_memory=arguments.numpy_memory
+        name,
+        memory=arguments.memory,
+        quota=arguments.quota,
+        allow=arguments.allow,
+        numpy_memory=arguments.numpy_memory,
     )
     with host._stopped_by_signals(served):
         try:
@@ -158,6 +162,12 @@ def _parser() -> argparse.ArgumentParser:
         default="2GiB",
         metavar="SIZE",
         help="what arrays on the bus may take, like 512MiB (default: 2GiB)",
+    )
+    serve.add_argument(
+        "--quota",
+        type=_memory,
+        metavar="SIZE",
+        help="how much of it one peer may own (default: three quarters)",
     )
     serve.add_argument(
         "--allow",

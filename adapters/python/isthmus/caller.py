@@ -76,7 +76,14 @@ class Bus(Caller):
         return self._peer.native
 
     def stats(self) -> dict[str, Any]:
-        """Counters of this peer and of the host, which only grow: ``{"self": {...}, "host": ...}``."""
+        """Counters of this peer and of the host, which only grow, and who has what of the memory.
+
+        ``{"self": {...}, "host": {...} or None, "memory": {...}}``. Of the memory, in bytes: all there is
+        (``bytes``), what one peer may own (``quota``), what nobody has taken (``free``) and the longest piece
+        of it (``longest``), what arrays and messages are in that anybody keeps (``leased``), what peers that
+        are gone have left because others keep arrays in it (``orphaned``), and what each of the ``peers`` has
+        taken (``owned``) and keeps (``leased``).
+        """
         return self._peer.stats()
 
     def close(self) -> None:

@@ -44,7 +44,8 @@ class Host(Caller):
 
     ``name`` is the bus that callers connect to, by default the program's file name without its ending.
     ``memory`` is how much the arrays on the bus may take, as bytes or a text like ``"512MiB"``; pages are
-    taken from the system as they are used.
+    taken from the system as they are used. ``quota`` is how much of it one peer may own, so that one that
+    hoards does not starve the others; by default three quarters.
 
     ``allow`` names the modules that callers may import as remote objects, with all that can be reached from
     them: ``["numpy"]``, or ``["*"]`` for every module; by default none. Whoever may import ``os`` or ``sys``
@@ -67,11 +68,13 @@ class Host(Caller):
         name: str | None = None,
         *,
         memory: int | str = "2GiB",
+        quota: int | str | None = None,
         allow: str | Iterable[str] | None = None,
         numpy_memory: bool = True,
     ) -> None:
         self.name = name if name is not None else default_name()
         self._memory = parse_memory(memory)
+        self._quota = 0 if quota is None else parse_memory(quota)
         self._allow = allowed_modules(allow)
         self._numpy_memory = numpy_memory
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -84,7 +87,7 @@ class Host(Caller):
         with self._lock:
             if self._peer is not None:
                 raise Error(f"the host of '{self.name}' was started already")
-            self._broker = _isthmus.Broker(self.name, self._memory, 0)
+            self._broker = _isthmus.Broker(self.name, self._memory, 0, self._quota)
             self._peer = Peer(
                 self.name,
                 registry,
@@ -107,7 +110,7 @@ class Host(Caller):
             self._peer.wait()
 
     def stats(self) -> dict[str, Any]:
-        """This host's counters, as ``{"self": {...}, "host": {...}}``; both are the same here."""
+        """This host's counters and the memory's shares; see ``Bus.stats``. Self and host are the same."""
         return self._started().stats()
 
     def _started(self) -> Peer:
@@ -190,6 +193,7 @@ def serve(
     name: str | None = None,
     *,
     memory: int | str = "2GiB",
+    quota: int | str | None = None,
     allow: str | Iterable[str] | None = None,
     numpy_memory: bool = True,
 ) -> None:
@@ -203,7 +207,7 @@ def serve(
             "the app calls isthmus.serve() itself: run it with `python app.py`, "
             "or put the call under `if __name__ == '__main__':`"
         )
-    host = Host(name, memory=memory, allow=allow, numpy_memory=numpy_memory)
+    host = Host(name, memory=memory, quota=quota, allow=allow, numpy_memory=numpy_memory)
     with _stopped_by_signals(host):
         host.start()
         try:

@@ -52,7 +52,7 @@ PyObject* allocate(PyObject* module, PyObject* arguments) {
             made = memory->allocate(std::max<std::uint64_t>(bytes, 1));
         }
         if (made.status != Status::ok) {
-            raise(state, made.status);
+            raise(state, made.status, memory->shortage(made.status, bytes));
             return nullptr;
         }
         const bool has_numpy = numpy(state).is == Numpy::Is::here;

@@ -237,7 +237,7 @@ std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing&
     }
     const auto made = memory.allocate(size);
     if (made.status != Status::ok) {
-        raise(state, made.status);
+        raise(state, made.status, memory.shortage(made.status, size));
         return "";
     }
     copy_elements(view, elements.foreign, memory.at(made.handle));

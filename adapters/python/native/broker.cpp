@@ -23,14 +23,15 @@ struct BrokerBox {
 PyObject* make(PyTypeObject* type, PyObject* arguments, PyObject*) {
     State& state = state_of(type);
     const char* name;
-    unsigned long long memory, ring;
-    if (!PyArg_ParseTuple(arguments, "sKK", &name, &memory, &ring)) return nullptr;
+    unsigned long long memory, ring, quota;
+    if (!PyArg_ParseTuple(arguments, "sKKK", &name, &memory, &ring, &quota)) return nullptr;
     std::unique_ptr<rendezvous::Broker> broker;
     try {
         const WithoutGil without;
         rendezvous::BrokerOptions options{.bus = name};
         if (memory != 0) options.arena_bytes = memory;
         if (ring != 0) options.ring_bytes = ring;
+        options.quota_bytes = quota;
         broker = std::make_unique<rendezvous::Broker>(options);
     } catch (const Error& error) {
         raise_connect_error(state, error, name);
@@ -82,7 +83,7 @@ PyGetSetDef attributes[] = {
 };
 
 PyType_Slot slots[] = {
-    {Py_tp_doc, const_cast<char*>("Broker(name, memory, ring)\n--\n\nCreates a bus and serves its socket.")},
+    {Py_tp_doc, const_cast<char*>("Broker(name, memory, ring, quota)\n--\n\nCreates a bus and serves its socket.")},
     {Py_tp_new, slot(make)},
     {Py_tp_dealloc, slot(dealloc)},
     {Py_tp_methods, methods},

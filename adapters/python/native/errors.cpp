@@ -12,6 +12,7 @@ PyObject* class_of(State& state, Status status) {
     switch (status) {
         case Status::full:
         case Status::over_quota:
+        case Status::too_large:
         case Status::no_memory: return state.bus_full;
         case Status::lost:
         case Status::closed:

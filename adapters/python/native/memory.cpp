@@ -14,6 +14,7 @@ Memory::Memory(Bus& bus)
       memory_fd_(bus.memory_fd()),
       arena_offset_(bus.arena_offset()),
       forks_(fork_count()),
+      bus_(&bus),
       arena_(&bus.arena()),
       counters_(&bus.counters()) {
     held_.before = held_.after = &held_;
@@ -48,6 +49,13 @@ Arena::Allocation Memory::allocate(std::uint64_t bytes) {
     return arena_->allocate(bytes);
 }
 
+std::string Memory::shortage(Status refusal, std::uint64_t bytes) {
+    const bool ran_out = refusal == Status::no_memory || refusal == Status::over_quota || refusal == Status::too_large;
+    if (!ran_out || !is_ours()) return std::string(sentence(refusal));
+    std::lock_guard lock(mutex_);
+    return bus_ != nullptr ? bus_->shortage(refusal, bytes) : std::string(sentence(refusal));
+}
+
 Status Memory::retain(const Handle& handle) {
     if (!is_ours()) return Status::closed;
     std::lock_guard lock(mutex_);
@@ -79,6 +87,7 @@ void Memory::count_copied(std::uint64_t bytes) {
 void Memory::leave() {
     std::lock_guard lock(mutex_);
     for (const Hold* hold = held_.after; hold != &held_; hold = hold->after) keep_bytes(hold->handle);
+    bus_ = nullptr;
     arena_ = nullptr;
     counters_ = nullptr;
 }

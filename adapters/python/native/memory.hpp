@@ -29,6 +29,8 @@ public:
     void drop(Hold& hold);
 
     Arena::Allocation allocate(std::uint64_t bytes);
+    /// Why an allocation of so many bytes was refused, and what to do.
+    std::string shortage(Status refusal, std::uint64_t bytes);
     Status retain(const Handle& handle);
     void release(const Handle& handle);
     /// A use of the block in which these bytes lie; bytes 0 when they do not lie in this bus.
@@ -59,7 +61,8 @@ private:
     std::uint64_t arena_offset_;
     std::uint64_t forks_;
     std::mutex mutex_;
-    Arena* arena_;                // guarded by mutex_; null once the bus was left
+    const Bus* bus_;              // guarded by mutex_; null once the bus was left
+    Arena* arena_;                // likewise
     layout::Counters* counters_;  // likewise
     Hold held_;                   // likewise; the head of the list
 };

@@ -21,7 +21,10 @@ Status Outgoing::settle(Memory& memory) {
     for (const Copy& copy : copies) {
         Handle& payload = payloads[copy.payload];
         const auto made = memory.allocate(payload.bytes);
-        if (made.status != Status::ok) return made.status;
+        if (made.status != Status::ok) {
+            refused_bytes = payload.bytes;
+            return made.status;
+        }
         payload = {made.handle.offset, payload.bytes, made.handle.block, made.handle.generation};
         copy_elements(*copy.view, copy.foreign, memory.at(payload));
         memory.count_copied(payload.bytes);

@@ -136,8 +136,9 @@ bool begin(Peer& peer, const std::shared_ptr<Pending>& call) {
     }
     if (status == Status::ok && !peer.calls.push(call)) status = Status::closed;
     if (status != Status::ok) {
+        const std::string what = call->memory->shortage(status, call->out.refused_bytes);
         call->out.end(*call->memory, false);
-        raise(*peer.state, status);
+        raise(*peer.state, status, what);
         return false;
     }
     if (Memory::of_this_thread() != call->memory) peer.wake();

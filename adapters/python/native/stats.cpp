@@ -1,4 +1,4 @@
-// The method Bus.stats: counters, straight from the segment.
+// The method Bus.stats: counters, and who has what of the memory, straight from the segment.
 #include <span>
 #include <utility>
 
@@ -8,6 +8,10 @@
 namespace isthmus::python {
 
 namespace {
+
+PyObject* decode_label(const std::string& label) {
+    return PyUnicode_DecodeUTF8(label.data(), static_cast<Py_ssize_t>(label.size()), "replace");
+}
 
 PyObject* counters_dict(const layout::Counters* counters) {
     if (counters == nullptr) return Py_NewRef(Py_None);
@@ -54,6 +58,29 @@ PyObject* counters_dict(const layout::Counters* counters) {
     return dict.give();
 }
 
+bool put_bytes(PyObject* dict, const char* name, std::uint64_t bytes) {
+    Ref number(PyLong_FromUnsignedLongLong(bytes));
+    return number && PyDict_SetItemString(dict, name, number.get()) == 0;
+}
+
+PyObject* memory_dict(const Bus& bus) {
+    const Census now = bus.census();
+    const Ref dict(PyDict_New()), peers(PyList_New(0));
+    if (!dict || !peers || PyDict_SetItemString(dict.get(), "peers", peers.get()) < 0) return nullptr;
+    const bool put = put_bytes(dict.get(), "bytes", now.bytes) && put_bytes(dict.get(), "quota", bus.quota()) &&
+                     put_bytes(dict.get(), "free", now.free) && put_bytes(dict.get(), "longest", now.longest) &&
+                     put_bytes(dict.get(), "leased", now.leased) && put_bytes(dict.get(), "orphaned", now.orphaned);
+    if (!put) return nullptr;
+    for (std::uint32_t slot = 0; slot < layout::max_peers; ++slot) {
+        if (bus.counters_of(slot) == nullptr) continue;
+        const Ref peer(Py_BuildValue("{s:N,s:I}", "name", decode_label(bus.label(slot)), "pid", bus.peer(slot).pid));
+        if (!peer || !put_bytes(peer.get(), "owned", now.peers[slot].owned) ||
+            !put_bytes(peer.get(), "leased", now.peers[slot].leased) || PyList_Append(peers.get(), peer.get()) < 0)
+            return nullptr;
+    }
+    return Py_NewRef(dict.get());
+}
+
 }  // namespace
 
 // The gate keeps the segment while it is read.
@@ -70,7 +97,9 @@ PyObject* stats(PyObject* self, PyObject*) {
                                                             : layout::max_peers;
     Ref own(counters_dict(&peer.bus->counters()));
     Ref hosts(own ? counters_dict(peer.bus->counters_of(host)) : nullptr);
-    return hosts ? Py_BuildValue("{s:O,s:O}", "self", own.get(), "host", hosts.get()) : nullptr;
+    Ref memory(hosts ? memory_dict(*peer.bus) : nullptr);
+    if (!memory) return nullptr;
+    return Py_BuildValue("{s:O,s:O,s:O}", "self", own.get(), "host", hosts.get(), "memory", memory.get());
 }
 
 }  // namespace isthmus::python

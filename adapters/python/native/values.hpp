@@ -31,6 +31,7 @@ public:
     std::vector<Handle> payloads;     // one use of each is this message's own, but for no_block
     std::vector<std::uint64_t> pins;  // own objects among the values
     std::vector<PyObject*> held;      // owned: the References among the values
+    std::uint64_t refused_bytes = 0;  // the allocation that settle failed at
 
     struct Mark {
         wire::Values::Mark values;

@@ -1,0 +1,151 @@
+// Hands arrays from peer to peer, and kills peers in between: two isolates (a process and a worker) and two Python hosts.
+//
+// Each array carries its checksum, each block is poisoned when it is free, and whoever gets an array looks. At the end everybody
+// lets go and stays: nothing may be leased then, and all of the memory must be back.
+
+import { Worker } from 'node:worker_threads'
+import { spawn } from 'isthmus'
+import { finish, privateDirectory, python, segmentBytes, start, until } from '../cross/lib.mjs'
+import { chance } from './arrays.mjs'
+
+const here = name => new URL(name, import.meta.url).pathname
+const memory = '1GiB'
+
+/** A peer that can be killed and started anew: `tell` what it is told, `kill` its violent end. */
+const players = {
+  p: host,
+  q: host,
+  w: worker,
+  x: process_,
+}
+
+async function host(bus, name) {
+  const child = start(python, [here('host.py'), bus, name], { stdio: ['pipe', 'pipe', 'inherit'] })
+  await child.line()
+  return {
+    pid: child.pid,
+    tell: () => {},
+    kill: async () => {
+      child.child.kill('SIGKILL')
+      await child.ended
+    },
+    end: async () => {
+      child.child.stdin.end()
+      return finish(child, 10_000)
+    },
+  }
+}
+
+async function process_(bus, name, seed, hear) {
+  const child = start(process.execPath, ['--expose-gc', here('isolate.mjs'), bus, name, seed], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
+  hear(JSON.parse(await child.line()))
+  const listen = async () => {
+    for (;;) hear(JSON.parse(await child.line()))
+  }
+  listen().catch(() => {}) // it has ended
+  return {
+    pid: child.pid,
+    tell: word => child.say(word),
+    kill: async () => {
+      child.child.kill('SIGKILL')
+      await child.ended
+    },
+    end: async () => {
+      child.child.stdin.end()
+      return finish(child, 10_000)
+    },
+  }
+}
+
+async function worker(bus, name, seed, hear) {
+  const isolate = new Worker(here('isolate.mjs'), { workerData: [bus, name, seed] })
+  let failure
+  isolate.on('error', error => {
+    failure = error
+    hear({ handedOver: 0, lost: 0, wrong: [error.stack] })
+  })
+  await new Promise((resolve, reject) => {
+    isolate.once('message', resolve)
+    isolate.once('exit', () => reject(failure ?? new Error('the worker ended')))
+  })
+  isolate.on('message', hear)
+  return {
+    tell: word => isolate.postMessage(word),
+    kill: () => isolate.terminate(),
+    end: () => isolate.terminate(),
+  }
+}
+
+/**
+ * Runs for so many seconds, or until `signal` is aborted. `report` is called once a second with what was done so far. The answer
+ * tells how many arrays were handed over, how many calls were lost to kills, and what was wrong: nothing, if all is well.
+ */
+export async function soak({ seconds, seed, report = () => {}, signal }) {
+  const next = chance(seed)
+  const total = { handedOver: 0, lost: 0, kills: 0, wrong: [] }
+  privateDirectory()
+  process.env.ISTHMUS_POISON = '1'
+  const py = await spawn(here('nobody.py'), { memory })
+  const pid = await brokerOf(py)
+  const before = { segment: segmentBytes(pid), ...(await py.stats()).memory }
+
+  const living = {}
+  const heard = { stopped: new Set(), resting: new Set() }
+  const begin = async name => {
+    living[name] = await players[name](py.name, name, String(next(2 ** 32)), message => {
+      total.handedOver += message.handedOver ?? 0
+      total.lost += message.lost ?? 0
+      total.wrong.push(...(message.wrong ?? []))
+      for (const state of ['stopped', 'resting']) if (message[state]) heard[state].add(name)
+    })
+  }
+  const tellIsolates = async (word, state) => {
+    for (const name of ['w', 'x']) living[name].tell(word)
+    await until(`both isolates are ${state}`, 30_000, () => heard[state].size === 2)
+  }
+
+  try {
+    // Hosts first: the isolates begin at once.
+    for (const name of Object.keys(players)) await begin(name)
+    const began = performance.now()
+    const elapsed = () => (performance.now() - began) / 1000
+    const over = () => elapsed() >= seconds || signal?.aborted || total.wrong.length > 0
+    let killAt = 1
+    while (!over()) {
+      report({ ...total, seconds: elapsed() })
+      await new Promise(resolve => setTimeout(resolve, 100))
+      if (elapsed() < killAt) continue
+      const names = Object.keys(players)
+      const name = names[next(names.length)]
+      await living[name].kill()
+      await begin(name)
+      total.kills++
+      killAt = elapsed() + 0.2 + next(1500) / 1000
+      report({ ...total, seconds: elapsed() })
+    }
+    total.seconds = elapsed()
+
+    await tellIsolates('stop', 'stopped')
+    for (const name of Object.keys(players)) await py.call(`${name}.clear`)
+    await tellIsolates('rest', 'resting')
+    // Everybody is there, and idle.
+    let last
+    await until('all of the memory is back', 15_000, async () => {
+      last = (await py.stats()).memory
+      return last.leased === 0 && last.free === before.bytes
+    }).catch(() => total.wrong.push(`the memory is not back: ${JSON.stringify(last)}`))
+    total.segment = { before: before.segment, after: segmentBytes(pid) }
+  } finally {
+    await Promise.all(Object.values(living).map(player => player.end()))
+    await py.close()
+  }
+  return total
+}
+
+/** The process that holds the bus. */
+async function brokerOf(py) {
+  const { peers } = (await py.stats()).memory
+  return peers.find(peer => peer.pid !== process.pid).pid
+}
