@@ -38,6 +38,7 @@ enum class Kind : int {
     numpy_scalar,
     naive_masked,
     slice,
+    table,
     proxy,
     foreign,
 };
@@ -62,6 +63,7 @@ struct State {
     PyTypeObject* reference = nullptr;
     PyTypeObject* call = nullptr;
     PyTypeObject* stream = nullptr;
+    PyTypeObject* table = nullptr;
 
     // isthmus.errors
     PyObject* error = nullptr;
@@ -103,6 +105,7 @@ struct State {
                                       reinterpret_cast<PyObject**>(&reference),
                                       reinterpret_cast<PyObject**>(&call),
                                       reinterpret_cast<PyObject**>(&stream),
+                                      reinterpret_cast<PyObject**>(&table),
                                       &error,
                                       &connect_error,
                                       &encode_error,
