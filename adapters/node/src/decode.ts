@@ -8,7 +8,7 @@ import { constants } from './native.js'
 import { NDArray } from './ndarray.js'
 import type { Objects } from './objects.js'
 import { itemOf } from './records.js'
-import { tableOf } from './tables.js'
+import { arrow, tableOf } from './tables.js'
 
 const { tags, flags, sizes } = constants
 const NULL = tags.null
@@ -194,6 +194,7 @@ export class Decoder {
       case tags.tuple:
         return this.#list(count)
       case tags.table:
+        arrow() // without it, nothing is to be leased
         return releasable(tableOf(this.#list(count + 1)))
       case tags.bytes:
       case tags.array:

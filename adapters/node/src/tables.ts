@@ -1,5 +1,6 @@
 // Tables of apache-arrow: the values that they travel as (docs/protocol.md, Tables), and back.
 
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import type { TypedArray, TypedArrayConstructor } from './dtypes.js'
@@ -97,13 +98,14 @@ interface Library extends Record<TypeName | VariableName | NestedName, Class<Typ
   readonly Vector: Class<Vector>
   readonly RecordBatch: Class<RecordBatch>
   readonly Table: Class<ArrowTable>
+  makeData(props: object): Data
   vectorFromArray(values: readonly unknown[], type: Type): Vector
 }
 
 let library: Library | undefined
 
-/** apache-arrow, loaded when it is needed first: beside isthmus, or where the program runs. */
-function arrow(): Library {
+/** apache-arrow, loaded when it is needed first: beside isthmus, or where the program runs. Throws where it is not installed. */
+export function arrow(): Library {
   library ??= load(require) ?? load(createRequire(join(process.cwd(), 'package.json')))
   if (library !== undefined) return library
   throw new IsthmusError(
@@ -112,12 +114,25 @@ function arrow(): Library {
   )
 }
 
-function load(from: (name: string) => unknown): Library | undefined {
+/**
+ * The copy that the program has, since what is made with one is not a column for the other: the one of `require` if somebody has required it,
+ * else the one of `import`.
+ */
+function load(from: NodeJS.Require): Library | undefined {
+  let path: string
   try {
-    return from('apache-arrow') as Library
+    path = from.resolve('apache-arrow')
+  } catch {
+    return undefined
+  }
+  const module = path.replace(/\.js$/, '.mjs')
+  if (from.cache[path] !== undefined || !existsSync(module)) return from(path) as Library
+  try {
+    return from(module) as Library
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND') return undefined
-    throw error
+    // Nodes before 20.19 require no modules.
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_REQUIRE_ESM') throw error
+    return from(path) as Library
   }
 }
 
@@ -371,6 +386,11 @@ export function tableOf(parts: readonly unknown[]): ArrowTable {
   const root = typeOf(lib, described)
   const schema = new lib.Schema(root.children, unpacked(described[3]))
   const made = batches.map(batch => new lib.RecordBatch(schema, dataOf(lib, root, batch)))
+  // apache-arrow slices no table without a batch.
+  if (made.length === 0) {
+    const children = root.children?.map(({ type }) => lib.makeData({ type }))
+    made.push(new lib.RecordBatch(schema, lib.makeData({ type: root, nullCount: 0, children })))
+  }
   return new lib.Table(schema, made)
 }
 
