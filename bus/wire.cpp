@@ -110,6 +110,7 @@ public:
                 case Tag::object:
                 case Tag::map: inside = std::uint64_t{cell.count} * 2; break;
                 case Tag::slice: inside = 3; break;
+                case Tag::table: inside = std::uint64_t{cell.count} + 1; break;
                 case Tag::reference:
                     if ((frame_.flags & frame_references) == 0 || owner_of(cell) >= layout::max_peers) return false;
                     break;

@@ -23,6 +23,7 @@
 //   reference generation    owner's slot << 56 | id    -
 //   slice    -              -                          three values: start, stop, step
 //   tuple    items          -                          that many values; a list where there are no tuples
+//   table    batches        -                          its schema, then that many batches: docs/protocol.md, Tables
 //
 // An array's elements lie in C order, in Fortran order with cell_fortran, or anywhere in their payload with cell_strided. A reference names an object that stays with its
 // owner, the peer of that slot and generation; bus/lending.hpp tells how long it lives.
@@ -62,7 +63,8 @@ enum class Tag : std::uint8_t {
     extent,
     reference,
     slice,
-    tuple
+    tuple,
+    table
 };
 
 enum class DType : std::uint8_t {
@@ -109,6 +111,7 @@ inline constexpr std::uint16_t frame_streams =
 inline constexpr std::uint16_t frame_blocks = 2;  // of a call: the thread of the caller's peer waits for it
 inline constexpr std::uint16_t frame_keeps = 4;   // of a call: its result stays where it is, and a reference is sent
 inline constexpr std::uint16_t frame_references = 8;  // there are references among the cells
+inline constexpr std::uint16_t frame_lends = 16;      // of a call: tables in its result stay where they are
 
 /// One node of a value; the same 16 bytes in a frame and outside it.
 struct Cell {

@@ -63,6 +63,7 @@ inline void check_frame(const wire::Draft& frame) {
                 break;
             }
             case wire::Tag::slice: inside = 3; break;
+            case wire::Tag::table: inside = std::uint64_t{cell.count} + 1; break;
             case wire::Tag::reference:
                 must((frame.flags & wire::frame_references) != 0, "a reference in a frame that says it has none");
                 must(wire::owner_of(cell) < layout::max_peers, "a reference to a peer that can't be");

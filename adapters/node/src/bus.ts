@@ -37,6 +37,8 @@ export interface CallOptions {
   readonly timeout?: number
   /** Aborting rejects the call with the signal's reason, and tells the host that nobody waits for it. */
   readonly signal?: AbortSignal
+  /** The result stays where it is, also if it is a value that could come here, such as a table: a remote object is what comes. */
+  readonly keep?: boolean
 }
 
 /** How many calls are made with `callMany`. */

@@ -150,7 +150,7 @@ export class Access {
   open(options: PortOptions | undefined, on: StreamEvents): StreamHandle | Promise<StreamHandle> {
     const start = (message: Message) => {
       try {
-        return this.port.stream(targetOf(message), ...argumentsOf(message, options), on)
+        return this.port.stream(targetOf(message), ...argumentsOf(message, { ...lent, ...options }), on)
       } catch (error) {
         throw located(error, message.steps)
       }
@@ -172,7 +172,7 @@ export class Access {
       throw new TypeError(`the result of ${this} is not here yet: await it first`)
     }
     this.#spent = true
-    return this.port.callSync({ subject: message.subject, steps: [...message.steps, ...steps] }, [])
+    return this.port.callSync({ subject: message.subject, steps: [...message.steps, ...steps] }, [], lent)
   }
 
   /** As one would write it. */
@@ -207,7 +207,7 @@ export class Access {
 
   #send(keep: boolean): Promise<unknown> {
     const submit = (message: Message) =>
-      this.port.call(targetOf(message), ...argumentsOf(message, keep ? { keep } : undefined)).catch(error => {
+      this.port.call(targetOf(message), ...argumentsOf(message, keep ? { keep } : lent)).catch(error => {
         throw located(error, message.steps)
       })
     const message = this.#message(this.#path())
@@ -261,6 +261,9 @@ type NamedArguments = Readonly<Record<string, unknown>>
 /** The named arguments of a call that has none. */
 export const unnamed: NamedArguments = Object.freeze({})
 
+/** Tables are driven from afar, too, until `toTable` has them come here. */
+export const lent: PortOptions = Object.freeze({ lend: true })
+
 const none: readonly Access[] = []
 
 function chainsOf(step: Step): readonly Access[] {
@@ -300,7 +303,7 @@ function argumentsOf(message: Message, options: PortOptions | undefined): [reado
 
 function fetchValue(kept: unknown): unknown {
   const reference = referenceOf(kept)
-  return reference === undefined ? kept : reference.port.call({ subject: reference, steps: [] }, [])
+  return reference === undefined ? kept : reference.port.call({ subject: reference, steps: [] }, [], lent)
 }
 
 function giveBack(kept: unknown): void {

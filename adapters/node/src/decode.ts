@@ -2,12 +2,13 @@
 
 import type { Memory } from './arrays.js'
 import { type Elements, elementsOf, type TypedArray } from './dtypes.js'
-import { Lease } from './leases.js'
+import { Lease, releasable } from './leases.js'
 import { Slice } from './marks.js'
 import { constants } from './native.js'
 import { NDArray } from './ndarray.js'
 import type { Objects } from './objects.js'
 import { itemOf } from './records.js'
+import { arrow, tableOf } from './tables.js'
 
 const { tags, flags, sizes } = constants
 const NULL = tags.null
@@ -192,6 +193,9 @@ export class Decoder {
       }
       case tags.tuple:
         return this.#list(count)
+      case tags.table:
+        arrow() // without it, nothing is to be leased
+        return releasable(tableOf(this.#list(count + 1)))
       case tags.bytes:
       case tags.array:
         return this.#array(at, head, count)

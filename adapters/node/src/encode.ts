@@ -3,7 +3,7 @@
 import { types } from 'node:util'
 import { type Memory, Moved } from './arrays.js'
 import { isChain } from './chain.js'
-import { type Elements, elementsOfView } from './dtypes.js'
+import { type Elements, elementsOfView, type TypedArray } from './dtypes.js'
 import { originOf } from './errors.js'
 import { isReleased } from './leases.js'
 import { KeywordArguments, Slice, Tuple } from './marks.js'
@@ -14,6 +14,7 @@ import { type Port, type Reference, referenceOf } from './port.js'
 import { itemOf } from './records.js'
 import { Staging } from './staging.js'
 import { isStream } from './streams.js'
+import { type ArrowTable, partsOf, tableIn } from './tables.js'
 
 const { tags, dtypes, flags, sizes, words, references } = constants
 const BOOLEAN = tags.boolean
@@ -256,6 +257,11 @@ export class Encoder extends Staging {
     else if (isStream(value)) this.#stream(value)
     else if (originOf(value) !== undefined) this.#proxy(originOf(value) as object)
     else {
+      const table = tableIn(value)
+      if (table !== undefined) {
+        this.#table(table)
+        return
+      }
       const name = (value.constructor as { name?: unknown } | undefined)?.name
       const what = typeof name === 'string' && name !== '' ? `of class ${name}` : 'no plain object'
       this.fail(`is ${what}, which can't travel`)
@@ -443,6 +449,15 @@ export class Encoder extends Staging {
     this.i32[at] = (this.i32[at] as number) | (flag << 16)
     this.i32[at + 2] = where
     this.i32[at + 3] = 0
+  }
+
+  #table(table: ArrowTable): void {
+    const stays = (view: TypedArray) => this.#memory.has(view.buffer)
+    const parts = partsOf(table, stays, (columns, reason) => {
+      this.keys.push(...columns)
+      this.fail(reason)
+    })
+    this.#parts(tags.table, parts.length - 1, parts)
   }
 
   #parts(tag: number, count: number, values: readonly unknown[]): void {

@@ -16,6 +16,7 @@ export type ErrorCode =
   | 'ERR_ISTHMUS_RELEASED'
   | 'ERR_ISTHMUS_CANCELLED'
   | 'ERR_ISTHMUS_NESTED'
+  | 'ERR_ISTHMUS_NO_ARROW'
 
 /** The base of all errors of this package. */
 export class IsthmusError extends Error {

@@ -3,6 +3,7 @@
 import type { Memory } from './arrays.js'
 import type { TypedArray } from './dtypes.js'
 import type { NDArray } from './ndarray.js'
+import { type ArrowTable, buffersOf, tableIn } from './tables.js'
 
 /** One use of a block, shared by the views that came with it. */
 export class Lease {
@@ -70,7 +71,7 @@ const trackedSubarray = {
 }
 
 const dispose = {
-  value: function (this: TypedArray): void {
+  value: function (this: TypedArray | ArrowTable): void {
     release(this)
   },
   writable: true,
@@ -79,11 +80,23 @@ const dispose = {
 }
 
 /**
- * Gives an array in bus memory back before the garbage collector does. The array must not be used afterwards: its memory
- * will hold something else. True if there was something to give back; a second release is harmless.
+ * Gives an array in bus memory, or the arrays of a Table of apache-arrow, back before the garbage collector does. They must not be used
+ * afterwards: their memory will hold something else. True if there was something to give back; a second release is harmless.
  */
-export function release(array: TypedArray | NDArray): boolean {
-  const view: TypedArray = 'data' in array ? array.data : array
+export function release(array: TypedArray | NDArray | ArrowTable): boolean {
+  const table = tableIn(array)
+  if (table === undefined) return releaseView('data' in array ? array.data : (array as TypedArray))
+  let released = false
+  for (const view of new Set(buffersOf(table))) released = releaseView(view) || released
+  return released
+}
+
+/** Lets `using` release it. */
+export function releasable<T extends object>(table: T): T {
+  return Object.defineProperty(table, Symbol.dispose, dispose)
+}
+
+function releaseView(view: TypedArray): boolean {
   const lease = (view as Leased)[leaseOf]
   if (lease === undefined) return false
   define(view, leaseOf, undefined)

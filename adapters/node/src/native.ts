@@ -88,7 +88,7 @@ interface Numbers<Name extends string> {
   readonly statuses: Record<StatusName, number>
   readonly loops: Record<'in_flight' | 'always' | 'never', number>
   readonly references: Record<'callable' | 'iterable' | 'async' | 'exception', number>
-  readonly frames: Record<'streams' | 'blocks' | 'keeps' | 'references', number>
+  readonly frames: Record<'streams' | 'blocks' | 'keeps' | 'references' | 'lends', number>
   readonly targets: Record<'nameOnly' | 'onObject' | 'operation', number>
   readonly peers: Record<'any' | 'gone', number>
   readonly flags: Record<'leased' | 'fortran' | 'ascii' | 'moved' | 'kwargs' | 'strided' | 'typed', number>
@@ -167,6 +167,7 @@ type TagName =
   | 'reference'
   | 'slice'
   | 'tuple'
+  | 'table'
 type StatusName =
   | 'ok'
   | 'full'

@@ -252,6 +252,7 @@ export class Peer implements Port {
       if (options.kwargs !== undefined) named = new KeywordArguments(options.kwargs)
       if (options.timeout !== undefined) timeout = milliseconds(options.timeout)
       if (options.keep) flags |= frames.keeps
+      if (options.lend) flags |= frames.lends
     }
     const control = this.#words
     const outer = serving()

@@ -18,6 +18,8 @@ export interface PortOptions {
   readonly signal?: AbortSignal | undefined
   /** The result stays where it is, also if it is a value that could travel. */
   readonly keep?: boolean | undefined
+  /** Tables in the result stay where they are. */
+  readonly lend?: boolean | undefined
   /** How many items of a stream may be on their way from the start. */
   readonly credit?: number | undefined
 }

@@ -1,12 +1,13 @@
 // Remote objects as JavaScript sees them.
 
 import { inspect } from 'node:util'
-import { Access, accessKey, accessOf, type Root, unnamed } from './chain.js'
+import { Access, accessKey, accessOf, lent, type Root, unnamed } from './chain.js'
 import { originOf, PythonError } from './errors.js'
 import { KeywordArguments } from './marks.js'
 import { constants } from './native.js'
 import { type Port, type Reference, referenceKey, referenceOf, type Step } from './port.js'
 import { Incoming } from './streams.js'
+import { tableIn } from './tables.js'
 
 // biome-ignore lint/suspicious/noExplicitAny: what a remote object leads to is not known
 type Any = any
@@ -171,11 +172,11 @@ class RemoteHandler extends Handler {
 
   iterate(): AsyncIterator<unknown> {
     const { reference } = this
-    return new Incoming(on => reference.port.stream({ subject: reference, steps: [] }, [], undefined, on))
+    return new Incoming(on => reference.port.stream({ subject: reference, steps: [] }, [], lent, on))
   }
 
   sync(...steps: Step[]): unknown {
-    return this.port.callSync({ subject: this.reference, steps }, [])
+    return this.port.callSync({ subject: this.reference, steps }, [], lent)
   }
 
   release(): void {
@@ -253,6 +254,24 @@ export async function keep(chain: Chain | Remote): Promise<Remote> {
 }
 
 /**
+ * The rows of a table of the other language, a DataFrame for one, as a Table of apache-arrow: `await toTable(df.query('x > 1'))`. Their
+ * columns lie in bus memory.
+ *
+ * @throws TypeError when it is no table.
+ */
+export async function toTable<Table = Any>(remote: Chain | Remote): Promise<Table> {
+  const held = await keep(remote)
+  const reference = referenceOf(held)
+  try {
+    const value = reference && (await reference.port.call({ subject: reference, steps: [] }, []))
+    if (typeof value === 'object' && value !== null && tableIn(value)) return value as Table
+    throw new TypeError('the remote object is no table that Arrow could express')
+  } finally {
+    if (held !== remote) held.release()
+  }
+}
+
+/**
  * Enters a Python context manager: what its `__enter__` (or `__aenter__`) gives. Leaving is by `Symbol.asyncDispose`:
  * `await using file = await enter(io.open('x'))`.
  */
@@ -273,7 +292,7 @@ export async function withContext<T>(
   const held = await keep(manager)
   const reference = referenceOf(held)
   if (reference === undefined) throw new TypeError('only a remote object can be entered')
-  const inside = await reference.port.call({ subject: reference, steps: [['enter']] }, [])
+  const inside = await reference.port.call({ subject: reference, steps: [['enter']] }, [], lent)
   let result: T
   try {
     result = await run(inside)

@@ -19,7 +19,7 @@ Reference = _isthmus.Reference
 def proxy_of(reference: Reference) -> JsFunction | RemoteObject | Stream:
     """What stands for another peer's object here."""
     if reference.flags & _isthmus.ITERABLE:
-        return Stream(reference.bus, ("operate", reference, []), reference=reference)
+        return Stream(reference.bus, ("fetch", reference, []), reference=reference)
     if reference.language == "javascript":
         return JsFunction(reference)
     return RemoteObject(reference)
@@ -105,9 +105,10 @@ def _ask(proxy: RemoteObject, *steps: list[Any]) -> Any:
 class RemoteObject:
     """An object of another Python peer. Its attributes, items, calls and operators are over there.
 
-    What they result in comes as a value where it has that form, else as another remote object. Its own name
-    is ``release`` alone, which lets the other side forget it; so does dropping it. Everything blocks, with
-    the GIL free, but for a call in a thread where an event loop runs: that is to be awaited.
+    What they result in comes as a value where it has that form, else as another remote object. A table stays
+    one, too: ``pyarrow.table(remote)`` or ``polars.DataFrame(remote)`` has its rows come here. Its own name is
+    ``release`` alone, which lets the other side forget it; so does dropping it. Everything blocks, with the GIL
+    free, but for a call in a thread where an event loop runs: that is to be awaited.
     """
 
     __slots__ = ("__isthmus_reference__", "__weakref__")
@@ -180,6 +181,13 @@ class RemoteObject:
 
     def __aiter__(self) -> Stream:
         return self.__iter__()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
+        reference: Reference = object.__getattribute__(self, "__isthmus_reference__")
+        table = reference.bus.call(("fetch", reference, []), (), {}, None)
+        if isinstance(table, RemoteObject) or not hasattr(table, "__arrow_c_stream__"):
+            raise TypeError(f"{self!r} is no table")
+        return table.__arrow_c_stream__(requested_schema)
 
     def __enter__(self) -> Any:
         return _ask(self, ["enter"])

@@ -28,7 +28,7 @@ public:
         const bool keeps = (entry_.flags & wire::frame_keeps) != 0;
         if (entry_.is_post) return push(std::move(answer));
         if (keeps ? encode_reference(state_, memory_, answer.out, value)
-                  : encode(state_, memory_, answer.out, value, {"result"}, true)) {
+                  : encode(state_, memory_, answer.out, value, Root::of_call("result", entry_.flags), true)) {
             push(std::move(answer));
         } else {
             exception(take_exception().get());
@@ -53,7 +53,7 @@ public:
         Deferred::Answer answer{token_, wire::Kind::item, Status::ok, {}};
         for (Py_ssize_t i = 0; items && i < PySequence_Fast_GET_SIZE(items.get()); ++i) {
             const Ref item = Ref::to(PySequence_Fast_GET_ITEM(items.get(), i));
-            if (!encode(state_, memory_, answer.out, item.get(), {"item"}, true)) {
+            if (!encode(state_, memory_, answer.out, item.get(), Root::of_call("item", entry_.flags), true)) {
                 const Ref error = take_exception();
                 if (answer.items != 0) push(std::move(answer));
                 exception(error.get());

@@ -62,6 +62,7 @@ PyObject* Decoder::next() {
             return arguments && named && method ? PyObject_Call(method.get(), arguments.get(), named.get()) : nullptr;
         }
         case wire::Tag::tuple: return tuple(cell);
+        case wire::Tag::table: return table(cell);
         case wire::Tag::slice: return slice();
         case wire::Tag::reference:
             return memory_->objects().owns(cell) ? own_object(cell) : receive_reference(state_, memory_, cell);

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "arrays.hpp"
+#include "arrow.hpp"
 #include "errors.hpp"
 #include "kinds.hpp"
 #include "reference.hpp"
@@ -134,6 +135,7 @@ private:
             case Kind::naive_masked:
                 return fail("is a masked array, and the mask can't travel: fill it first (filled())");
             case Kind::slice: return slice(object);
+            case Kind::table: return table(object);
             case Kind::proxy: {
                 const Ref reference = reference_in(state_, object);
                 return reference ? proxy(object, reference.get()) : lend(object);
@@ -288,6 +290,19 @@ private:
         return wrong->empty() ? false : fail(*wrong);
     }
 
+    bool table(PyObject* object) {
+        if (!root_.tables) return lend(object);
+        const TableSent sent = encode_table(state_, memory_, out_, object, depth_ + root_.depth);
+        switch (sent.outcome) {
+            case TableSent::Outcome::done: return fits(0);
+            case TableSent::Outcome::no_table: return lend(object);
+            case TableSent::Outcome::raised: return false;
+            case TableSent::Outcome::refused: break;
+        }
+        raise_encode_error(state_, path(depth_) + sent.column, sent.reason);
+        return false;
+    }
+
     bool dataclass(PyObject* object) {
         Ref module(PyImport_ImportModule("dataclasses"));
         Ref fields(module ? PyObject_CallMethod(module.get(), "fields", "O", object) : nullptr);
@@ -410,12 +425,7 @@ private:
                 path += '[' + std::to_string(index) + ']';
                 return;
             }
-            const bool is_name = PyUnicode_Check(key) && PyUnicode_IsIdentifier(key) == 1;
-            Ref text(is_name ? Py_NewRef(key) : PyObject_Repr(key));
-            const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
-            if (utf8 == nullptr) PyErr_Clear();
-            const std::string shown = utf8 == nullptr ? "?" : utf8;
-            path += is_name ? '.' + shown : '[' + shown + ']';
+            path += path_step(key);
         };
         if (root_.key != nullptr || root_.index >= 0) append(root_.key, root_.index);
         for (std::size_t i = 0; i < depth; ++i) append(levels_[i].key, levels_[i].index);
@@ -438,6 +448,15 @@ private:
 };
 
 }  // namespace
+
+std::string path_step(PyObject* key) {
+    const bool is_name = PyUnicode_Check(key) && PyUnicode_IsIdentifier(key) == 1;
+    const Ref text(is_name ? Py_NewRef(key) : PyObject_Repr(key));
+    const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+    if (utf8 == nullptr) PyErr_Clear();
+    const std::string shown = utf8 == nullptr ? "?" : utf8;
+    return is_name ? '.' + shown : '[' + shown + ']';
+}
 
 bool encode(State& state, Memory& memory, Outgoing& out, PyObject* value, const Root& root, bool own) {
     // The commonest results need neither a path nor a way back.

@@ -74,7 +74,7 @@ void put_arguments(State& state, Memory& memory, Outgoing& out, PyObject* except
     out.values.container(wire::Tag::list, static_cast<std::uint32_t>(count));
     for (Py_ssize_t i = 0; i < count; ++i) {
         PyObject* argument = PyTuple_GET_ITEM(arguments.get(), i);
-        if (encode(state, memory, out, argument, {"args", i, nullptr, depth + 2, false}, true)) continue;
+        if (encode(state, memory, out, argument, {"args", i, nullptr, depth + 2, false, false}, true)) continue;
         PyErr_Clear();
         out.values.text(text_of(PyObject_Repr(argument), "?"));
     }
@@ -108,7 +108,7 @@ bool put_foreign(State& state, Memory& memory, Outgoing& out, PyObject* exceptio
     const std::string here = before + "\n\u2014 through Python \u2014\n" + own_stack(exception);
     const Ref text(PyUnicode_DecodeUTF8(here.data(), static_cast<Py_ssize_t>(here.size()), "surrogatepass"));
     return text && PyDict_SetItemString(copy.get(), "traceback", text.get()) == 0 &&
-           encode(state, memory, out, copy.get(), {"error", -1, nullptr, depth}, true);
+           encode(state, memory, out, copy.get(), {"error", -1, nullptr, depth, true, false}, true);
 }
 
 void put_one(State& state, Memory& memory, Outgoing& out, PyObject* exception, int depth, bool tells_origin) {

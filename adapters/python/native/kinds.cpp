@@ -31,6 +31,12 @@ bool is_a(PyTypeObject* type, PyObject* base) {
     return PyType_IsSubtype(type, reinterpret_cast<PyTypeObject*>(base)) != 0;
 }
 
+/// Whether its rows can be had as Arrow, and have columns: what has none, such as a Series, is one itself.
+bool is_table(PyTypeObject* type) {
+    if (!has(type, "__arrow_c_stream__") && !has(type, "__arrow_c_array__")) return false;
+    return has(type, "columns") || has(type, "schema") || has(type, "column_names");
+}
+
 Kind work_out(State& state, PyTypeObject* type) {
     if (type == state.reference || has(type, "__isthmus_reference__")) return Kind::proxy;
     if (type == &PySlice_Type) return Kind::slice;
@@ -62,6 +68,7 @@ Kind work_out(State& state, PyTypeObject* type) {
         return Kind::as_text;
     }
     if (type->tp_as_buffer != nullptr && type->tp_as_buffer->bf_getbuffer != nullptr) return Kind::buffer;
+    if (is_table(type)) return Kind::table;
     // What is also an array of Arrow is not taken for its numbers alone.
     if (has(type, "__array_interface__") || (has(type, "__dlpack__") && !has(type, "__arrow_c_array__")))
         return Kind::elements;

@@ -206,7 +206,7 @@ PyMethodDef methods[] = {
     {"stop", stop, METH_NOARGS, "stop()\n--\n\nLets run() finish what runs and return."},
     {"call", call, METH_VARARGS,
      "call(target, args, kwargs, timeout)\n--\n\nCalls an export (its name), an object (a Reference), or performs "
-     "('operate', subject, steps), and waits for the result."},
+     "('operate' or 'fetch', subject, steps), and waits for the result."},
     {"start", start, METH_VARARGS,
      "start(target, args, kwargs, timeout, flags, credit, sink, tag)\n--\n\nBegins a call and returns its handle; "
      "sink is given lists of (tag, what, value)."},

@@ -76,7 +76,7 @@ void Dispatcher::pump(Pump& pump) {
                 finish_pump(pump);
                 break;
             }
-            if (!encode(state_, *memory_, pump.out, item.get(), {"item"}, true)) {
+            if (!encode(state_, *memory_, pump.out, item.get(), Root::of_call("item", pump.call.frame.flags), true)) {
                 finish_pump(pump);
                 break;
             }

@@ -47,7 +47,7 @@ bool address(State& state, Pending& call, PyObject* reference) {
     return encode_reference(state, *call.memory, call.out, reference);
 }
 
-/// ("operate", subject, steps)
+/// ("operate", subject, steps), whose result is lent if it is a table; ("fetch", subject, steps), whose result is not.
 bool encode_operation(State& state, Pending& call, PyObject* target) {
     const char* verb;
     PyObject *subject, *steps;
@@ -56,6 +56,7 @@ bool encode_operation(State& state, Pending& call, PyObject* target) {
         return false;
     }
     call.target = wire::operation;
+    if (std::string_view(verb) != "fetch") call.flags |= wire::frame_lends;
     const bool is_reference = Py_IS_TYPE(subject, state.reference);
     if (is_reference ? !address(state, call, subject)
                      : !encode(state, *call.memory, call.out, subject, {"subject"}, false)) {
@@ -78,6 +79,7 @@ bool encode_target(State& state, Pending& call, PyObject* target) {
     }
     if (Py_IS_TYPE(target, state.reference)) {
         call.target = wire::on_object;
+        call.flags |= wire::frame_lends;
         return address(state, call, target);
     }
     if (PyTuple_Check(target)) return encode_operation(state, call, target);

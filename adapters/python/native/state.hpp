@@ -39,6 +39,7 @@ enum class Kind : int {
     numpy_scalar,
     naive_masked,
     slice,
+    table,
     proxy,
     foreign,
 };
@@ -64,6 +65,7 @@ struct State {
     PyTypeObject* call = nullptr;
     PyTypeObject* stream = nullptr;
     PyTypeObject* view = nullptr;
+    PyTypeObject* table = nullptr;
 
     // isthmus.errors
     PyObject* error = nullptr;
@@ -106,6 +108,7 @@ struct State {
                                       reinterpret_cast<PyObject**>(&call),
                                       reinterpret_cast<PyObject**>(&stream),
                                       reinterpret_cast<PyObject**>(&view),
+                                      reinterpret_cast<PyObject**>(&table),
                                       &error,
                                       &connect_error,
                                       &encode_error,

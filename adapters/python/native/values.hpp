@@ -58,6 +58,12 @@ struct Root {
     PyObject* key = nullptr;
     std::size_t depth = 0;  // containers that are open around the value
     bool lends = true;      // whether what has no value form is lent
+    bool tables = true;     // whether tables travel, rather than being lent
+
+    /// The result of a call with these flags, or an item of it.
+    static Root of_call(const char* name, std::uint16_t frame_flags) {
+        return {name, -1, nullptr, 0, true, (frame_flags & wire::frame_lends) == 0};
+    }
 };
 
 /// Appends a value. False with EncodeError set, and nothing appended, when it can't travel. `own`: copied arrays become
@@ -65,6 +71,9 @@ struct Root {
 bool encode(State& state, Memory& memory, Outgoing& out, PyObject* value, const Root& root, bool own);
 /// Appends a reference to a value, which stays here whether it has another form or not. GIL held.
 bool encode_reference(State& state, Memory& memory, Outgoing& out, PyObject* value);
+
+/// How a key shows in a path: `.name`, or `['name']` where that is no identifier. GIL held.
+std::string path_step(PyObject* key);
 
 /// Reads the values of a received frame in order, and owns its payloads' uses, its references and its pins. GIL held.
 class Decoder {
@@ -87,6 +96,8 @@ public:
     PyObject* next_origin();
 
 private:
+    friend class TableReader;
+
     PyObject* text(const wire::Cell& cell);
     PyObject* list(const wire::Cell& cell);
     PyObject* dict(const wire::Cell& cell);
@@ -97,6 +108,7 @@ private:
     PyObject* slice();
     PyObject* own_object(const wire::Cell& cell);
     PyObject* array(const wire::Cell& cell);
+    PyObject* table(const wire::Cell& cell);
     PyObject* typed(const wire::Cell& cell);
     static bool fits(PyObject* dtype, std::uint64_t item_bytes);
     PyObject* date(double milliseconds);
