@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
 import { test } from 'node:test'
+import { setFlagsFromString } from 'node:v8'
 import * as esm from 'isthmus'
+import { app } from './support.mjs'
 
-const cjs = createRequire(import.meta.url)('isthmus')
+const require = createRequire(import.meta.url)
+const cjs = require('isthmus')
 
 test('ESM and CommonJS see the same names and the same classes', () => {
   const names = [
@@ -60,4 +63,25 @@ test('an NDArray checks its shape and its dtype', () => {
   assert.throws(() => new NDArray(new Float64Array(2), [2], 'decimal'), /decimal/)
   assert.equal(new NDArray(new Float64Array(2), [1], 'complex128').dtype, 'complex128')
   assert.throws(() => new NDArray(new Float64Array(2), [2]).at(2), RangeError)
+})
+
+test('what every call looks up is in no slow dictionary', async () => {
+  const { native } = require('../../adapters/node/dist/native.js')
+  const { join } = native
+  let connection
+  native.join = async (...args) => {
+    connection = await join(...args)
+    return connection
+  }
+  try {
+    await (await esm.spawn(app)).close()
+  } finally {
+    native.join = join
+  }
+  setFlagsFromString('--allow-natives-syntax')
+  const isFast = new Function('object', 'return %HasFastProperties(object)')
+  setFlagsFromString('--no-allow-natives-syntax')
+  for (const [name, object] of Object.entries({ ...native.constants, connection })) {
+    assert.ok(isFast(object), name)
+  }
 })
