@@ -184,6 +184,43 @@ TEST_CASE("what the generated code builds is what read reads", "[wire]") {
     CHECK(out.name.empty());
 }
 
+TEST_CASE("frames that were tampered with are read as the generated code reads them, or refused", "[wire]") {
+    Values values;
+    values.text("abc");
+    values.integer(1);
+    const std::uint64_t shape[] = {3};
+    values.array(DType::float64, cell_leased, values.payload({256, 24, 1, 2}), shape);
+    Draft draft = draft_of(values, Kind::call);
+    draft.name = "name";
+    const Bytes whole = written(draft);
+    std::uint32_t taken = 0;
+    for (std::size_t at = 0; at < whole.size; ++at) {
+        for (int value = 0; value < 256; ++value) {
+            Bytes bytes = whole;
+            bytes.data()[at] = static_cast<std::byte>(value);
+            Draft out;
+            if (read(bytes.span(), out) != Status::ok) continue;
+            ++taken;
+            const auto* start = reinterpret_cast<const std::uint8_t*>(bytes.span().data());
+            flatbuffers::Verifier verifier(start, bytes.size);
+            REQUIRE(fbs::VerifyFrameBuffer(verifier));
+            const auto* frame = fbs::GetFrame(start);
+            const auto same = [](const auto& view, const auto* vector) {
+                return view.size() == (vector ? vector->size() : 0) &&
+                       (view.empty() || static_cast<const void*>(view.data()) == vector->Data());
+            };
+            REQUIRE((same(out.cells, frame->cells()) && same(out.heap, frame->heap()) &&
+                     same(out.payloads, frame->payloads()) && same(out.name, frame->name())));
+            REQUIRE((out.id == frame->id() && out.deadline == frame->deadline() &&
+                     out.activity == frame->activity() && out.target == frame->target() &&
+                     out.number == frame->number() && out.flags == frame->flags() &&
+                     static_cast<std::uint8_t>(out.kind) == static_cast<std::uint8_t>(frame->kind()) &&
+                     static_cast<std::uint8_t>(out.status) == frame->status()));
+        }
+    }
+    CHECK(taken > whole.size);
+}
+
 TEST_CASE("every tag makes the round trip", "[wire]") {
     Values values;
     values.null();
