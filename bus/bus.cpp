@@ -414,13 +414,13 @@ bool Bus::ready() {
     return false;
 }
 
+bool Bus::has_traffic() const {
+    return !notices_.empty() ||
+           std::any_of(links_.begin(), links_.end(), [](const auto& link) { return link->ready(); });
+}
+
 bool Bus::spin(doorbell::Deadline deadline) {
-    // Only the rings: who comes and goes is looked at before sleeping.
-    const auto any = [this] {
-        return !notices_.empty() ||
-               std::any_of(links_.begin(), links_.end(), [](const auto& link) { return link->ready(); });
-    };
-    const bool found = spin_.until(any, deadline);
+    const bool found = spin_.until([this] { return has_traffic(); }, deadline);
     if (found) count(counters().spins);
     return found;
 }

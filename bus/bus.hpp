@@ -93,6 +93,8 @@ public:
 
     /// Whether receive, flush or attend has something to do.
     bool ready();
+    /// Whether receive or flush has, as far as the rings tell: for looking often. Who comes and goes is looked at before sleeping.
+    bool has_traffic() const;
     /// Spins, then sleeps until something is there, another thread calls wake(), or the deadline passes. True if something
     /// may be there.
     bool wait(doorbell::Deadline deadline);

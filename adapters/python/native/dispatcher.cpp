@@ -15,6 +15,7 @@ constexpr std::uint64_t slow_call = 50'000;       // ns from which a call counts
 constexpr std::int32_t wary_calls = 256;          // after a slow one
 constexpr std::uint64_t slow_batch = 1'000'000;   // ns from which a batch counts as slow
 constexpr std::uint64_t gil_at_most = 5'000'000;  // ns of work for one take
+constexpr std::uint64_t attend_every = 50'000;    // ns
 constexpr std::uint64_t second = 1'000'000'000;
 
 /// Of a counter that this thread alone writes.
@@ -89,15 +90,24 @@ void Dispatcher::serve() {
         }
         bus_.flush();
         unpublished_ = false;
-        if (!received && !wants_gil() && parked_.empty()) idle(now_ns() + second);
+        if (!received && !wants_gil() && parked_.empty()) idle(0);
     }
     farewell();
 }
 
 /// Looks after the links, and sends what other threads have left to be sent.
 void Dispatcher::sweep() {
-    bus_.attend(lost_);
-    note_service();
+    const std::uint64_t now = Ticks::now();
+    if (now - attended_at_ > ticks_.of_ns(attend_every)) {
+        attended_at_ = now;
+        ticks_.learn();
+        bus_.attend(lost_);
+        note_service();
+    }
+    if (now - ticked_at_ > ticks_.of_ns(second)) {
+        ticked_at_ = now;
+        bus_.tick();
+    }
     publish_exports();
     calls_.send(bus_);
     deferred_.send(bus_, *memory_);
@@ -112,7 +122,6 @@ void Dispatcher::run_batch() {
     catch_up();
     if (!shares_numpy_memory_ && state_.numpy.is == Numpy::Is::here) share_numpy_memory();
     if (calls_.has_events() || deferred_.has_news()) deliver();
-    ticks_.learn();
     const std::uint64_t slow = ticks_.of_ns(slow_call), late = ticks_.of_ns(publish_after),
                         enough = ticks_.of_ns(gil_at_most);
     const std::uint64_t began = Ticks::now();
@@ -156,22 +165,18 @@ void Dispatcher::publish(std::uint64_t now) {
     unpublished_ = false;
 }
 
-/// Waits until there is something to do, or until a time.
+/// Waits until there is something to do; at most for a second, and until a time if it is not 0.
 void Dispatcher::idle(std::uint64_t until) {
-    const std::uint64_t now = now_ns();
-    if (now - ticked_at_ > second) {
-        ticked_at_ = now;
-        bus_.tick();
-    }
-    if (calls_.next_deadline() != 0) until = std::min(until, calls_.next_deadline());
-    const auto left = std::chrono::nanoseconds(until > now ? until - now : 0);
-    const auto deadline = doorbell::Clock::now() + left;
-    const auto ready = [this] {
-        return bus_.ready() || calls_.has_work() || deferred_.has_answers() || deferred_.has_news() ||
+    const auto is_due = [this] {
+        return calls_.has_work() || deferred_.has_answers() || deferred_.has_news() ||
                memory_->objects().has_returns() || (blocked_ == nullptr && stop_.load(std::memory_order_relaxed));
     };
+    auto deadline = doorbell::Deadline::max();
+    for (const std::uint64_t limit : {until, calls_.next_deadline()}) {
+        if (limit != 0) deadline = std::min(deadline, doorbell::Deadline(std::chrono::nanoseconds(limit)));
+    }
     auto& counters = bus_.counters();
-    if (spin_.until(ready, deadline)) {
+    if (spin_.until([&] { return bus_.has_traffic() || is_due(); }, deadline)) {
         count(counters.spins);
         return;
     }
@@ -180,9 +185,10 @@ void Dispatcher::idle(std::uint64_t until) {
         catch_up();
         give_gil();
     }
-    if (!bus_.arm() && !ready()) {
+    if (!bus_.arm() && !is_due()) {
         count(counters.sleeps);
-        if (doorbell::sleep(bus_.bell(), deadline)) bus_.silence();
+        const auto latest = doorbell::Clock::now() + std::chrono::nanoseconds(second);
+        if (doorbell::sleep(bus_.bell(), std::min(deadline, latest))) bus_.silence();
     }
     bus_.disarm();
 }

@@ -210,7 +210,7 @@ private:
     bool unpublished_ = false;
     bool shares_numpy_memory_;  // whether that was done, or is not wanted
     std::size_t shown_exports_ = 0;
-    std::uint64_t ticked_at_ = 0;
+    std::uint64_t attended_at_ = 0, ticked_at_ = 0;  // in ticks
     doorbell::Spin spin_;
     std::atomic<std::uint32_t> service_slot_{layout::max_peers};
 };
