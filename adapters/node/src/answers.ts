@@ -124,8 +124,8 @@ export class Answers {
 
   /** The end of a stream, the answer to a call that this isolate is blocked in, or one that nobody waits for. */
   #settleOther(at: number, slot: number, isError: boolean): void {
-    const stream = this.#calls.streams.get(slot)
-    const waiting = stream ? undefined : this.waiting.find(each => each.slot === slot && !each.done)
+    const waiting = this.waiting.find(each => each.slot === slot && !each.done)
+    const stream = waiting ? undefined : this.#calls.streams.get(slot)
     if (stream === undefined && waiting === undefined) {
       this.#discard(at)
       this.#calls.giveBack(slot)

@@ -49,7 +49,7 @@ export class Calls {
   forget(slot: number): void {
     this.resolve[slot] = undefined
     this.reject[slot] = undefined
-    this.streams.delete(slot)
+    if (this.streams.size > 0) this.streams.delete(slot)
     const watch = this.watch[slot]
     if (watch === undefined) return
     this.watch[slot] = undefined

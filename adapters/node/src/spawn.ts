@@ -63,7 +63,7 @@ export async function spawn<Exports extends object = AnyExports>(
 
 class Host implements Companion {
   ended: string | undefined
-  #asked: Promise<string | undefined> | undefined
+  #asked: Promise<void> | undefined
   readonly #app: string
   readonly #python: Interpreter
   readonly #child: ChildProcess
@@ -183,16 +183,16 @@ class Host implements Companion {
       (stream as Socket | null)?.[how]()
   }
 
-  howItEnded(): Promise<string | undefined> {
+  async howItEnded(): Promise<string | undefined> {
     this.#asked ??= this.#waitForExit()
-    return this.#asked
+    await this.#asked
+    return this.ended
   }
 
-  async #waitForExit(): Promise<string | undefined> {
+  async #waitForExit(): Promise<void> {
     this.#child.ref()
     await Promise.race([this.#exit, pause(exitPatience)])
     this.#child.unref()
-    return this.ended
   }
 
   /** Hangs up, which the host takes for its end; kills it if that takes too long. */

@@ -53,6 +53,7 @@ export abstract class Staging {
   protected heap = Buffer.alloc(0)
   #i64 = new BigInt64Array(0)
   #cells = 0
+  #isLarge = false
   protected readonly native: NativeConnection
   // Where the value that is being encoded sits.
   protected readonly keys: Key[] = []
@@ -64,7 +65,7 @@ export abstract class Staging {
 
   /** After a large message: small buffers again. */
   protected shrink(): void {
-    if (this.heap.length + this.i32.byteLength > 8 * sizes.inbox) this.#lend(fewCells, littleHeap)
+    if (this.#isLarge) this.#lend(fewCells, littleHeap)
   }
 
   protected fail(reason: string): never {
@@ -82,6 +83,7 @@ export abstract class Staging {
     this.#i64 = new BigInt64Array(cellBuffer)
     this.heap = Buffer.from(heapBuffer)
     this.#cells = cells
+    this.#isLarge = heap + cells * sizes.cell > 8 * sizes.inbox
     new Uint8Array(cellBuffer).set(oldCells.subarray(0, this.cell * sizes.cell))
     this.heap.set(oldHeap.subarray(0, this.heapAt))
   }

@@ -149,6 +149,7 @@ void Dispatcher::run_batch() {
     const std::uint64_t took = Ticks::now() - began;
     was_slow_ = took > ticks_.of_ns(slow_batch);
     took_ = was_slow_ ? took / std::max<std::uint64_t>(ticks_.of_ns(1000), 1) * 1000 : 0;
+    bus_.flush();  // giving the GIL back takes time, which who waits for an answer need not wait
     give_gil();
 }
 

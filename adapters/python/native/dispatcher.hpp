@@ -130,7 +130,7 @@ private:
     void cancel(const Link& link, std::uint64_t id);
     void grant(const Link& link, std::uint64_t id, std::uint32_t count);
     void find_parked_targets();
-    void find_target(Call& call, ExportTable::Reader* reader);
+    void find_target(Call& call);
     bool refuse_if_late(Call& call);
     void refuse_what_cannot_run();
     void forget(const Link& link);
@@ -185,6 +185,7 @@ private:
     std::function<void(Link&, Status)> lost_;
     PyThreadState* thread_ = nullptr;  // null: this thread holds the GIL
     Export objects_;                   // stands for what is no export: objects that are called, operations
+    std::vector<Export*> targets_;     // by index, those that were called; null: not yet
 
     std::unique_ptr<std::byte[]> room_;
     std::size_t room_bytes_ = 0, used_ = 0;

@@ -86,14 +86,15 @@ std::vector<std::string> ExportTable::close_to(std::string_view name) {
     return names;
 }
 
-Export* ExportTable::Reader::find(std::uint32_t index, std::string_view name, std::uint32_t& found) {
+Export* ExportTable::find(std::uint32_t index, std::string_view name, std::uint32_t& found) {
+    std::lock_guard lock(mutex_);
     if (index == wire::name_only) {
-        const auto at = table_.by_name_.find(std::string(name));
-        if (at == table_.by_name_.end()) return nullptr;
+        const auto at = by_name_.find(std::string(name));
+        if (at == by_name_.end()) return nullptr;
         index = at->second;
     }
     found = index;
-    return index < table_.entries_.size() ? &table_.entries_[index] : nullptr;
+    return index < entries_.size() ? &entries_[index] : nullptr;
 }
 
 int ExportTable::traverse(visitproc visit, void* arg) {

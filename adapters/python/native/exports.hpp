@@ -23,7 +23,7 @@ struct Export {
     std::atomic<std::int32_t> wary{8};  // calls yet to come before which earlier answers are published: it may be slow
 };
 
-/// Only grows, so that an index and a pointer stay good. Indices are read without the GIL.
+/// Only grows, so that an index and a pointer stay good.
 class ExportTable {
 public:
     /// Makes or replaces an export. GIL held.
@@ -38,17 +38,8 @@ public:
     /// The names that resemble one, the closest first, at most three.
     std::vector<std::string> close_to(std::string_view name);
 
-    /// Reading, with the mutex held for as long as this exists. No GIL needed.
-    class Reader {
-    public:
-        explicit Reader(ExportTable& table) : table_(table), lock_(table.mutex_) {}
-        /// By index, else by name; null when there is none.
-        Export* find(std::uint32_t index, std::string_view name, std::uint32_t& found);
-
-    private:
-        ExportTable& table_;
-        std::lock_guard<ForkMutex> lock_;
-    };
+    /// By index, else by name; null when there is none. No GIL needed.
+    Export* find(std::uint32_t index, std::string_view name, std::uint32_t& found);
 
     int traverse(visitproc visit, void* arg);
     void clear();

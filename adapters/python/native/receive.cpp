@@ -199,23 +199,26 @@ void Dispatcher::grant(const Link& link, std::uint64_t id, std::uint32_t count) 
     (void)deferred_.grant(link, id, count);
 }
 
-void Dispatcher::find_target(Call& call, ExportTable::Reader* reader) {
+void Dispatcher::find_target(Call& call) {
     if (call.target != nullptr) return;
     const std::uint32_t target = call.frame.target;
-    if (target == wire::on_object || target == wire::operation) {
+    if (target < targets_.size() && targets_[target] != nullptr) {
+        call.target = targets_[target];
+        call.index = target;
+    } else if (target == wire::on_object || target == wire::operation) {
         call.target = &objects_;
         call.index = target;
-    } else if (reader != nullptr) {
-        call.target = reader->find(target, call.frame.name, call.index);
+    } else if (exports_ != nullptr) {
+        call.target = exports_->find(target, call.frame.name, call.index);
+        if (call.target == nullptr) return;
+        if (call.index >= targets_.size()) targets_.resize(call.index + 1);
+        targets_[call.index] = call.target;
     }
 }
 
 void Dispatcher::find_parked_targets() {
-    std::optional<ExportTable::Reader> reader;
     for (Call& call : parked_) {
-        if (call.link == nullptr || call.target != nullptr) continue;
-        if (exports_ != nullptr && !reader) reader.emplace(*exports_);
-        find_target(call, reader ? &*reader : nullptr);
+        if (call.link != nullptr) find_target(call);
     }
 }
 
@@ -234,13 +237,8 @@ bool Dispatcher::refuse_if_late(Call& call) {
 }
 
 void Dispatcher::refuse_what_cannot_run() {
-    if (exports_ != nullptr) {
-        ExportTable::Reader reader(*exports_);
-        for (std::size_t i = next_; i < batch_.size(); ++i) find_target(batch_[i], &reader);
-    } else {
-        for (std::size_t i = next_; i < batch_.size(); ++i) find_target(batch_[i], nullptr);
-    }
     for (std::size_t i = next_; i < batch_.size(); ++i) {
+        find_target(batch_[i]);
         if (batch_[i].link != nullptr) (void)refuse_if_late(batch_[i]);
     }
     while (has_batch() && batch_[next_].link == nullptr) ++next_;
