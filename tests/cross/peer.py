@@ -6,6 +6,7 @@ import inspect
 import itertools
 import threading
 import time
+import weakref
 
 import isthmus
 
@@ -72,9 +73,21 @@ async def apply_at_once(f, n):
     return await asyncio.gather(*(f(i) for i in range(n)))
 
 
+functions = weakref.WeakSet()
+
+
 @isthmus.export
 def adder(n):
-    return lambda x: x + n
+    def add(x):
+        return x + n
+
+    functions.add(add)
+    return add
+
+
+@isthmus.export
+def adders(n):
+    return [adder(i) for i in range(n)]
 
 
 @isthmus.export
@@ -204,10 +217,11 @@ touches = 0
 
 
 @isthmus.export
-def hold(seconds):
-    """Lets nothing else begin."""
+def hold(flag):
+    """Lets nothing else begin until its caller sets the flag, which lies in bus memory."""
     events.append("hold began")
-    time.sleep(seconds)
+    while not flag[0]:
+        time.sleep(0.001)
     events.append("hold ended")
 
 
@@ -376,5 +390,6 @@ def value_of(box):
 
 @isthmus.export
 def living():
+    """Boxes and adders."""
     gc.collect()
-    return Box.living
+    return Box.living + len(functions)

@@ -56,16 +56,19 @@ test('attributes, items and calls are asked for when they are awaited', async ()
   assert.equal(await (await py.call('adder', [1]))(2), 3)
 })
 
-test('a chain of accesses is one message', async () => {
+test('a chain of accesses is one message, and its answer another', async () => {
   const box = await py.call('box', [0])
-  let sum
-  assert.equal(
-    await calls(async () => {
-      sum = await box.add(1).add(2).add(3).get()
-    }),
-    1,
-  )
-  assert.equal(sum, 6)
+  await box.get()
+  const before = await py.stats()
+  assert.equal(await box.add(1).add(2).seen.add(3).get(), 6)
+  const after = await py.stats()
+  for (const [peer, sent, received] of [
+    ['self', 1, 1],
+    ['host', 1, 1],
+  ]) {
+    assert.equal(after[peer].frames_sent - before[peer].frames_sent, sent)
+    assert.equal(after[peer].frames_received - before[peer].frames_received, received)
+  }
   assert.equal(await calls(() => py.import('math').factorial(5)), 1)
 })
 
