@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
 import { after, before, beforeEach, test } from 'node:test'
-import { inspect } from 'node:util'
+import { inspect, promisify } from 'node:util'
 import {
   connect,
   EncodeError,
@@ -16,7 +19,7 @@ import {
   tuple,
   withContext,
 } from 'isthmus'
-import { collectGarbage, delay, until } from './support.mjs'
+import { collectGarbage, delay, root, until } from './support.mjs'
 
 const app = new URL('./objects.py', import.meta.url)
 
@@ -261,6 +264,36 @@ test('what was entered is left when it is disposed of', async () => {
   assert.equal(await box.value, 1)
   await box[Symbol.asyncDispose]()
   assert.deepEqual(await py.call('take_events'), ['enter', ['exit', null]])
+})
+
+test('`using` releases an object at the end of its block, `await using` leaves what was entered', async () => {
+  await collectGarbage()
+  const before = await py.call('living')
+  const directory = mkdtempSync(join(root, 'build', 'using-'))
+  try {
+    const options = [
+      '--strict',
+      '--module',
+      'node20',
+      '--target',
+      'es2022',
+      '--lib',
+      'es2022,esnext.disposable',
+    ]
+    const files = ['--outDir', directory, join(root, 'tests/node/using.mts')]
+    const tsc = join(root, 'node_modules/.bin/tsc')
+    await promisify(execFile)(process.execPath, [tsc, ...options, '--types', 'node', ...files])
+    const program = join(directory, 'using.mjs')
+    const { stdout } = await promisify(execFile)(process.execPath, [program, py.name])
+    assert.deepEqual(stdout.trim().split('\n'), [
+      `holds a box of 7 ${before + 1} []`,
+      'the object was released',
+      `entered, and got a box of 1 ${before + 1} [ 'enter' ]`,
+      `left ${before} [ [ 'exit', null ] ]`,
+    ])
+  } finally {
+    rmSync(directory, { recursive: true })
+  }
 })
 
 test('an object that was released is gone, here and there', async () => {
