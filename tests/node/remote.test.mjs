@@ -142,7 +142,7 @@ test('a call that was sent before anybody asked for it can be awaited and gone o
   const box = await py.call('box', [1])
   const more = box.add(1)
   const list = py.import('builtins').list(tuple(1, 2))
-  await py.call('identity', [1])
+  await py.call('echo', [1])
   assert.deepEqual([await more.get(), await more.value, await list, await list[0]], [2, 2, [1, 2], 1])
 })
 
@@ -156,20 +156,20 @@ test('a chain can be an argument of another, and does not come here', async () =
     async () => box.text([box.add(1)]),
     error => error instanceof EncodeError && /args\[0\]\[0\]/.test(error.message),
   )
-  await assert.rejects(py.call('identity', [box.value]), EncodeError)
+  await assert.rejects(py.call('echo', [box.value]), EncodeError)
 })
 
 test("slices and tuples are Python's own", async () => {
   const box = await py.call('box')
   assert.deepEqual(await box.__getitem__(slice(1, 4)), ['slice', 'slice(1, 4, None)'])
   assert.deepEqual(await box.__getitem__(tuple(slice(), 0)), ['tuple', '(slice(None, None, None), 0)'])
-  assert.deepEqual(await py.call('identity', [tuple(1, tuple(2))]), [1, [2]])
+  assert.deepEqual(await py.call('echo', [tuple(1, tuple(2))]), [1, [2]])
 })
 
 test('an object is the same object here, there, and on its way back', async () => {
   const box = await py.call('box', [5])
-  assert.equal(await py.call('identity', [box]), box)
-  assert.deepEqual(await py.call('identity', [{ deep: [box] }]), { deep: [box] })
+  assert.equal(await py.call('echo', [box]), box)
+  assert.deepEqual(await py.call('echo', [{ deep: [box] }]), { deep: [box] })
   assert.equal(await box.same(box), true)
   assert.equal(await py.call('value_of', [box]), 5)
 })
@@ -307,7 +307,7 @@ test('an object that was released is gone, here and there', async () => {
   disposed[Symbol.dispose]()
   await until('they are gone', async () => (await py.call('living')) === before)
   await assert.rejects(async () => box.value, /released/)
-  await assert.rejects(py.call('identity', [box]), /released/)
+  await assert.rejects(py.call('echo', [box]), /released/)
   assert.equal(await (await py.call('box')).__getattribute__('release')(), "python's release")
 })
 
