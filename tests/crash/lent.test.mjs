@@ -4,7 +4,18 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { connect, HostLostError, spawn } from 'isthmus'
-import { collect, privateBytes, privateDirectory, serve, sleep, start, until } from '../cross/lib.mjs'
+import {
+  collect,
+  meet,
+  privateBytes,
+  privateDirectory,
+  serve,
+  sleep,
+  start,
+  third,
+  until,
+  usedBytes,
+} from '../cross/lib.mjs'
 
 privateDirectory()
 const here = name => fileURLToPath(new URL(name, import.meta.url))
@@ -117,6 +128,49 @@ test('SIGKILL of a host that holds 100,000 callbacks and has lent 100,000 object
   const grown = (privateBytes(process.pid) - before) / mib
   t.diagnostic(`${grown.toFixed(1)} MiB`)
   assert.ok(grown < 16, `${grown} MiB more`)
+})
+
+test('SIGKILL of a Node process that holds 100,000 callbacks of another and has lent it as many functions', async t => {
+  const round = async () => {
+    const { peer, player, part } = await meet('javascript')
+    const count = functions(many)
+    const held = []
+    for (let i = 0; i < many; i += 1000) {
+      await peer.call('keep', [count.made.slice(i, i + 1000)])
+      held.push(...(await peer.call('adders', [1000])))
+    }
+    count.made = null
+    await collect()
+    assert.equal(count.gone, 0)
+    assert.equal(await held.at(-1)(1), 1000)
+    player.child.kill('SIGKILL')
+    await player.ended
+    await assert.rejects(async () => held[0](1), HostLostError)
+    await collected(count, many)
+    await part()
+  }
+  await round()
+  await collect()
+  const before = usedBytes()
+  await round()
+  await collect()
+  const grown = (usedBytes() - before) / mib
+  t.diagnostic(`${grown.toFixed(1)} MiB`)
+  assert.ok(grown < 8, `${grown} MiB more`)
+})
+
+test('SIGKILL of a Node process that holds 100,000 functions of another Node lets them go', async () => {
+  const { peer: guest, name, part } = await meet('javascript')
+  const holder = await third(name, 'holder.')
+  for (let i = 0; i < many; i += 1000) await guest.call('holder.keep', [await guest.call('adders', [1000])])
+  await collect()
+  assert.equal(await guest.call('living'), many)
+  holder.child.kill('SIGKILL')
+  await until('they are gone', 20_000, async () => {
+    await collect()
+    return (await guest.call('living')) === 0
+  })
+  await part()
 })
 
 test('SIGKILL of one side in the middle of a callback ends the other side of it', async () => {

@@ -5,7 +5,15 @@ import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { release, spawn } from 'isthmus'
-import { collect, descriptors, privateBytes, privateDirectory, segmentBytes, threads } from '../cross/lib.mjs'
+import {
+  collect,
+  descriptors,
+  meet,
+  privateBytes,
+  privateDirectory,
+  segmentBytes,
+  threads,
+} from '../cross/lib.mjs'
 
 privateDirectory()
 const app = fileURLToPath(new URL('host.py', import.meta.url))
@@ -21,19 +29,18 @@ async function figures(pid) {
   }
 }
 
-async function leavesNothing(t, py, calls, batch) {
-  const pid = await py.call('pid')
+async function leavesNothing(t, pid, calls, batch) {
   // Objects wait for the collector of the other side: how high they pile up is known after as many calls.
   for (let i = 0; i < Math.min(calls, 250_000); i += 1000) await batch()
   const before = await figures(pid)
   for (let i = 0; i < calls; i += 1000) await batch()
   const after = await figures(pid)
   t.diagnostic(
-    `Node ${mib(before.node)} -> ${mib(after.node)} MiB, Python ${mib(before.host)} -> ${mib(after.host)} MiB`,
+    `here ${mib(before.node)} -> ${mib(after.node)} MiB, there ${mib(before.host)} -> ${mib(after.host)} MiB`,
   )
   // 8 bytes that stay of each of a million calls would be as much
-  assert.ok(after.node - before.node < 8 * 2 ** 20, `Node grew by ${mib(after.node - before.node)} MiB`)
-  assert.ok(after.host - before.host < 8 * 2 ** 20, `Python grew by ${mib(after.host - before.host)} MiB`)
+  assert.ok(after.node - before.node < 8 * 2 ** 20, `it grew here by ${mib(after.node - before.node)} MiB`)
+  assert.ok(after.host - before.host < 8 * 2 ** 20, `it grew there by ${mib(after.host - before.host)} MiB`)
   assert.ok(
     after.segment - before.segment < 2 ** 20,
     `the bus grew by ${mib(after.segment - before.segment)} MiB`,
@@ -51,7 +58,7 @@ const aborted = py =>
     return call
   })
 
-for (const [what, calls, batch] of [
+for (const [what, calls, batch, isPlayedByAll] of [
   ['a million calls with a string of 1 kB', 1_000_000, py => thousand(() => py.call('echo', [text]))],
   [
     '200,000 calls of callMany with a string of 1 kB',
@@ -91,12 +98,14 @@ for (const [what, calls, batch] of [
     '100,000 callbacks, made, called and dropped',
     100_000,
     py => thousand(i => py.call('apply', [x => x + i, 1])),
+    true,
   ],
   ['100,000 remote objects, made and dropped', 100_000, py => thousand(() => py.call('thing'))],
   [
-    '100,000 functions of Python, called',
+    '100,000 functions of the other side, called and dropped',
     100_000,
     py => thousand(async i => (await py.call('adder', [i]))(1)),
+    true,
   ],
   [
     '100,000 short streams in both directions',
@@ -105,13 +114,20 @@ for (const [what, calls, batch] of [
       thousand(async () => {
         for await (const _ of py.stream('restream', [[1, 2].values()]));
       }),
+    true,
   ],
-  ['100,000 calls that are aborted', 100_000, aborted],
+  ['100,000 calls that are aborted', 100_000, aborted, true],
 ]) {
   test(`${what} leave the memory of both processes as it was`, async t => {
     const py = await spawn(app)
-    await leavesNothing(t, py, calls, batch(py))
+    await leavesNothing(t, await py.call('pid'), calls, batch(py))
     await py.close()
+  })
+  if (!isPlayedByAll) continue
+  test(`${what} leave the memory of two Node processes as it was`, async t => {
+    const { peer, pid, part } = await meet('javascript')
+    await leavesNothing(t, pid, calls, batch(peer))
+    await part()
   })
 }
 

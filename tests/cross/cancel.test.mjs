@@ -31,6 +31,20 @@ for (const language of languages) {
       })
       return all
     }
+    /**
+     * A call that lets no other begin over there until it is let go; what was aborted has as long to be known there as
+     * it took to be made.
+     */
+    function hold() {
+      const began = performance.now()
+      const flag = peer.alloc(Int32Array, 1)
+      const call = logged('hold', peer.call('hold', [flag]))
+      return async () => {
+        await sleep(Math.max(performance.now() - began, 500))
+        Atomics.store(flag, 0, 1)
+        return call
+      }
+    }
     const began = async name => {
       const all = []
       await until(`${name} began`, 10_000, async () => {
@@ -49,7 +63,7 @@ for (const language of languages) {
 
     test('ten thousand queued calls that are aborted never run', async () => {
       const before = await peer.call('touched')
-      const held = peer.call('hold', [3])
+      const letGo = hold()
       const controller = new AbortController()
       const reason = new Error('not any more')
       const calls = Array.from({ length: 10_000 }, () =>
@@ -58,30 +72,30 @@ for (const language of languages) {
       const ended = Promise.allSettled(calls)
       controller.abort(reason)
       for (const { reason: each } of await ended) assert.equal(each, reason)
-      await held
+      await letGo()
       assert.equal(await peer.call('touched'), before)
       assert.equal(await peer.call('echo', [1]), 1)
     })
 
     test('ten thousand queued calls whose time runs out never run', async () => {
       const before = await peer.call('touched')
-      const held = peer.call('hold', [3])
+      const letGo = hold()
       const calls = Array.from({ length: 10_000 }, () => peer.call('touch', [], { timeout: 50 }))
       for (const { reason } of await Promise.allSettled(calls)) assert.ok(reason instanceof TimeoutError)
-      await held
+      await letGo()
       assert.equal(await peer.call('touched'), before)
     })
 
     test('some of many queued calls are aborted, and the others run', async () => {
       const before = await peer.call('touched')
-      const held = peer.call('hold', [0.2])
+      const letGo = hold()
       const controller = new AbortController()
       const calls = Array.from({ length: 1000 }, (_, i) =>
         peer.call('touch', [], i % 2 ? { signal: controller.signal } : {}),
       )
       const ended = Promise.allSettled(calls)
       controller.abort()
-      await Promise.all([ended, held])
+      await Promise.all([letGo(), ended])
       assert.equal(await peer.call('touched'), before + 500)
     })
 
@@ -101,6 +115,43 @@ for (const language of languages) {
       const error = await logged('wait', peer.call('wait', [20], { timeout: 100 }))
       assert.ok(error instanceof TimeoutError, `${error}`)
       assert.deepEqual(await events('wait cleaned up'), ['wait began', 'wait cancelled', 'wait cleaned up'])
+    })
+
+    for (const [how, options, isIt] of [
+      ['aborted', signal => ({ signal }), error => error === 'enough'],
+      ['out of time', () => ({ timeout: 100 }), error => error instanceof TimeoutError],
+    ]) {
+      test(`a stream that is ${how}: an item, its rejection, and its generator is closed`, async () => {
+        const controller = new AbortController()
+        const stream = peer.stream('ticks', [1_000_000], options(controller.signal))
+        const read = async () => {
+          for await (const item of stream) {
+            if (item === 0) log.push('first item')
+            if (item === 3) controller.abort('enough')
+          }
+        }
+        const error = await logged('stream', read())
+        assert.ok(isIt(error), `${error}`)
+        assert.deepEqual(log, ['first item', 'stream rejected'])
+        assert.deepEqual(await events('closed'), ['closed'])
+      })
+    }
+
+    test('a stream that is left: its generator is closed before what comes after the loop', async () => {
+      for await (const item of peer.stream('ticks', [1_000_000])) if (item === 3) break
+      assert.deepEqual(await peer.call('take_events'), ['closed'])
+    })
+
+    test('aborting a queued call: its rejection comes before what it has waited for ends, and it never runs', async () => {
+      const before = await peer.call('touched')
+      const controller = new AbortController()
+      const letGo = hold()
+      const queued = logged('touch', peer.call('touch', [], { signal: controller.signal }))
+      controller.abort()
+      await queued
+      await letGo()
+      assert.deepEqual(log, ['touch rejected', 'hold answered'])
+      assert.equal(await peer.call('touched'), before)
     })
 
     test('a thousand coroutines that wait are aborted at once', async () => {
@@ -215,14 +266,19 @@ describe('what runs in Python and never waits', () => {
   })
 })
 
-test('ten thousand coroutines that sleep are in flight at once on one link', async () => {
-  for (const language of languages) {
+for (const language of languages) {
+  test(`ten thousand calls of ${language} that sleep for 0.1 s end within 2 s on one link`, async t => {
     const { peer, part } = await meet(language)
-    const started = performance.now()
-    const slept = await Promise.all(Array.from({ length: 10_000 }, () => peer.call('nap', [0.1])))
-    assert.ok(slept.every(each => each === 0.1))
-    // One after the other they would take 1,000 s
-    assert.ok(performance.now() - started < 60_000)
+    const took = []
+    // What else the machine does is not to be measured: the best of several
+    while (took.length < 8 && !(Math.min(...took) < 2000)) {
+      const started = performance.now()
+      const slept = await Promise.all(Array.from({ length: 10_000 }, () => peer.call('nap', [0.1])))
+      took.push(performance.now() - started)
+      assert.ok(slept.every(each => each === 0.1))
+    }
+    t.diagnostic(`${took.map(Math.round)} ms`)
+    assert.ok(took.at(-1) < 2000, `${took} ms`)
     await part()
-  }
-})
+  })
+}

@@ -26,6 +26,12 @@ def sockets():
     shutil.rmtree(runtime)
 
 
+def private_bytes(pid):
+    """Memory without the pages of the bus, which both sides see."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
 def node():
     nodes = [each for each in os.environ.get("ISTHMUS_TEST_NODES", "").split(":") if each]
     return nodes[-1] if nodes else shutil.which("node")
@@ -62,14 +68,18 @@ class Other:
             time.sleep(0.01)
         raise AssertionError("there is no bus")
 
-    def events(self, last):
-        """What happened over there, once it has come to `last`."""
+    def events(self, *last):
+        """What happened over there, once it has come to all of `last`."""
         found = []
         deadline = time.monotonic() + PATIENCE
-        while last not in found:
+        while any(found.count(each) < last.count(each) for each in last):
             found += self.bus.call("take_events")
             assert time.monotonic() < deadline, f"not {last}, but {found}"
         return found
+
+    def kill(self):
+        self.processes[-1].kill()
+        self.processes[-1].wait()
 
     def part(self):
         self.bus.close()
@@ -87,6 +97,14 @@ def other(request):
     other = Other(request.param)
     yield other
     other.part()
+
+
+@pytest.fixture
+def doomed(other):
+    """Another one like it, to be killed."""
+    doomed = Other(other.language)
+    yield doomed
+    doomed.part()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { IsthmusError, PythonError } from 'isthmus'
-import { languages, meet, privateDirectory } from './lib.mjs'
+import { languages, meet, privateDirectory, third } from './lib.mjs'
 
 privateDirectory()
 
@@ -61,12 +61,25 @@ for (const language of languages) {
       )
     })
 
+    test('an error of ours that comes home tells where it has been, once', async () => {
+      const error = new TypeError('ours')
+      const thrower = () => {
+        throw error
+      }
+      for (let i = 0; i < 3; i++) await peer.call('apply', [thrower]).catch(() => {})
+      assert.equal(error.stack.match(/TypeError: ours/g).length, 1)
+      const isPython = language === 'python'
+      assert.equal(error.stack.match(/— through Python —/g)?.length ?? 0, isPython ? 1 : 0)
+      if (isPython) assert.match(error.stack, /in apply/)
+    })
+
     test('there, here, there, here: an error keeps its type, its cause and every stack', async () => {
-      const throughHere = () => peer.call('fail')
+      const throughHere = async () => await peer.call('fail')
       await assert.rejects(peer.call('apply', [throughHere]), error => {
         assert.equal(error.type, type)
         assert.equal(error.cause.type, cause)
         assert.match(error.stack, /in fail|fail.*peer\.mjs/)
+        assert.match(error.stack, /— through JavaScript —/)
         return true
       })
       const told = await peer.call('told', [throughHere])
@@ -107,6 +120,29 @@ for (const language of languages) {
         assert.equal(error.cause.type, type)
         return true
       })
+    })
+
+    test('through a third process and back, each side adds its own error', async () => {
+      const player = await third(other.name, 'third.')
+      const failing = () => peer.call('fail')
+      const throughThem = () => peer.call('apply', [failing])
+      await assert.rejects(peer.call('third.wrap', [throughThem]), error => {
+        assert.equal(error.constructor.name, 'JsError')
+        assert.deepEqual([error.type, error.cause.type, error.cause.cause.type], ['Error', type, cause])
+        assert.match(error.traceback, /wrap.*peer\.mjs/s)
+        assert.match(error.cause.traceback ?? error.cause.stack, /in fail|fail.*peer\.mjs/s)
+        return true
+      })
+      const ours = new RangeError('ours')
+      const thrower = () => {
+        throw ours
+      }
+      await assert.rejects(
+        peer.call('third.apply', [() => peer.call('apply', [thrower])]),
+        each => each === ours,
+      )
+      player.child.stdin.end()
+      await player.ended
     })
 
     test('what is thrown and is no error is told, too', async () => {

@@ -179,6 +179,11 @@ const field = (pid, name) =>
   Number(readFileSync(`/proc/${pid}/status`, 'utf8').match(`${name}:\\s+(\\d+)`)[1])
 /** Private memory: without the pages of the bus, which both sides see. */
 export const privateBytes = pid => field(pid, 'RssAnon') * 1024
+/** That of this process, without what V8's heap has free: it grows by rules of its own. */
+export const usedBytes = () => {
+  const { heapTotal, heapUsed } = process.memoryUsage()
+  return privateBytes(process.pid) - heapTotal + heapUsed
+}
 export const threads = pid => field(pid, 'Threads')
 export const descriptors = pid => readdirSync(`/proc/${pid}/fd`).length
 

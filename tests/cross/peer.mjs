@@ -29,13 +29,29 @@ offer({
 
 // --- callbacks ---------------------------------------------------------------------------------------------
 
+let functions = 0
+const dropped = new FinalizationRegistry(() => functions--)
+const adder = n => {
+  const add = x => x + n
+  functions++
+  dropped.register(add)
+  return add
+}
+
 const apply = async (f, ...args) => f(...args)
 offer({
   apply,
   apply_thread: apply,
   apply_async: apply,
   apply_at_once: (f, n) => Promise.all(Array.from({ length: n }, (_, i) => f(i))),
-  adder: n => x => x + n,
+  adder,
+  adders: n => Array.from({ length: n }, (_, i) => adder(i)),
+  living: async () => {
+    global.gc()
+    await sleep(5)
+    global.gc()
+    return functions
+  },
   descend: async (f, n) => (n === 0 ? 0 : 1 + (await f(n - 1))),
   descend_async: async (f, n) => (n === 0 ? 0 : 1 + (await f(n - 1))),
   meanwhile: async f => {
@@ -120,9 +136,9 @@ const remaining = () => {
   return deadline === undefined ? null : (deadline - performance.now()) / 1000
 }
 offer({
-  hold: seconds => {
+  hold: flag => {
     events.push('hold began')
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, seconds * 1000)
+    while (Atomics.load(flag, 0) === 0) Atomics.wait(flag, 0, 0, 1)
     events.push('hold ended')
   },
   touch: () => void touches++,

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import threading
 import time
+import weakref
 
 import isthmus
 
@@ -72,9 +73,21 @@ async def apply_at_once(f, n):
     return await asyncio.gather(*(f(i) for i in range(n)))
 
 
+functions = weakref.WeakSet()
+
+
 @isthmus.export
 def adder(n):
-    return lambda x: x + n
+    def add(x):
+        return x + n
+
+    functions.add(add)
+    return add
+
+
+@isthmus.export
+def adders(n):
+    return [adder(i) for i in range(n)]
 
 
 @isthmus.export
@@ -204,10 +217,11 @@ touches = 0
 
 
 @isthmus.export
-def hold(seconds):
-    """Lets nothing else begin."""
+def hold(flag):
+    """Lets nothing else begin until its caller sets the flag, which lies in bus memory."""
     events.append("hold began")
-    time.sleep(seconds)
+    while not flag[0]:
+        time.sleep(0.001)
     events.append("hold ended")
 
 
@@ -346,17 +360,70 @@ def is_the_same(f):
 
 
 class Box:
+    """Counts what is done to it."""
+
     living = 0
 
     def __init__(self, value=0):
         Box.living += 1
         self.value = value
+        self.reads = 0
+        self.calls = 0
+        self._release = "mine"
 
     def __del__(self):
         Box.living -= 1
 
+    def __str__(self):
+        return f"a box of {self.value}"
+
+    def __float__(self):
+        return float(self.value)
+
+    def __getitem__(self, key):
+        return [type(key).__name__, repr(key)]
+
+    def __setitem__(self, key, value):
+        self.value = [key, value]
+
+    def __add__(self, other):
+        return Box(self.value + other)
+
+    def __lt__(self, other):
+        return self.value < other.value
+
+    def __len__(self):
+        return 7
+
+    def __iter__(self):
+        yield from range(self.value)
+
+    @property
+    def seen(self):
+        self.reads += 1
+        return self
+
+    def add(self, n, *, times=1):
+        self.calls += 1
+        return Box(self.value + n * times)
+
     def get(self):
         return self.value
+
+    def counts(self):
+        return [self.reads, self.calls]
+
+    def fail(self, message):
+        raise LookupError(message)
+
+    def same(self, other):
+        return self is other
+
+    def release(self):
+        return "python's release"
+
+    def text(self, value):
+        return repr(value)
 
 
 @isthmus.export
@@ -376,5 +443,6 @@ def value_of(box):
 
 @isthmus.export
 def living():
+    """Boxes and adders."""
     gc.collect()
-    return Box.living
+    return Box.living + len(functions)

@@ -63,6 +63,20 @@ test('a worker of this process uses an object that it was sent', async () => {
   await worker.terminate()
 })
 
+test('an object that was posted is its receiver’s for as long as it likes', async () => {
+  await living(0)
+  const box = await py.call('box', [8])
+  py.post('third.keep', [{ here: [box] }])
+  const { here } = await py.call('third.take')
+  assert.equal(here[0], box)
+  py.post('third.keep', [box])
+  await py.call('third.echo', [1])
+  box.release()
+  assert.equal(await py.call('living'), 1)
+  assert.equal(await (await py.call('third.take')).value, 8)
+  await living(0)
+})
+
 test('an object lives until the last of its holders has released it', async () => {
   await living(0)
   const box = await py.call('box', [1])

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { after, before, beforeEach, describe, test } from 'node:test'
 import { HostLostError } from 'isthmus'
-import { collect, languages, meet, privateBytes, privateDirectory, sleep, until } from './lib.mjs'
+import { collect, languages, meet, privateBytes, privateDirectory, sleep, until, usedBytes } from './lib.mjs'
 
 privateDirectory()
 const million = 1_000_000
@@ -89,23 +89,30 @@ for (const language of languages) {
       assert.equal(next, million)
     })
 
-    test('a slow consumer holds the producer up, and nobody grows', async () => {
-      const stream = peer.stream('count', [million, -1, 1000])
-      for (let i = 0; i < 100; i++) await stream.next()
-      await collect()
-      const before = [process.pid, other.pid].map(privateBytes)
-      for (let i = 0; i < 100; i++) {
-        await stream.next()
-        await sleep(2)
+    test('a slow consumer of a million items holds the producer up, and nobody grows', async t => {
+      const figures = async () => {
+        await collect()
+        return [usedBytes(), privateBytes(other.pid)]
       }
-      const made = await peer.call('how_many')
-      assert.ok(made <= 200 + ahead, `${made} were made`)
-      // All of them would be 1 GiB
-      for (const [i, pid] of [process.pid, other.pid].entries()) {
-        const grown = privateBytes(pid) - before[i]
-        assert.ok(grown < 24 * mib, `${grown / mib} MiB more`)
+      let taken = 0
+      let furthest = 0
+      const sizes = []
+      for await (const item of peer.stream('count', [million, -1, 100])) {
+        if (item.length !== 100) assert.fail(item)
+        if (++taken % 1000 !== 0) continue
+        await sleep(1)
+        furthest = Math.max(furthest, (await peer.call('how_many')) - taken)
+        if (taken % 100_000 === 0) sizes.push(await figures())
       }
-      await stream.return()
+      assert.equal(taken, million)
+      assert.ok(furthest <= ahead, `${furthest} items ahead`)
+      const most = (side, from, to) => Math.max(...sizes.slice(from, to).map(each => each[side])) / mib
+      const grown = [0, 1].map(side => most(side, 5, 10) - most(side, 0, 5))
+      t.diagnostic(
+        `${furthest} items ahead; in the second half ${grown.map(each => each.toFixed(1))} MiB more`,
+      )
+      // Half of the items would be 50 MiB
+      assert.ok(Math.max(...grown) < 8, `${grown} MiB more`)
     })
 
     test('a hundred streams at once keep their items apart', async () => {

@@ -9,13 +9,31 @@ import pytest
 import isthmus
 
 
+class Held:
+    """A call that lets no other begin over there until it is let go.
+
+    What was cancelled has as long to be known there as it took to be made.
+    """
+
+    def __init__(self, bus):
+        self.began = time.monotonic()
+        self.flag = isthmus.empty(1, "int32")
+        self.flag[0] = 0
+        self.call = bus.submit("hold", self.flag)
+
+    def let_go(self):
+        time.sleep(max(time.monotonic() - self.began, 0.5))
+        self.flag[0] = 1
+        self.call.result()
+
+
 def test_ten_thousand_queued_futures_that_are_cancelled_never_run(bus):
     before = bus.call("touched")
-    held = bus.submit("hold", 2)
+    held = Held(bus)
     futures = [bus.submit("touch") for _ in range(10_000)]
     assert all(future.cancel() for future in futures)
     assert all(future.cancelled() for future in futures)
-    held.result()
+    held.let_go()
     assert bus.call("touched") == before
     with pytest.raises(concurrent.futures.CancelledError):
         futures[0].result()
@@ -28,14 +46,13 @@ def test_ten_thousand_queued_tasks_that_are_cancelled_never_run(bus):
         await bus.call_async("touch")
 
     async def play():
-        held = asyncio.ensure_future(bus.call_async("hold", 2))
-        await asyncio.sleep(0)
+        held = Held(bus)
         tasks = [asyncio.ensure_future(touch()) for _ in range(10_000)]
         await asyncio.sleep(0)
         for task in tasks:
             task.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
-        await held
+        held.let_go()
         return ended
 
     assert all(isinstance(each, asyncio.CancelledError) for each in asyncio.run(play()))
@@ -44,12 +61,12 @@ def test_ten_thousand_queued_tasks_that_are_cancelled_never_run(bus):
 
 def test_queued_calls_whose_time_runs_out_never_run(bus):
     before = bus.call("touched")
-    held = bus.submit("hold", 2)
+    held = Held(bus)
     futures = [bus.submit("touch", timeout=0.05) for _ in range(1000)]
     for future in futures:
         with pytest.raises(isthmus.TimeoutError):
             future.result()
-    held.result()
+    held.let_go()
     assert bus.call("touched") == before
 
 
@@ -83,6 +100,47 @@ def test_cancelling_a_task_cancels_the_coroutine_over_there(bus, other):
     asyncio.run(play())
     assert log == ["cancel", "cancelled here"]
     assert other.events("wait cleaned up") == ["wait cancelled", "wait cleaned up"]
+
+
+def test_a_queued_future_is_cancelled_before_what_it_has_waited_for_ends(bus):
+    before = bus.call("touched")
+    log = []
+    held, queued = Held(bus), bus.submit("touch")
+    held.call.add_done_callback(lambda _: log.append("hold answered"))
+    queued.add_done_callback(lambda _: log.append("touch cancelled"))
+    assert queued.cancel()
+    held.let_go()
+    assert bus.call("touched") == before
+    assert log == ["touch cancelled", "hold answered"]
+
+
+def read_until_cancelled(bus, log, **options):
+    async def read():
+        async for item in bus.stream("ticks", 1_000_000, **options):
+            if item == 0:
+                log.append("first item")
+            if item == 3 and not options:
+                asyncio.current_task().cancel()
+
+    return read()
+
+
+def test_cancelling_a_task_that_reads_a_stream_closes_the_generator_over_there(bus, other):
+    log = []
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(read_until_cancelled(bus, log))
+    assert log == ["first item"]
+    assert other.events("closed") == ["closed"]
+
+
+def test_time_that_runs_out_closes_the_generator_over_there(bus, other):
+    log = []
+    with pytest.raises(isthmus.TimeoutError):
+        asyncio.run(read_until_cancelled(bus, log, timeout=0.1))
+    with pytest.raises(isthmus.TimeoutError):
+        list(bus.stream("ticks", 1_000_000, timeout=0.1))
+    assert log == ["first item"]
+    assert other.events("closed", "closed") == ["closed", "closed"]
 
 
 def by_call(bus, *args, **options):
@@ -149,11 +207,11 @@ def test_a_future_that_is_done_is_not_cancelled(bus):
     assert not future.cancel()
 
 
-def test_ten_thousand_coroutines_that_sleep_are_in_flight_at_once(bus):
+def test_ten_thousand_calls_that_sleep_for_a_tenth_of_a_second_end_within_two(bus):
     async def play():
-        return await asyncio.gather(*(bus.call_async("nap", 0.1) for _ in range(10_000)))
+        started = time.monotonic()
+        assert await asyncio.gather(*(bus.call_async("nap", 0.1) for _ in range(10_000))) == [0.1] * 10_000
+        return time.monotonic() - started
 
-    started = time.monotonic()
-    assert asyncio.run(play()) == [0.1] * 10_000
-    # One after the other they would take 1,000 s
-    assert time.monotonic() - started < 60
+    # What else the machine does is not to be measured: the best of several
+    assert any(asyncio.run(play()) < 2 for _ in range(8))

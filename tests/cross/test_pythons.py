@@ -7,7 +7,7 @@ import pytest
 from conftest import here
 
 others = [each for each in os.environ.get("ISTHMUS_TEST_PYTHONS", "").split(":") if each]
-names = ["callbacks", "cancel", "remote", "streams"]
+names = ["callbacks", "cancel", "hops", "lent", "property", "remote", "streams"]
 
 
 @pytest.mark.timeout(400)

@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
 import { after, before, beforeEach, test } from 'node:test'
-import { inspect } from 'node:util'
+import { inspect, promisify } from 'node:util'
 import {
   connect,
   EncodeError,
@@ -16,7 +19,7 @@ import {
   tuple,
   withContext,
 } from 'isthmus'
-import { collectGarbage, delay, until } from './support.mjs'
+import { collectGarbage, delay, root, until } from './support.mjs'
 
 const app = new URL('./objects.py', import.meta.url)
 
@@ -56,16 +59,19 @@ test('attributes, items and calls are asked for when they are awaited', async ()
   assert.equal(await (await py.call('adder', [1]))(2), 3)
 })
 
-test('a chain of accesses is one message', async () => {
+test('a chain of accesses is one message, and its answer another', async () => {
   const box = await py.call('box', [0])
-  let sum
-  assert.equal(
-    await calls(async () => {
-      sum = await box.add(1).add(2).add(3).get()
-    }),
-    1,
-  )
-  assert.equal(sum, 6)
+  await box.get()
+  const before = await py.stats()
+  assert.equal(await box.add(1).add(2).seen.add(3).get(), 6)
+  const after = await py.stats()
+  for (const [peer, sent, received] of [
+    ['self', 1, 1],
+    ['host', 1, 1],
+  ]) {
+    assert.equal(after[peer].frames_sent - before[peer].frames_sent, sent)
+    assert.equal(after[peer].frames_received - before[peer].frames_received, received)
+  }
   assert.equal(await calls(() => py.import('math').factorial(5)), 1)
 })
 
@@ -136,7 +142,7 @@ test('a call that was sent before anybody asked for it can be awaited and gone o
   const box = await py.call('box', [1])
   const more = box.add(1)
   const list = py.import('builtins').list(tuple(1, 2))
-  await py.call('identity', [1])
+  await py.call('echo', [1])
   assert.deepEqual([await more.get(), await more.value, await list, await list[0]], [2, 2, [1, 2], 1])
 })
 
@@ -150,20 +156,20 @@ test('a chain can be an argument of another, and does not come here', async () =
     async () => box.text([box.add(1)]),
     error => error instanceof EncodeError && /args\[0\]\[0\]/.test(error.message),
   )
-  await assert.rejects(py.call('identity', [box.value]), EncodeError)
+  await assert.rejects(py.call('echo', [box.value]), EncodeError)
 })
 
 test("slices and tuples are Python's own", async () => {
   const box = await py.call('box')
   assert.deepEqual(await box.__getitem__(slice(1, 4)), ['slice', 'slice(1, 4, None)'])
   assert.deepEqual(await box.__getitem__(tuple(slice(), 0)), ['tuple', '(slice(None, None, None), 0)'])
-  assert.deepEqual(await py.call('identity', [tuple(1, tuple(2))]), [1, [2]])
+  assert.deepEqual(await py.call('echo', [tuple(1, tuple(2))]), [1, [2]])
 })
 
 test('an object is the same object here, there, and on its way back', async () => {
   const box = await py.call('box', [5])
-  assert.equal(await py.call('identity', [box]), box)
-  assert.deepEqual(await py.call('identity', [{ deep: [box] }]), { deep: [box] })
+  assert.equal(await py.call('echo', [box]), box)
+  assert.deepEqual(await py.call('echo', [{ deep: [box] }]), { deep: [box] })
   assert.equal(await box.same(box), true)
   assert.equal(await py.call('value_of', [box]), 5)
 })
@@ -260,6 +266,36 @@ test('what was entered is left when it is disposed of', async () => {
   assert.deepEqual(await py.call('take_events'), ['enter', ['exit', null]])
 })
 
+test('`using` releases an object at the end of its block, `await using` leaves what was entered', async () => {
+  await collectGarbage()
+  const before = await py.call('living')
+  const directory = mkdtempSync(join(root, 'build', 'using-'))
+  try {
+    const options = [
+      '--strict',
+      '--module',
+      'node20',
+      '--target',
+      'es2022',
+      '--lib',
+      'es2022,esnext.disposable',
+    ]
+    const files = ['--outDir', directory, join(root, 'tests/node/using.mts')]
+    const tsc = join(root, 'node_modules/.bin/tsc')
+    await promisify(execFile)(process.execPath, [tsc, ...options, '--types', 'node', ...files])
+    const program = join(directory, 'using.mjs')
+    const { stdout } = await promisify(execFile)(process.execPath, [program, py.name])
+    assert.deepEqual(stdout.trim().split('\n'), [
+      `holds a box of 7 ${before + 1} []`,
+      'the object was released',
+      `entered, and got a box of 1 ${before + 1} [ 'enter' ]`,
+      `left ${before} [ [ 'exit', null ] ]`,
+    ])
+  } finally {
+    rmSync(directory, { recursive: true })
+  }
+})
+
 test('an object that was released is gone, here and there', async () => {
   await collectGarbage()
   const before = await py.call('living')
@@ -271,7 +307,7 @@ test('an object that was released is gone, here and there', async () => {
   disposed[Symbol.dispose]()
   await until('they are gone', async () => (await py.call('living')) === before)
   await assert.rejects(async () => box.value, /released/)
-  await assert.rejects(py.call('identity', [box]), /released/)
+  await assert.rejects(py.call('echo', [box]), /released/)
   assert.equal(await (await py.call('box')).__getattribute__('release')(), "python's release")
 })
 

@@ -13,6 +13,12 @@ import pytest
 
 import isthmus
 
+try:
+    import uvloop
+except ImportError:
+    uvloop = None
+
+runs = [asyncio.run] if uvloop is None else [asyncio.run, uvloop.run]
 tag = contextvars.ContextVar("tag", default="untagged")
 gate = threading.Event()
 
@@ -41,6 +47,37 @@ async def aio_tag(value):
     tag.set(value)
     await asyncio.sleep(0.01)
     return [before, tag.get(), await asyncio.to_thread(tag.get)]
+
+
+@isthmus.export
+def aio_tag_plainly(value):
+    before = tag.get()
+    tag.set(value)
+    return before
+
+
+@isthmus.export
+def aio_tag_items(value):
+    yield tag.get()
+    tag.set(value)
+    for _ in range(1000):
+        yield tag.get()
+
+
+@isthmus.export
+async def aio_tag_items_later(value):
+    yield tag.get()
+    tag.set(value)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+        yield tag.get()
+
+
+@isthmus.export
+async def aio_tag_around(value, callback):
+    tag.set(value)
+    await callback()
+    return tag.get()
 
 
 @isthmus.export
@@ -144,9 +181,7 @@ def test_the_loop_has_a_thread_of_its_own_and_is_uvloops_where_that_is_installed
     thread, module, loop = bus.call("aio_where")
     assert thread == f"isthmus-{bus.name}-asyncio"
     assert bus.call("aio_where")[2] == loop
-    try:
-        import uvloop
-    except ImportError:
+    if uvloop is None:
         assert module.startswith("asyncio")
     else:
         assert module == uvloop.Loop.__module__
@@ -160,6 +195,37 @@ def test_no_loop_is_begun_where_no_coroutine_runs(bus):
 def test_each_call_has_context_variables_of_its_own(bus):
     calls = [bus.submit("aio_tag", number) for number in range(50)]
     assert [call.result(20) for call in calls] == [["untagged", number, number] for number in range(50)]
+
+
+def test_so_has_each_call_of_a_plain_function(bus):
+    assert [bus.call("aio_tag_plainly", number) for number in range(3)] == ["untagged"] * 3
+    assert tag.get() == "untagged"
+
+
+@pytest.mark.parametrize("items", ["aio_tag_items", "aio_tag_items_later"])
+def test_and_each_stream_from_its_first_item_to_its_last(bus, items):
+    streams = [bus.stream(items, number) for number in range(3)]
+    assert [next(stream) for stream in streams] == ["untagged"] * 3
+    assert [list(stream) for stream in streams] == [[number] * 1000 for number in range(3)]
+
+
+def test_a_coroutine_keeps_them_while_it_waits_for_a_callback(bus):
+    seen = []
+
+    async def main():
+        tag.set("caller's")
+
+        async def callback():
+            seen.append(tag.get())
+            tag.set("callback's")
+
+        calls = (bus.call_async("aio_tag_around", number, callback) for number in range(20))
+        assert await asyncio.gather(*calls) == list(range(20))
+        assert tag.get() == "caller's"
+
+    asyncio.run(main())
+    assert len(seen) == 20
+    assert set(seen) <= {"caller's", "untagged"}
 
 
 def test_what_a_coroutine_raises_reaches_the_caller(bus):
@@ -243,7 +309,8 @@ def test_a_coroutine_that_is_cancelled_before_its_first_step_is_closed(name, is_
     gc.collect()  # which would warn of a coroutine that nobody awaited
 
 
-def test_a_host_inside_a_running_loop_uses_that(name):
+@pytest.mark.parametrize("run", runs)
+def test_a_host_inside_a_running_loop_uses_that(name, run):
     async def main():
         async with isthmus.Host(name):
             bus = await asyncio.to_thread(isthmus.connect, name)
@@ -252,7 +319,7 @@ def test_a_host_inside_a_running_loop_uses_that(name):
             assert await bus.call_async("aio_add", 1, b=1) == 2
             await asyncio.to_thread(bus.close)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_caller_inside_a_running_loop_awaits(bus):

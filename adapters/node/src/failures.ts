@@ -7,6 +7,7 @@ import { referenceOf } from './port.js'
 
 const { references } = constants
 const deepest = 16
+const through = '— through '
 
 /** What an error frame holds. */
 export interface Failure {
@@ -37,7 +38,7 @@ export function describeFailure(reason: unknown, lends: boolean, depth = 0): Fai
       type: reason.type,
       module: isPython ? reason.module : '',
       message: reason.message,
-      traceback: `${reason.traceback.trimEnd()}\n\n— through JavaScript —\n${ownStack(reason)}`,
+      traceback: `${reason.traceback.trimEnd()}\n\n${through}JavaScript —\n${ownStack(reason)}`,
       args: isPython ? reason.args : [],
       cause: causeOf(reason, depth),
       ...(origin !== undefined && referenceOf(origin)?.released === false && { origin }),
@@ -70,11 +71,24 @@ function causeOf(error: Error, depth: number): Failure | null {
   return describeFailure(error.cause, false, depth + 1)
 }
 
+/**
+ * Notes in the stack of an error that has come home where it has been meanwhile, the first time: what is told of it
+ * later holds the note as well, and would double with each hop.
+ */
+function noteJourney(origin: unknown, traceback: string): void {
+  const at = traceback.indexOf(through)
+  if (at < 0 || !(origin instanceof Error) || String(origin.stack).includes(through)) return
+  Reflect.set(origin, 'stack', `${origin.stack}\n\n${traceback.slice(at).trimEnd()}`)
+}
+
 /** The error that a failure becomes here; the very same one if it went out from here. */
 export function errorFrom(failure: unknown): unknown {
   const { language, type, module, message, traceback, args, cause, origin } = failure as Partial<Failure>
   const isForeign = origin !== undefined && origin !== null && referenceOf(origin) !== undefined
-  if (origin !== undefined && origin !== null && !isForeign) return origin
+  if (origin !== undefined && origin !== null && !isForeign) {
+    noteJourney(origin, String(traceback ?? ''))
+    return origin
+  }
   const fields = {
     type: String(type),
     module: String(module ?? ''),

@@ -156,7 +156,9 @@ void Dispatcher::run_batch() {
 /// From now on what exports compute lies in the bus, if it is large. Once numpy is there; GIL held.
 void Dispatcher::share_numpy_memory() {
     if (std::exchange(shares_numpy_memory_, true)) return;
-    const Ref before(use_numpy_memory(state_, true));
+    const Ref before(use_numpy_memory(state_, true));  // in this thread's context
+    base_context_ = Ref();
+    spare_context_ = Ref();
     if (!before) log_exception(state_, "numpy can't allocate in the bus", take_exception().get());
 }
 
@@ -209,8 +211,11 @@ void Dispatcher::farewell() {
     }
     take_gil();
     for (std::size_t i = 0; i < pumps_.size(); ++i) {  // closing one may run what opens others
-        pumps_[i]->closing = true;
-        if (!pumps_[i]->over) close_pump(*pumps_[i]);
+        Pump& pump = *pumps_[i];
+        pump.closing = true;
+        if (pump.over) continue;
+        const Performs here(*this, pump.call, Ref::to(pump.context.get()));
+        close_pump(pump);
     }
     pumps_.clear();
     deferred_.end(bus_, *memory_);

@@ -97,6 +97,7 @@ private:
     struct Pump {  // an iterator whose items somebody is sent
         Call call;
         Ref iterator;
+        Ref context;  // with the variables of its call
         std::uint64_t credit;
         Outgoing out;
         std::uint32_t held = 0;  // items in out
@@ -203,6 +204,8 @@ private:
 
     Call* serving_ = nullptr;  // the innermost
     std::uint32_t depth_ = 0;  // of those that are being performed
+    Ref base_context_;         // what each call finds; null: to be made, while none is performed
+    Ref spare_context_;        // likewise, and of no call
     Blocked* blocked_ = nullptr;
 
     Scratch scratch_;
@@ -216,17 +219,30 @@ private:
     std::atomic<std::uint32_t> service_slot_{layout::max_peers};
 };
 
-/// Makes a call the one that is being performed, for a scope.
+/// Makes a call the one that is being performed, for a scope, with context variables of its own: in `context`, or in a copy of the
+/// thread's. One in which nothing was set serves the next call, too.
 class Dispatcher::Performs {
 public:
-    Performs(Dispatcher& dispatcher, Call& call) : dispatcher_(dispatcher), call_(call) {
+    Performs(Dispatcher& dispatcher, Call& call, Ref context = {})
+        : dispatcher_(dispatcher), call_(call), is_fresh_(!context) {
         call.outer = std::exchange(dispatcher.serving_, &call);
         ++dispatcher.depth_;
+        Ref& base = dispatcher.base_context_;
+        if (!base) base = Ref(PyContext_CopyCurrent());
+        context_ = std::move(is_fresh_ ? dispatcher.spare_context_ : context);
+        if (!context_ && base) context_ = Ref(PyContext_Copy(base.get()));
+        if (context_ && PyContext_Enter(context_.get()) == 0) return;
+        PyErr_Clear();
+        context_ = Ref();
     }
     ~Performs() {
         dispatcher_.serving_ = call_.outer;
         --dispatcher_.depth_;
         if (call_.info != nullptr) Py_CLEAR(call_.info);
+        if (!context_) return;
+        (void)PyContext_Exit(context_.get());
+        if (is_fresh_ && PyObject_Size(context_.get()) == PyObject_Size(dispatcher_.base_context_.get()))
+            dispatcher_.spare_context_ = std::move(context_);
     }
     Performs(const Performs&) = delete;
     Performs& operator=(const Performs&) = delete;
@@ -234,6 +250,8 @@ public:
 private:
     Dispatcher& dispatcher_;
     Call& call_;
+    bool is_fresh_;
+    Ref context_;
 };
 
 }  // namespace isthmus::python

@@ -26,6 +26,7 @@ void Dispatcher::open_pump(Call& call, PyObject* result) {
         return answer_exception(call);
     }
     auto pump = std::make_unique<Pump>();
+    pump->context = Ref(PyContext_CopyCurrent());
     wire::Draft frame = call.frame;
     frame.cells = {};
     frame.heap = {};
@@ -63,7 +64,7 @@ void Dispatcher::run_pumps() {
 void Dispatcher::pump(Pump& pump) {
     const Ref info = Ref::to(pump.call.info);  // for the next turn
     {
-        const Performs here(*this, pump.call);
+        const Performs here(*this, pump.call, Ref::to(pump.context.get()));
         pump.running = true;
         const std::uint64_t slow = ticks_.of_ns(slow_item), late = ticks_.of_ns(hold_back), enough = ticks_.of_ns(turn);
         const std::uint64_t began = Ticks::now();
