@@ -1,4 +1,4 @@
-"""Tables: pyarrow's, pandas' and polars' cross as Arrow, shared where they lie in the bus, else copied once."""
+"""Tables of pyarrow, pandas and polars cross as Arrow: shared where they lie in the bus, else copied once."""
 
 import datetime
 import decimal

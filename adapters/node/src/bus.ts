@@ -12,6 +12,7 @@ import { referenceOf, type Target } from './port.js'
 import { type Chain, importModule, type Remote } from './remote.js'
 import type { Handler } from './serve.js'
 import { Incoming } from './streams.js'
+import type { ArrowTable } from './tables.js'
 import type {
   AnyExports,
   ArgumentsOf,
@@ -228,7 +229,7 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   }
 
   /** Gives an array in bus memory back at once; see the function of this name. */
-  release(array: TypedArray | NDArray): boolean {
+  release(array: TypedArray | NDArray | ArrowTable): boolean {
     return release(array)
   }
 

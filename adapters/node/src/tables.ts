@@ -282,11 +282,26 @@ function describe({ name, nullable, metadata }: Omit<Field, 'type'>, flags: numb
   return [name, flags | (nullable ? NULLABLE : 0), metadata.size > 0 ? packed(metadata) : null]
 }
 
+const nothing = new Uint8Array(0)
+
 type Stays = (view: TypedArray) => boolean
+
+/** No rows of a type. apache-arrow makes such data with buffers and without. */
+function noRowsOf(type: Type): unknown[] {
+  const id = type.typeId
+  const isDictionary = id === DICTIONARY
+  const children = isDictionary ? [] : (type.children ?? []).map(child => noRowsOf(child.type))
+  const buffers: unknown[] = id === NULL ? [] : [null]
+  if (texts.includes(id) || lists.includes(id))
+    buffers.push(long.includes(id) ? new BigInt64Array(1) : new Int32Array(1))
+  if (id !== NULL && !lists.includes(id) && id !== STRUCT && id !== FIXED_SIZE_LIST) buffers.push(nothing)
+  return [0, 0, 0, buffers, children, isDictionary ? noRowsOf(type.dictionary) : null]
+}
 
 function rowsOf(data: Data, stays: Stays): unknown[] {
   const { type, length } = data
   const id = type.typeId
+  if (length === 0) return noRowsOf(type)
   if (id === NULL) return [length, length, 0, [], [], null]
   const isBool = id === BOOL
   const nullCount = data.nullCount
@@ -304,21 +319,22 @@ function rowsOf(data: Data, stays: Stays): unknown[] {
   }
   if (lists.includes(id)) {
     const { offsets, first, last } = spanOf(data, stays)
-    return row(0, [offsets], [rowsOf((data.children[0] as Data).slice(first, last - first), stays)])
+    return row(0, [offsets], childrenOf(data, first, last - first, stays))
   }
-  if (id === STRUCT || id === FIXED_SIZE_LIST) {
-    const count = length * data.stride
-    const whole = (child: Data) => (child.length === count ? child : child.slice(0, count))
-    return row(
-      0,
-      [],
-      data.children.map(child => rowsOf(whole(child), stays)),
-    )
-  }
+  if (id === STRUCT || id === FIXED_SIZE_LIST)
+    return row(0, [], childrenOf(data, 0, length * data.stride, stays))
   const values = part(data.values, 0, length * data.stride)
   if (views.includes(id)) return row(0, [values, ...data.variadicBuffers])
   if (id !== DICTIONARY) return row(0, [values])
   return row(0, [values], [], rowsOf(onePiece(data.dictionary as Vector, type.dictionary), stays))
+}
+
+function childrenOf({ type, children }: Data, begin: number, count: number, stays: Stays): unknown[] {
+  return (type.children as readonly Field[]).map((field, i) => {
+    const child = children[i]
+    if (child === undefined || count === 0) return noRowsOf(field.type)
+    return rowsOf(begin === 0 && child.length === count ? child : child.slice(begin, count), stays)
+  })
 }
 
 function part<T extends TypedArray>(view: T, begin: number, end: number): T {
@@ -343,7 +359,6 @@ function spanOf(
   stays: Stays,
 ): { offsets: TypedArray; first: number; last: number } {
   const isLong = long.includes(type.typeId)
-  if (length === 0) return { offsets: isLong ? new BigInt64Array(1) : new Int32Array(1), first: 0, last: 0 }
   const offsets = part(valueOffsets, 0, length + 1)
   const first = offsets[0] as number | bigint
   const last = Number(offsets[length])
@@ -443,8 +458,6 @@ function temporal(lib: Library, format: string, timezone: string): Type {
   }
   throw new TypeError(`a table has arrived with a column of the unknown type '${format}'`)
 }
-
-const nothing = new Uint8Array(0)
 
 function dataOf(lib: Library, type: Type, rows: RowsParts): Data {
   const [length, nullCount, lead, [bitmap, ...buffers], children, dictionary] = rows

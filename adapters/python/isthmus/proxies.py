@@ -105,10 +105,10 @@ def _ask(proxy: RemoteObject, *steps: list[Any]) -> Any:
 class RemoteObject:
     """An object of another Python peer. Its attributes, items, calls and operators are over there.
 
-    What they result in comes as a value where it has that form, else as another remote object. A table stays
-    one, too: ``pyarrow.table(remote)`` or ``polars.DataFrame(remote)`` has its rows come here. Its own name is
-    ``release`` alone, which lets the other side forget it; so does dropping it. Everything blocks, with the GIL
-    free, but for a call in a thread where an event loop runs: that is to be awaited.
+    What they result in comes as a value where it has that form, else as another remote object. A table
+    stays one, too: ``pyarrow.table(remote)`` or ``polars.DataFrame(remote)`` has its rows come here. Its own
+    name is ``release`` alone, which lets the other side forget it; so does dropping it. Everything blocks,
+    with the GIL free, but for a call in a thread where an event loop runs: that is to be awaited.
     """
 
     __slots__ = ("__isthmus_reference__", "__weakref__")
