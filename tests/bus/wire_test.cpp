@@ -599,6 +599,21 @@ TEST_CASE("a slice has three values, a tuple as many as it says", "[wire]") {
     CHECK(read(written(draft_of(values)).span(), out) == Status::ok);
 }
 
+TEST_CASE("a table has a schema and as many batches as it says", "[wire]") {
+    Values values;
+    values.container(Tag::table, 2);
+    values.container(Tag::list, 0);
+    values.null();
+    Draft out;
+    CHECK(read(written(draft_of(values)).span(), out) == Status::corrupt);
+    values.null();
+    CHECK(read(written(draft_of(values)).span(), out) == Status::ok);
+    values.clear();
+    values.container(Tag::table, 0xffff'ffff);
+    values.null();
+    CHECK(read(written(draft_of(values)).span(), out) == Status::corrupt);
+}
+
 TEST_CASE("vectors off their alignment are refused", "[wire]") {
     Values values;
     values.integer(3);

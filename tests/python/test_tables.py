@@ -166,6 +166,44 @@ def test_memory_comes_back_when_the_last_column_is_dropped(echo):
     assert held(echo) == before
 
 
+def test_a_table_that_is_kept_outlives_the_bus(serve, name):
+    served = serve(
+        """
+        import isthmus, numpy, pyarrow
+
+        @isthmus.export
+        def table():
+            return pyarrow.table({"x": numpy.arange(50_000) * 2, "s": ["text"] * 50_000})
+        """
+    ).ready()
+    with isthmus.connect(name) as bus:
+        table = bus.call("table")
+    served.end()
+    table.validate(full=True)
+    assert table["x"].to_numpy().sum() == 49_999 * 50_000
+    assert table["s"][49_999].as_py() == "text"
+    del table
+    gc.collect()
+
+
+def test_what_pandas_and_pyarrow_compute_with_numpy_is_not_copied(serve, name):
+    serve(
+        """
+        import isthmus, numpy, pandas, pyarrow
+
+        @isthmus.export
+        def make(library):
+            x = numpy.arange(50_000) * 1.5
+            columns = {"x": x, "y": x.astype("i4")}
+            return pandas.DataFrame(columns) if library == "pandas" else pyarrow.table(columns)
+        """
+    ).ready()
+    with isthmus.connect(name) as bus:
+        for library in ("pandas", "pyarrow"):
+            assert bus.call("make", library)["x"][49_999].as_py() == 49_999 * 1.5
+            assert copied(bus) == 0
+
+
 def test_thousands_of_tables_leave_nothing_behind(echo):
     table = pa.table({"x": np.arange(1000), "s": ["a", "bcd"] * 500})
     for calls in (200, 2000):

@@ -14,7 +14,7 @@ import { type Port, type Reference, referenceOf } from './port.js'
 import { itemOf } from './records.js'
 import { Staging } from './staging.js'
 import { isStream } from './streams.js'
-import { type ArrowTable, partsOf, tableIn } from './tables.js'
+import { partsOf, type Table, tableIn } from './tables.js'
 
 const { tags, dtypes, flags, sizes, words, references } = constants
 const BOOLEAN = tags.boolean
@@ -451,7 +451,7 @@ export class Encoder extends Staging {
     this.i32[at + 3] = 0
   }
 
-  #table(table: ArrowTable): void {
+  #table(table: Table): void {
     const stays = (view: TypedArray) => this.#memory.has(view.buffer)
     const parts = partsOf(table, stays, (columns, reason) => {
       this.keys.push(...columns)

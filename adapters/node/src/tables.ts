@@ -63,8 +63,14 @@ interface Schema {
   readonly metadata: ReadonlyMap<string, string>
 }
 
-/** A `Table` of apache-arrow, as far as isthmus looks at it. */
+/** A `Table` of apache-arrow. */
 export interface ArrowTable {
+  readonly schema: object
+  readonly batches: readonly object[]
+}
+
+/** As far as isthmus looks at it. */
+export interface Table extends ArrowTable {
   readonly schema: Schema
   readonly batches: readonly RecordBatch[]
 }
@@ -97,7 +103,7 @@ interface Library extends Record<TypeName | VariableName | NestedName, Class<Typ
   readonly Data: Class<Data>
   readonly Vector: Class<Vector>
   readonly RecordBatch: Class<RecordBatch>
-  readonly Table: Class<ArrowTable>
+  readonly Table: Class<Table>
   makeData(props: object): Data
   vectorFromArray(values: readonly unknown[], type: Type): Vector
 }
@@ -140,16 +146,16 @@ const isTable = Symbol.for('apache-arrow/Table')
 const isBatch = Symbol.for('apache-arrow/RecordBatch')
 
 /** A Table, or a RecordBatch as one, whichever copy of apache-arrow it is of; undefined for what is none. */
-export function tableIn(value: object): ArrowTable | undefined {
+export function tableIn(value: object): Table | undefined {
   const some = value as { [isTable]?: boolean; [isBatch]?: boolean }
-  if (some[isTable] === true) return value as ArrowTable
+  if (some[isTable] === true) return value as Table
   if (some[isBatch] !== true) return undefined
   const batch = value as RecordBatch
   return { schema: batch.schema, batches: [batch] }
 }
 
 /** Every buffer of a table. */
-export function* buffersOf(table: ArrowTable): Generator<TypedArray> {
+export function* buffersOf(table: Table): Generator<TypedArray> {
   for (const batch of table.batches) yield* buffersOfData(batch.data)
 }
 
@@ -254,11 +260,7 @@ const SORTED = 4
 export type Complain = (columns: readonly string[], reason: string) => never
 
 /** What a table travels as: its schema, then its batches. `stays` tells buffers that are not copied on the way. */
-export function partsOf(
-  table: ArrowTable,
-  stays: (view: TypedArray) => boolean,
-  complain: Complain,
-): unknown[] {
+export function partsOf(table: Table, stays: (view: TypedArray) => boolean, complain: Complain): unknown[] {
   const root = { name: '', nullable: false, metadata: table.schema.metadata }
   const children = table.schema.fields.map(field => schemaOf(field, [field.name], complain))
   const schema = ['+s', ...describe(root, 0), children, null]
@@ -395,7 +397,7 @@ type RowsParts = readonly [
 ]
 
 /** The Table that travelled as these parts. Its arrays are those among them. */
-export function tableOf(parts: readonly unknown[]): ArrowTable {
+export function tableOf(parts: readonly unknown[]): Table {
   const lib = arrow()
   const [described, ...batches] = parts as [SchemaParts, ...RowsParts[]]
   const root = typeOf(lib, described)

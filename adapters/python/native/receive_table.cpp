@@ -95,6 +95,7 @@ private:
             case Is::views:
                 if (count < 2) torn();
                 enough(buffer(into), all, 128);
+                into.view_sizes.reserve(count);  // so that there is a buffer of sizes, also where there are none
                 for (std::uint32_t i = 2; i < count; ++i)
                     into.view_sizes.push_back(static_cast<std::int64_t>(buffer(into).bytes));
                 into.buffers.push_back(into.view_sizes.data());
