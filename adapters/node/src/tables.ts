@@ -116,7 +116,7 @@ export function arrow(): Library {
   if (library !== undefined) return library
   throw new IsthmusError(
     'ERR_ISTHMUS_NO_ARROW',
-    'a table has arrived, which is a Table of apache-arrow, and that is not installed: npm i apache-arrow',
+    'a table has arrived, which is a Table of apache-arrow, and that is not installed: npm i apache-arrow, or let the table stay where it is: { keep: true }',
   )
 }
 
