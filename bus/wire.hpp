@@ -23,6 +23,8 @@
 //   reference generation    owner's slot << 56 | id    -
 //   slice    -              -                          three values: start, stop, step
 //   tuple    items          -                          that many values; a list where there are no tuples
+//   pickle   parts          -                          that many bytes: the stream of Python's pickle 5, then its
+//                                                      buffers; only for a peer that asked for it (layout::Peer)
 //
 // An array's elements lie in C order, in Fortran order with cell_fortran, or anywhere in their payload with cell_strided. A reference names an object that stays with its
 // owner, the peer of that slot and generation; bus/lending.hpp tells how long it lives.
@@ -62,7 +64,8 @@ enum class Tag : std::uint8_t {
     extent,
     reference,
     slice,
-    tuple
+    tuple,
+    pickle
 };
 
 enum class DType : std::uint8_t {

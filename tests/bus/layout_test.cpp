@@ -42,6 +42,7 @@ static_assert(offsetof(Peer, service) == 16);
 static_assert(offsetof(Peer, label) == 20);
 static_assert(offsetof(Peer, pulse) == 128 && sizeof(Pulse) == 64);
 static_assert(offsetof(Peer, asleep) == 256);
+static_assert(offsetof(Peer, pickles) == 260);
 static_assert(offsetof(Peer, counters) == 384);
 
 static_assert(sizeof(Counters) == 824);

@@ -192,6 +192,8 @@ export class Decoder {
       }
       case tags.tuple:
         return this.#list(count)
+      case tags.pickle:
+        throw new TypeError('a pickle has arrived, which only a Python peer that asked for it reads')
       case tags.bytes:
       case tags.array:
         return this.#array(at, head, count)

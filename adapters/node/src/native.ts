@@ -141,6 +141,7 @@ type TagName =
   | 'reference'
   | 'slice'
   | 'tuple'
+  | 'pickle'
 type StatusName =
   | 'ok'
   | 'full'

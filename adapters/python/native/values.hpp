@@ -31,12 +31,15 @@ public:
     std::vector<Handle> payloads;     // one use of each is this message's own, but for no_block
     std::vector<std::uint64_t> pins;  // own objects among the values
     std::vector<PyObject*> held;      // owned: the References among the values
+    std::string pickled;              // where the first pickle sits; empty: there is none
 
     struct Mark {
         wire::Values::Mark values;
-        std::size_t copies, payloads, pins, held;
+        std::size_t copies, payloads, pins, held, pickled;
     };
-    Mark mark() const { return {values.mark(), copies.size(), payloads.size(), pins.size(), held.size()}; }
+    Mark mark() const {
+        return {values.mark(), copies.size(), payloads.size(), pins.size(), held.size(), pickled.size()};
+    }
     /// Forgets what came after a mark. GIL held.
     void rewind(const Mark& mark, Memory& memory);
     /// Allocates and fills what `copies` names. Without the GIL. ok, no_memory, too_large, closed.
@@ -57,6 +60,7 @@ struct Root {
     PyObject* key = nullptr;
     std::size_t depth = 0;  // containers that are open around the value
     bool lends = true;      // whether what has no value form is lent
+    bool pickles = false;   // whether it is sent as a pickle before that
 };
 
 /// Appends a value. False with EncodeError set, and nothing appended, when it can't travel. `own`: copied arrays become
@@ -94,6 +98,7 @@ private:
     static PyObject* confused(const char* what);
     PyObject* tuple(const wire::Cell& cell);
     PyObject* slice();
+    PyObject* pickle(const wire::Cell& cell);
     PyObject* own_object(const wire::Cell& cell);
     PyObject* array(const wire::Cell& cell);
     PyObject* typed(const wire::Cell& cell);
