@@ -8,7 +8,7 @@
 namespace isthmus::layout {
 
 static_assert(version == 2);
-static_assert(hash() == 0xed5b4b443a404c8d);
+static_assert(hash() == 0x563d4691d7f0ba92);
 static_assert(magic == 0x3153554d48545349);
 
 static_assert(max_peers == 64);
