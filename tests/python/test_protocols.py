@@ -163,6 +163,13 @@ def test_a_format_that_means_nothing_elsewhere_is_an_error(echo, value, says):
         echo.call("echo", {"rows": [1, value]})
 
 
+def test_a_buffer_that_is_gone_is_an_error_in_its_own_words(echo):
+    gone = memoryview(bytes(3))
+    gone.release()
+    with pytest.raises(isthmus.EncodeError, match=r"args\[0\] is a memoryview .* released memoryview"):
+        echo.call("echo", gone)
+
+
 # --- __array_interface__ ---------------------------------------------------------------------------------
 
 

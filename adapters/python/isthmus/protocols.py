@@ -29,16 +29,18 @@ def elements_of(value: Any) -> tuple[str, Any] | str:
     if np is not None and isinstance(value, np.ndarray):
         return _of_ndarray(value)
     try:
-        seen = memoryview(value)
-    except (TypeError, BufferError, ValueError):
-        pass
-    else:
-        return _of_buffer(value, seen)
+        return _of_buffer(value, memoryview(value))
+    except (TypeError, BufferError, ValueError) as error:
+        refusal: Exception = error
     try:
         interface = getattr(value, "__array_interface__", None)
-        return _of_interface(value, interface) if interface is not None else _of_tensor(value)
+        if interface is not None:
+            return _of_interface(value, interface)
+        if hasattr(value, "__dlpack__"):
+            return _of_tensor(value)
     except Exception as error:
-        return f"is a {type(value).__name__} that does not show its elements: {type(error).__name__}: {error}"
+        refusal = error
+    return f"is a {type(value).__name__} that does not show its elements: {type(refusal).__name__}: {refusal}"
 
 
 # --- numpy -----------------------------------------------------------------------------------------------
