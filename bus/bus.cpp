@@ -38,7 +38,7 @@ bool hung_up(int socket) {
 
 }  // namespace
 
-std::unique_ptr<Bus> Bus::join(rendezvous::Invitation invitation) {
+std::unique_ptr<Bus> Bus::join(rendezvous::Invitation invitation, bool pickles) {
     std::unique_ptr<Bus> bus(new Bus);
     bus->segment_ = std::make_shared<Segment>(Segment::open(std::move(invitation.memory)));
     bus->bell_ = std::make_shared<Fd>(std::move(invitation.bell));
@@ -59,6 +59,7 @@ std::unique_ptr<Bus> Bus::join(rendezvous::Invitation invitation) {
     if (peers::start_pulse(peer.pulse, doorbell::Clock::now() + 1s) != Status::ok) {
         throw Error(Status::timed_out, "the place on the bus is still being cleared: try again");
     }
+    peer.pickles.store(pickles ? 1 : 0, std::memory_order_relaxed);  // relaxed: going live releases it
     std::uint64_t joining = layout::life(bus->generation_, layout::Phase::joining);
     if (!peer.life.compare_exchange_strong(joining, layout::life(bus->generation_, layout::Phase::live),
                                            std::memory_order_acq_rel)) {

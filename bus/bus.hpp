@@ -26,8 +26,9 @@ namespace isthmus {
 
 class Bus {
 public:
-    /// Takes the place that the broker gave; the calling thread becomes the peer. Throws Error.
-    static std::unique_ptr<Bus> join(rendezvous::Invitation invitation);
+    /// Takes the place that the broker gave; the calling thread becomes the peer. `pickles`: others are told that it takes
+    /// them. Throws Error.
+    static std::unique_ptr<Bus> join(rendezvous::Invitation invitation, bool pickles = false);
     /// Leaves: ends all links, gives back all leases and memory. The same thread as join. Memory of the arena must not be
     /// touched afterwards.
     ~Bus();

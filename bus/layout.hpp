@@ -123,6 +123,7 @@ struct alignas(far_apart) Peer {
     char label[44];
     alignas(far_apart) Pulse pulse;
     alignas(far_apart) Word32 asleep;  // bus/doorbell.hpp
+    Word32 pickles;                    // 1: it asked to be sent pickles; written by itself before it is live
     Word64 board;                      // generation << 32 | count of writes to its Board, odd during one
     alignas(far_apart) Counters counters;
 };
@@ -228,6 +229,7 @@ constexpr std::uint64_t hash() {
                                std::uint64_t{sizeof(Peer)},
                                std::uint64_t{offsetof(Peer, pulse)},
                                std::uint64_t{offsetof(Peer, asleep)},
+                               std::uint64_t{offsetof(Peer, pickles)},
                                std::uint64_t{offsetof(Peer, board)},
                                std::uint64_t{offsetof(Peer, counters)},
                                std::uint64_t{sizeof(Counters)},

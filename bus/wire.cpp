@@ -82,6 +82,7 @@ public:
         struct Open {
             std::uint64_t to_come;  // values, until the container is complete
             bool keyed;             // an object: every other value is a text
+            bool of_bytes;          // a pickle: every value is bytes
         };
         Open open[max_depth];
         std::uint32_t depth = 0;
@@ -90,6 +91,7 @@ public:
             if (depth > 0) {
                 Open& outer = open[depth - 1];
                 if (outer.keyed && outer.to_come % 2 == 0 && cell.tag != Tag::text) return false;
+                if (outer.of_bytes && cell.tag != Tag::bytes) return false;
                 --outer.to_come;
             }
             std::uint64_t inside = 0;
@@ -111,6 +113,10 @@ public:
                 case Tag::map: inside = std::uint64_t{cell.count} * 2; break;
                 case Tag::slice: inside = 3; break;
                 case Tag::table: inside = std::uint64_t{cell.count} + 1; break;
+                case Tag::pickle:
+                    inside = cell.count;
+                    if (inside == 0) return false;
+                    break;
                 case Tag::reference:
                     if ((frame_.flags & frame_references) == 0 || owner_of(cell) >= layout::max_peers) return false;
                     break;
@@ -125,7 +131,7 @@ public:
             if (inside > frame_.cells.size()) return false;
             if (inside > 0) {
                 if (depth == max_depth) return false;
-                open[depth++] = {inside, cell.tag == Tag::object};
+                open[depth++] = {inside, cell.tag == Tag::object, cell.tag == Tag::pickle};
             }
             while (depth > 0 && open[depth - 1].to_come == 0) --depth;
         }

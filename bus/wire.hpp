@@ -24,6 +24,8 @@
 //   slice    -              -                          three values: start, stop, step
 //   tuple    items          -                          that many values; a list where there are no tuples
 //   table    batches        -                          its schema, then that many batches: docs/protocol.md, Tables
+//   pickle   parts          -                          that many bytes: the stream of Python's pickle 5, then its
+//                                                      buffers; only for a peer that asked for it (layout::Peer)
 //
 // An array's elements lie in C order, in Fortran order with cell_fortran, or anywhere in their payload with cell_strided. A reference names an object that stays with its
 // owner, the peer of that slot and generation; bus/lending.hpp tells how long it lives.
@@ -64,7 +66,8 @@ enum class Tag : std::uint8_t {
     reference,
     slice,
     tuple,
-    table
+    table,
+    pickle
 };
 
 enum class DType : std::uint8_t {

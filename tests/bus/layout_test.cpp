@@ -8,7 +8,7 @@
 namespace isthmus::layout {
 
 static_assert(version == 2);
-static_assert(hash() == 0xed5b4b443a404c8d);
+static_assert(hash() == 0x563d4691d7f0ba92);
 static_assert(magic == 0x3153554d48545349);
 
 static_assert(max_peers == 64);
@@ -42,6 +42,7 @@ static_assert(offsetof(Peer, service) == 16);
 static_assert(offsetof(Peer, label) == 20);
 static_assert(offsetof(Peer, pulse) == 128 && sizeof(Pulse) == 64);
 static_assert(offsetof(Peer, asleep) == 256);
+static_assert(offsetof(Peer, pickles) == 260);
 static_assert(offsetof(Peer, counters) == 384);
 
 static_assert(sizeof(Counters) == 824);

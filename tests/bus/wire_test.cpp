@@ -614,6 +614,24 @@ TEST_CASE("a table has a schema and as many batches as it says", "[wire]") {
     CHECK(read(written(draft_of(values)).span(), out) == Status::corrupt);
 }
 
+TEST_CASE("a pickle is made of bytes alone, and of one at least", "[wire]") {
+    Draft out;
+    const auto reads = [&out](std::uint32_t parts, auto... put) {
+        Values values;
+        values.container(Tag::pickle, parts);
+        (put(values), ...);
+        return read(written(draft_of(values)).span(), out) == Status::ok;
+    };
+    const auto bytes = [](Values& values) { values.bytes(0, values.room(3).second, 3); };
+    const auto number = [](Values& values) { values.integer(1); };
+    CHECK(reads(1, bytes));
+    CHECK(reads(3, bytes, bytes, bytes));
+    CHECK_FALSE(reads(0));
+    CHECK_FALSE(reads(2, bytes));
+    CHECK_FALSE(reads(1, number));
+    CHECK_FALSE(reads(2, bytes, number));
+}
+
 TEST_CASE("vectors off their alignment are refused", "[wire]") {
     Values values;
     values.integer(3);

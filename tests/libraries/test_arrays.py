@@ -1,5 +1,6 @@
 """What other libraries return comes back with no more copies than docs/arrays.md says."""
 
+import ast
 import os
 import re
 import tempfile
@@ -18,9 +19,12 @@ from sklearn import cluster, decomposition, ensemble, linear_model, preprocessin
 """
 
 SECTION = (
-    (Path(__file__).parents[2] / "docs/arrays.md").read_text().split("## What libraries return")[1].split("\n## ")[0]
+    (Path(__file__).parents[2] / "docs/arrays.md")
+    .read_text()
+    .split("## What libraries return")[1]
+    .split("\n## ")[0]
 )
-ROWS = re.findall(r"^\| (\w[\w-]*) \| `(.+)` \| (\S+) ([\d ×]+) \| (none|one) \|$", SECTION, re.MULTILINE)
+ROWS = re.findall(r"^\| (\w[\w-]*) \| `(.+)` \| (\S+) (\([\d, ]+\)) \| (none|one) \|$", SECTION, re.MULTILINE)
 LARGE_ENOUGH = 32 << 10
 
 
@@ -41,8 +45,8 @@ def made():
 @pytest.fixture(scope="module")
 def bus(made):
     isthmus.export(name="evaluate")(lambda expression: eval(expression, made))
-    with tempfile.TemporaryDirectory(prefix="isthmus-") as folder:
-        os.environ["XDG_RUNTIME_DIR"] = folder
+    with tempfile.TemporaryDirectory(prefix="isthmus-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
         name = f"libraries-{os.getpid()}"
         with isthmus.Host(name), isthmus.connect(name) as bus:
             yield bus
@@ -54,7 +58,7 @@ def test_a_row_of_the_table(bus, made, library, expression, dtype, shape, copies
     result = bus.call("evaluate", expression)
     bytes_copied = bus.stats()["host"]["bytes_copied"] - before
     assert result.dtype == dtype
-    assert result.shape == tuple(int(length) for length in shape.split(" × "))
+    assert result.shape == ast.literal_eval(shape)
     assert result.nbytes >= LARGE_ENOUGH
     assert bytes_copied == {"none": 0, "one": result.nbytes}[copies]
     assert np.array_equal(result, np.asarray(eval(expression, made)), equal_nan=result.dtype.kind == "f")

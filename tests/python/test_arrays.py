@@ -140,6 +140,7 @@ LENDING = """
 
 
 WRITING = """
+    from types import SimpleNamespace
     import isthmus, numpy as np
 
     def give(x): x.flags.writeable = True
@@ -161,7 +162,7 @@ WRITING = """
         "frombuffer": lambda x: np.frombuffer(x).setflags(write=True),
         "ndarray": lambda x: np.ndarray(len(x), buffer=x.data).fill(1),
         "strides": lambda x: np.lib.stride_tricks.as_strided(x, x.shape, x.strides).fill(1),
-        "interface": lambda x: np.asarray(type("I", (), {"__array_interface__": x.__array_interface__})()).fill(1),
+        "interface": lambda x: np.asarray(SimpleNamespace(__array_interface__=x.__array_interface__)).fill(1),
         "dlpack": lambda x: np.from_dlpack(x).fill(1),
         "base": lambda x: np.frombuffer(x.base if x.base is not None else x, "u1").fill(1),
         "setflags of the base": lambda x: x.base.setflags(write=True),
@@ -194,7 +195,13 @@ WAYS = re.findall(r'^ {8}"([\w ]+)": ', WRITING, re.MULTILINE)
 def test_nothing_leads_to_writing_to_what_is_lent(writer, how):
     lent = isthmus.empty(1000)
     lent[:] = range(1000, 0, -1)
-    values = [lent, lent.reshape(10, 100)[:, 3], np.arange(1000.0)[::-1], np.arange(3.0), np.arange(100_000.0)]
+    values = [
+        lent,
+        lent.reshape(10, 100)[:, 3],
+        np.arange(1000.0)[::-1],
+        np.arange(3.0),
+        np.arange(100_000.0),
+    ]
     for value in values:
         before = value.copy()
         assert writer.call("write", how, value), "it was written to"

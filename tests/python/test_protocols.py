@@ -33,7 +33,7 @@ def address(x):
     return x.__array_interface__["data"][0]
 
 
-# --- PEP 3118 ----------------------------------------------------------------------------------------------
+# --- PEP 3118 --------------------------------------------------------------------------------------------
 
 
 class Point(ctypes.Structure):
@@ -163,7 +163,14 @@ def test_a_format_that_means_nothing_elsewhere_is_an_error(echo, value, says):
         echo.call("echo", {"rows": [1, value]})
 
 
-# --- __array_interface__ -----------------------------------------------------------------------------------
+def test_a_buffer_that_is_gone_is_an_error_in_its_own_words(echo):
+    gone = memoryview(bytes(3))
+    gone.release()
+    with pytest.raises(isthmus.EncodeError, match=r"args\[0\] is a memoryview .* released memoryview"):
+        echo.call("echo", gone)
+
+
+# --- __array_interface__ ---------------------------------------------------------------------------------
 
 
 class OfType:
@@ -267,7 +274,7 @@ def test_a_class_with_an_interface_is_still_a_class(echo):
     assert echo.call("echo", OfType) is OfType
 
 
-# --- DLPack: objects of other libraries ----------------------------------------------------------------------
+# --- DLPack: objects of other libraries ------------------------------------------------------------------
 
 
 class Tensor:
@@ -342,7 +349,8 @@ def test_a_tensor_over_bus_memory_is_not_copied_and_any_other_once(echo, copied,
 def test_a_tensor_elsewhere_than_in_the_cpus_memory_is_an_error(echo):
     for device, says in (((2, 1), r"\(CUDA 1\)"), ((99, 0), r"\(type 99 0\)")):
         with pytest.raises(
-            isthmus.EncodeError, match=rf"args\[0\]\.layers\[1\] is a Tensor on a device {says}.* to the CPU first"
+            isthmus.EncodeError,
+            match=rf"args\[0\]\.layers\[1\] is a Tensor on a device {says}.* to the CPU first",
         ):
             echo.call("echo", {"layers": [0, Tensor(np.ones(3), device)]})
 
@@ -383,7 +391,10 @@ class Versioned(ctypes.Structure):
 
 NAME = b"dltensor_versioned"
 new_capsule = ctypes.pythonapi.PyCapsule_New
-new_capsule.restype, new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+new_capsule.restype, new_capsule.argtypes = (
+    ctypes.py_object,
+    [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p],
+)
 pointer_in = ctypes.pythonapi.PyCapsule_GetPointer
 pointer_in.restype, pointer_in.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
@@ -442,7 +453,7 @@ def test_a_tensor_that_has_no_counterpart_is_an_error_and_given_back(echo, tenso
     assert tensor.deleted == 1
 
 
-# --- DLPack: what came over the bus ----------------------------------------------------------------------------
+# --- DLPack: what came over the bus ----------------------------------------------------------------------
 
 
 @pytest.fixture

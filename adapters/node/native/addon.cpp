@@ -165,7 +165,7 @@ Napi::Object constants(Napi::Env env) {
 #undef X
 #define X(name) ISTHMUS_NUMBER(wire::Tag, name)
     put("tags", {X(null) X(boolean) X(integer) X(real) X(bigint) X(text) X(bytes) X(list) X(object) X(map) X(set)
-                     X(date) X(array) X(extent) X(reference) X(slice) X(tuple) X(table)});
+                     X(date) X(array) X(extent) X(reference) X(slice) X(tuple) X(table) X(pickle)});
 #undef X
 #define X(name) ISTHMUS_NUMBER(wire::DType, name)
     put("dtypes", {X(none) X(boolean) X(int8) X(uint8) X(int16) X(uint16) X(int32) X(uint32) X(int64) X(uint64)

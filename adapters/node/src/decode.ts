@@ -196,6 +196,8 @@ export class Decoder {
       case tags.table:
         arrow() // without it, nothing is to be leased
         return releasable(tableOf(this.#list(count + 1)))
+      case tags.pickle:
+        throw new TypeError('a pickle has arrived, which only a Python peer that asked for it reads')
       case tags.bytes:
       case tags.array:
         return this.#array(at, head, count)

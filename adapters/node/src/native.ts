@@ -168,6 +168,7 @@ type TagName =
   | 'slice'
   | 'tuple'
   | 'table'
+  | 'pickle'
 type StatusName =
   | 'ok'
   | 'full'

@@ -121,6 +121,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         quota=arguments.quota,
         allow=arguments.allow,
         numpy_memory=arguments.numpy_memory,
+        pickle=arguments.pickle,
     )
     with host._stopped_by_signals(served):
         try:
@@ -180,6 +181,12 @@ def _parser() -> argparse.ArgumentParser:
         dest="numpy_memory",
         action="store_false",
         help="let numpy allocate as ever: results are copied into the bus, once",
+    )
+    serve.add_argument(
+        "--pickle",
+        action="store_true",
+        help="exchange what has no value form as pickles with Python callers that ask for it too; "
+        "any process of this user can run code in the host then",
     )
     serve.add_argument("--lifeline", type=int, metavar="FD", help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)

@@ -66,7 +66,14 @@ class Broker:
 
 @final
 class Bus:
-    def __new__(cls, name: str, exports: Exports | None, label: str, numpy_memory: bool = True) -> Bus: ...
+    def __new__(
+        cls,
+        name: str,
+        exports: Exports | None,
+        label: str,
+        numpy_memory: bool = True,
+        pickle: bool = False,
+    ) -> Bus: ...
     def run(self, joined: Callable[[], object]) -> None: ...
     def stop(self) -> None: ...
     def call(

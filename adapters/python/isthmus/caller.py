@@ -67,9 +67,9 @@ class Caller(ABC):
 class Bus(Caller):
     """A place on a bus, for calling what others export. Made by ``connect``; any thread may use it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, pickle: bool = False) -> None:
         self.name = name
-        self._peer = Peer(name, None, loop=running_loop())
+        self._peer = Peer(name, None, loop=running_loop(), pickle=pickle)
         self._peer.start()
 
     def _native(self) -> _isthmus.Bus:
@@ -104,9 +104,15 @@ class Bus(Caller):
         self.close()
 
 
-def connect(name: str) -> Bus:
+def connect(name: str, *, pickle: bool = False) -> Bus:
     """Joins the bus of this name, which `python -m isthmus serve` or ``isthmus.serve`` serves.
+
+    With ``pickle``, what has no value form travels as a pickle to and from Python peers that asked for it
+    too, its arrays without a copy where they lie in the bus: dataframes, models, anything that ``pickle``
+    takes. Functions, classes, modules and iterators stay objects that the other side uses from there, and so
+    does what can't be pickled. A call by name that would carry a pickle to a peer which did not ask for them
+    is an EncodeError. Whoever is called can run code in this process then, by what it answers.
 
     Raises isthmus.ConnectError, which says what to run, when there is none.
     """
-    return Bus(name)
+    return Bus(name, pickle=pickle)

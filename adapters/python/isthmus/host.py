@@ -54,6 +54,10 @@ class Host(Caller):
     ``numpy_memory`` says whether arrays that exports make with numpy lie in the memory of the bus from 32 KiB
     on, so that results are not copied; ``isthmus.numpy_memory`` decides it for a part of an export.
 
+    ``pickle`` lets callers that ask for it too (``isthmus.connect(…, pickle=True)``) send and get what has no
+    value form as a pickle; the others are served as ever. Any process of this user can run code in this one
+    then.
+
     ``with isthmus.Host("vision"):`` serves for as long as the block runs. ``async with`` does the same inside
     a running asyncio loop, which it never blocks, and ``async def`` exports are tasks of that loop; else they
     run on a loop in a thread of their own, uvloop's where that is installed. ``start`` and ``stop`` do it by
@@ -71,12 +75,14 @@ class Host(Caller):
         quota: int | str | None = None,
         allow: str | Iterable[str] | None = None,
         numpy_memory: bool = True,
+        pickle: bool = False,
     ) -> None:
         self.name = name if name is not None else default_name()
         self._memory = parse_memory(memory)
         self._quota = 0 if quota is None else parse_memory(quota)
         self._allow = allowed_modules(allow)
         self._numpy_memory = numpy_memory
+        self._pickle = pickle
         self._loop: asyncio.AbstractEventLoop | None = None
         self._broker: _isthmus.Broker | None = None
         self._peer: Peer | None = None
@@ -95,6 +101,7 @@ class Host(Caller):
                 allow=self._allow,
                 loop=self._loop,
                 numpy_memory=self._numpy_memory,
+                pickle=self._pickle,
             )
             self._peer.start()
         log.info("serving '%s' with %d exports", self.name, len(registry.names()))
@@ -196,6 +203,7 @@ def serve(
     quota: int | str | None = None,
     allow: str | Iterable[str] | None = None,
     numpy_memory: bool = True,
+    pickle: bool = False,
 ) -> None:
     """Serves what was exported and blocks until the host is stopped, by Ctrl-C or SIGTERM in the main thread.
 
@@ -207,7 +215,9 @@ def serve(
             "the app calls isthmus.serve() itself: run it with `python app.py`, "
             "or put the call under `if __name__ == '__main__':`"
         )
-    host = Host(name, memory=memory, quota=quota, allow=allow, numpy_memory=numpy_memory)
+    host = Host(
+        name, memory=memory, quota=quota, allow=allow, numpy_memory=numpy_memory, pickle=pickle
+    )
     with _stopped_by_signals(host):
         host.start()
         try:

@@ -51,8 +51,9 @@ class Peer:
         allow: frozenset[str] = frozenset(),
         loop: asyncio.AbstractEventLoop | None = None,
         numpy_memory: bool = True,
+        pickle: bool = False,
     ) -> None:
-        self._bus = _isthmus.Bus(name, exports, program(), numpy_memory)
+        self._bus = _isthmus.Bus(name, exports, program(), numpy_memory, pickle)
         self._bus.operator = Operator(name, allow)
         self._bus.reference_factory = proxy_of
         self.tasks = Tasks(self._bus, name, loop)

@@ -20,7 +20,7 @@ ADVICE = "which can't travel: convert it to bool, int8 to uint64, float16 to flo
 
 
 def elements_of(value: Any) -> tuple[str, Any] | str:
-    """numpy's code for the elements of ``value``, or a record's fields as JSON, and what has a buffer of them.
+    """numpy's code for the elements of ``value`` (a record's fields as JSON), and what has a buffer of them.
 
     Where they can't travel: what is wrong, without where. Called by the encoder for what has no buffer of
     plain numbers.
@@ -29,16 +29,18 @@ def elements_of(value: Any) -> tuple[str, Any] | str:
     if np is not None and isinstance(value, np.ndarray):
         return _of_ndarray(value)
     try:
-        seen = memoryview(value)
-    except (TypeError, BufferError, ValueError):
-        pass
-    else:
-        return _of_buffer(value, seen)
+        return _of_buffer(value, memoryview(value))
+    except (TypeError, BufferError, ValueError) as error:
+        refusal: Exception = error
     try:
         interface = getattr(value, "__array_interface__", None)
-        return _of_interface(value, interface) if interface is not None else _of_tensor(value)
+        if interface is not None:
+            return _of_interface(value, interface)
+        if hasattr(value, "__dlpack__"):
+            return _of_tensor(value)
     except Exception as error:
-        return f"is a {type(value).__name__} that does not show its elements: {type(error).__name__}: {error}"
+        refusal = error
+    return f"is a {type(value).__name__} that does not show its elements: {type(refusal).__name__}: {refusal}"
 
 
 # --- numpy -----------------------------------------------------------------------------------------------
@@ -58,7 +60,7 @@ def _of_ndarray(array: np.ndarray[Any, Any]) -> tuple[str, Any] | str:
             array = array.astype(dtype)
         code = json.dumps(dtype.descr)
         if not _is_packed(dtype):
-            return f"is an array of dtype {dtype}, whose fields overlap or have titles: copy those that are wanted"
+            return f"is an array of dtype {dtype}, whose fields overlap or have titles: copy those you want"
     return code, array.view(np.ndarray).view(f"V{dtype.itemsize}")
 
 
@@ -71,7 +73,7 @@ def _is_packed(dtype: np.dtype[Any]) -> bool:
 
 
 def dtype_from(code: str) -> np.dtype[Any]:
-    """The dtype that a code or a record's fields name. Called by the decoder. Raises ValueError for what is none."""
+    """The dtype that a code or fields name. Called by the decoder. Raises ValueError for what is none."""
     import numpy as np
 
     try:
@@ -128,7 +130,9 @@ class _Item(NamedTuple):
 class _Format:
     """A format of PEP 3118, read from left to right into what numpy would call it."""
 
-    KINDS = dict.fromkeys("bhilqn", "i") | dict.fromkeys("BHILQN", "u") | dict.fromkeys("efd", "f") | {"?": "b"}
+    KINDS = (
+        dict.fromkeys("bhilqn", "i") | dict.fromkeys("BHILQN", "u") | dict.fromkeys("efd", "f") | {"?": "b"}
+    )
     ITEM = re.compile(r"\s*([@=<>!^]?)(?:\(([\d,\s]+)\))?([@=<>!^]?)(\d*)(Z?[^\s:}])")
     NAME = re.compile(r":([^:]*):")
 
@@ -186,7 +190,9 @@ class _Format:
         else:
             raise ValueError(f"whose '{letter}' can't travel")
         align = struct.calcsize(f"@c0{letter[-1]}") if self._aligned or self._order == "@" else 1
-        return _Item("", f"{'|' if size == 1 else order}{kind}{size}", [many] if count else [], size * many, align)
+        return _Item(
+            "", f"{'|' if size == 1 else order}{kind}{size}", [many] if count else [], size * many, align
+        )
 
     def _record(self, items: list[_Item]) -> _Item:
         """Its fields, at their places: in a native format each is aligned."""
@@ -211,7 +217,7 @@ def _of_interface(value: Any, interface: dict[str, Any]) -> tuple[str, Any] | st
         return "has a mask, which can't travel: fill it first"
     code: str = interface["typestr"]
     described = interface.get("descr")
-    item_bytes = int(re.match(r"..(\d+)", code)[1]) * (4 if code[1] == "U" else 1)
+    item_bytes = int(re.sub(r"\D.*", "", code[2:])) * (4 if code[1] == "U" else 1)
     if code[1] == "V" and described and described != [("", code)]:
         code = json.dumps(described)
     data, offset = interface.get("data"), interface.get("offset", 0)
@@ -224,7 +230,16 @@ def _of_interface(value: Any, interface: dict[str, Any]) -> tuple[str, Any] | st
 # --- DLPack ----------------------------------------------------------------------------------------------
 
 CPU = 1
-DEVICES = {2: "CUDA", 3: "CUDA host", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 13: "CUDA managed", 14: "oneAPI"}
+DEVICES = {
+    2: "CUDA",
+    3: "CUDA host",
+    4: "OpenCL",
+    7: "Vulkan",
+    8: "Metal",
+    10: "ROCm",
+    13: "CUDA managed",
+    14: "oneAPI",
+}
 
 
 def _of_tensor(value: Any) -> tuple[str, Any] | str:

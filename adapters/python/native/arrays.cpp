@@ -162,11 +162,12 @@ private:
         if (!PyArg_ParseTuple(answer.get(), "s#O", &code, &code_bytes, &shows)) return "";
         exporter = Ref::to(shows);
         if (PyObject_GetBuffer(shows, &view, PyBUF_RECORDS_RO) < 0) return "";
-        const auto found = elements_of_code({code, static_cast<std::size_t>(code_bytes)},
-                                            static_cast<std::uint64_t>(view.itemsize));
+        const auto found =
+            elements_of_code({code, static_cast<std::size_t>(code_bytes)}, static_cast<std::uint64_t>(view.itemsize));
         return found ? accept(*found)
-                     : "is an array of type '" + std::string(code) + "', which can't travel: convert it to bool, int8 to "
-                       "uint64, float16 to float64 or complex";
+                     : "is an array of type '" + std::string(code) +
+                           "', which can't travel: convert it to bool, int8 to "
+                           "uint64, float16 to float64 or complex";
     }
 };
 

@@ -121,7 +121,10 @@ Link* Calls::link_for(Bus& bus, const Pending& call) {
 /// The mutex is held.
 void Calls::submit(Bus& bus, Link* link, const std::shared_ptr<Pending>& call) {
     Status status = Status::lost;
-    if (link != nullptr) {
+    if (link != nullptr && !call->out.pickled.empty() && !call->memory->pickles_for(link->ends().other)) {
+        status = Status::closed;
+        call->refused = call->out.pickled;
+    } else if (link != nullptr) {
         wire::Draft draft{.kind = wire::Kind::call, .target = call->target, .id = call->id, .deadline = call->deadline};
         draft.activity = call->activity;
         draft.number = call->credit;

@@ -36,6 +36,7 @@ struct Pending {
     std::string name;  // empty: it goes to `slot`
     std::uint32_t slot = layout::max_peers, generation = 0;
     double seconds = -1;  // its timeout, for people
+    std::string refused;  // where a pickle sits that the other side did not ask for
     Outgoing out;
     PyObject* sink = nullptr;  // owned; null: somebody waits for `done`
     PyObject* tag = nullptr;   // owned

@@ -1,4 +1,5 @@
 // The method Bus.complete: outcomes of deferred calls, encoded on the thread that has them.
+#include "calling.hpp"
 #include "errors.hpp"
 #include "peer.hpp"
 
@@ -28,7 +29,7 @@ public:
         const bool keeps = (entry_.flags & wire::frame_keeps) != 0;
         if (entry_.is_post) return push(std::move(answer));
         if (keeps ? encode_reference(state_, memory_, answer.out, value)
-                  : encode(state_, memory_, answer.out, value, Root::of_call("result", entry_.flags), true)) {
+                  : encode(state_, memory_, answer.out, value, root("result"), true)) {
             push(std::move(answer));
         } else {
             exception(take_exception().get());
@@ -53,7 +54,7 @@ public:
         Deferred::Answer answer{token_, wire::Kind::item, Status::ok, {}};
         for (Py_ssize_t i = 0; items && i < PySequence_Fast_GET_SIZE(items.get()); ++i) {
             const Ref item = Ref::to(PySequence_Fast_GET_ITEM(items.get(), i));
-            if (!encode(state_, memory_, answer.out, item.get(), Root::of_call("item", entry_.flags), true)) {
+            if (!encode(state_, memory_, answer.out, item.get(), root("item"), true)) {
                 const Ref error = take_exception();
                 if (answer.items != 0) push(std::move(answer));
                 exception(error.get());
@@ -76,6 +77,10 @@ public:
     }
 
 private:
+    Root root(const char* name) const {
+        return Root::of_call(name, entry_.flags, memory_.pickles_for(call_info(entry_.info).slot));
+    }
+
     void push(Deferred::Answer&& answer) {
         if (answer.out.has_copies()) {
             Status settled;

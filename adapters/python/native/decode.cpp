@@ -64,6 +64,7 @@ PyObject* Decoder::next() {
         case wire::Tag::tuple: return tuple(cell);
         case wire::Tag::table: return table(cell);
         case wire::Tag::slice: return slice();
+        case wire::Tag::pickle: return pickle(cell);
         case wire::Tag::reference:
             return memory_->objects().owns(cell) ? own_object(cell) : receive_reference(state_, memory_, cell);
         case wire::Tag::extent: break;
@@ -104,6 +105,23 @@ PyObject* Decoder::slice() {
     const Ref stop(start ? next() : nullptr);
     const Ref step(stop ? next() : nullptr);
     return step ? PySlice_New(start.get(), stop.get(), step.get()) : nullptr;
+}
+
+/// Reading one runs code that its sender chose, so only a peer that asked for that does.
+PyObject* Decoder::pickle(const wire::Cell& cell) {
+    if (!memory_->pickles()) {
+        PyErr_SetString(state_.error,
+                        "a pickle has come and was not read, as this peer did not ask for pickles: isthmus.connect(…, "
+                        "pickle=True) and isthmus.Host(…, pickle=True) do, which lets other peers run code here");
+        return nullptr;
+    }
+    const Ref parts(PyList_New(0));
+    for (std::uint32_t i = 0; parts && i < cell.count; ++i) {
+        const Ref part(next());
+        if (!part || PyList_Append(parts.get(), part.get()) < 0) return nullptr;
+    }
+    const Ref module(parts ? PyImport_ImportModule("isthmus.pickles") : nullptr);
+    return module ? PyObject_CallMethod(module.get(), "load", "O", parts.get()) : nullptr;
 }
 
 PyObject* Decoder::own_object(const wire::Cell& cell) {

@@ -141,6 +141,7 @@ private:
     Ref operate(Call& call, Decoder& decoder);
     bool read_arguments(Decoder& decoder, std::vector<PyObject*>& arguments, Ref& names, std::size_t& positional);
     void conclude(Call& call, Scratch& scratch, Ref result);
+    Root root_of(const Call& call, const char* name) const;
     PyObject* info_of(Call& call);
     static bool tells_origin(const Call& call) { return call.frame.activity != 0 || call.index >= wire::operation; }
 

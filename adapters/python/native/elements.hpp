@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "bus/wire.hpp"
+#include "bus/bus.hpp"
 
 namespace isthmus::python {
 

@@ -133,6 +133,7 @@ private:
             }
             case Kind::numpy_scalar: return numpy_scalar(object);
             case Kind::naive_masked:
+                if (root_.pickles) return lend(object);
                 return fail("is a masked array, and the mask can't travel: fill it first (filled())");
             case Kind::slice: return slice(object);
             case Kind::table: return table(object);
@@ -154,13 +155,33 @@ private:
         return true;
     }
 
+    /// What has no value form: as a pickle where that is wanted and can be, else as a reference.
     bool lend(PyObject* object) {
+        if (root_.pickles && flags_of(object) == 0 && kind_of(state_, Py_TYPE(object)) != Kind::proxy &&
+            !PyModule_Check(object)) {
+            const Ref module(PyImport_ImportModule("isthmus.pickles"));
+            const Ref parts(module ? PyObject_CallMethod(module.get(), "dump", "O", object) : nullptr);
+            if (!parts) return false;
+            if (parts.get() != Py_None) return pickle(object, parts.get());
+        }
         if (!root_.lends) return fail("has no value form");
         Objects& objects = memory_.objects();
         const std::uint64_t id = objects.pin(object);
         out_.pins.push_back(id);
         values_.put(wire::reference(objects.slot(), objects.generation(), id, flags_of(object)));
         return true;
+    }
+
+    /// `parts`: the stream, then its buffers.
+    bool pickle(PyObject* object, PyObject* parts) {
+        if (out_.pickled.empty()) out_.pickled = path(depth_);
+        const Py_ssize_t count = PyList_GET_SIZE(parts);
+        if (!open(object, wire::Tag::pickle, count)) return false;
+        for (Py_ssize_t i = 0; i < count; ++i) {
+            at(i);
+            if (!buffer(PyList_GET_ITEM(parts, i), true)) return false;
+        }
+        return close();
     }
 
     bool slice(PyObject* object) {
@@ -287,7 +308,8 @@ private:
     bool buffer(PyObject* object, bool as_bytes) {
         const auto wrong = encode_buffer(state_, memory_, out_, object, as_bytes, own_, own_ && depth_ == 0);
         if (!wrong) return true;
-        return wrong->empty() ? false : fail(*wrong);
+        if (wrong->empty()) return false;
+        return root_.pickles ? lend(object) : fail(*wrong);
     }
 
     bool table(PyObject* object) {

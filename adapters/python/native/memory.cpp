@@ -6,9 +6,10 @@
 
 namespace isthmus::python {
 
-Memory::Memory(Bus& bus)
+Memory::Memory(Bus& bus, bool pickles)
     : mapping_(bus.mapping()),
       objects_(bus),
+      pickles_(pickles),
       base_(bus.arena().memory().base),
       bytes_(bus.arena().memory().bytes),
       memory_fd_(bus.memory_fd()),

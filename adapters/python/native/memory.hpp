@@ -13,7 +13,8 @@ namespace isthmus::python {
 /// Outlives the Bus: what Python keeps stays readable after the bus was left. Any thread, with or without the GIL.
 class Memory {
 public:
-    explicit Memory(Bus& bus);
+    /// `pickles`: whether this peer asked for values as pickles.
+    Memory(Bus& bus, bool pickles);
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
 
@@ -47,6 +48,12 @@ public:
     /// What crosses as references.
     Objects& objects() { return objects_; }
 
+    /// Whether this peer reads pickles, and sends them to those who asked for them too.
+    bool pickles() const { return pickles_; }
+    bool pickles_for(std::uint32_t slot) const {
+        return pickles_ && objects_.peer(slot).pickles.load(std::memory_order_relaxed) == 1;
+    }
+
     /// Whether this is the process that joined.
     bool is_ours() const { return forks_ == fork_count(); }
 
@@ -55,6 +62,7 @@ private:
 
     std::shared_ptr<const void> mapping_;
     Objects objects_;
+    const bool pickles_;
     std::byte* base_;
     std::uint64_t bytes_;
     int memory_fd_;  // the mapping's

@@ -15,6 +15,7 @@ void Outgoing::rewind(const Mark& mark, Memory& memory) {
     }
     for (; pins.size() > mark.pins; pins.pop_back()) memory.objects().unpin(pins.back(), false);
     for (; held.size() > mark.held; held.pop_back()) Py_DECREF(held.back());
+    pickled.resize(mark.pickled);
 }
 
 Status Outgoing::settle(Memory& memory) {
@@ -48,6 +49,7 @@ void Outgoing::end(Memory& memory, bool was_sent) {
     pins.clear();
     for (PyObject* reference : held) memory.objects().bury(reference);
     held.clear();
+    pickled.clear();
     values.clear();
 }
 

@@ -37,8 +37,8 @@ void remove_memory(State& state, const std::shared_ptr<Memory>& memory) {
 PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     const char *name, *label;
     PyObject* exports;
-    int numpy_memory = 1;
-    if (!PyArg_ParseTuple(arguments, "sOs|p", &name, &exports, &label, &numpy_memory)) return nullptr;
+    int numpy_memory = 1, pickles = 0;
+    if (!PyArg_ParseTuple(arguments, "sOs|pp", &name, &exports, &label, &numpy_memory, &pickles)) return nullptr;
     State& state = state_of(type);
     if (exports != Py_None && !PyObject_TypeCheck(exports, state.exports)) {
         PyErr_SetString(PyExc_TypeError, "exports must be an Exports or None");
@@ -54,6 +54,7 @@ PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     peer.label = label;
     peer.is_service = exports != Py_None;
     peer.numpy_memory = numpy_memory != 0;
+    peer.pickles = pickles != 0;
     return self;
 }
 
@@ -87,8 +88,8 @@ void dealloc_bus(PyObject* self) {
 void join(Peer& peer) {
     const rendezvous::Who who{PeerKind::python, peer.is_service, peer.label};
     auto invitation = rendezvous::ask(peer.name, who, doorbell::Clock::now() + std::chrono::seconds(10));
-    std::unique_ptr<Bus> bus = Bus::join(std::move(invitation));
-    auto memory = std::make_shared<Memory>(*bus);
+    std::unique_ptr<Bus> bus = Bus::join(std::move(invitation), peer.pickles);
+    auto memory = std::make_shared<Memory>(*bus, peer.pickles);
     std::lock_guard lock(peer.gate);
     peer.bus = std::move(bus);
     peer.memory = std::move(memory);
@@ -246,9 +247,8 @@ PyGetSetDef attributes[] = {
 };
 
 PyType_Slot slots[] = {
-    {Py_tp_doc,
-     const_cast<char*>(
-         "Bus(name, exports, label, numpy_memory=True)\n--\n\nOne peer; with exports, one that answers calls.")},
+    {Py_tp_doc, const_cast<char*>("Bus(name, exports, label, numpy_memory=True, pickle=False)\n--\n\nOne peer; with "
+                                  "exports, one that answers calls.")},
     {Py_tp_new, slot(make_bus)},
     {Py_tp_dealloc, slot(dealloc_bus)},
     {Py_tp_traverse, slot(traverse_bus)},

@@ -19,6 +19,7 @@ struct Peer {
     std::string label;
     bool is_service = false;
     bool numpy_memory = true;  // whether exports' arrays are allocated in the bus
+    bool pickles = false;      // whether it asked for values as pickles
     std::uint64_t forks = fork_count();
 
     std::atomic<bool> stop{false};

@@ -62,11 +62,16 @@ void Dispatcher::perform(Call& call, Scratch& scratch) {
     if ((call.frame.flags & special) != 0 || is_awaitable(result.get()))
         return conclude(call, scratch, std::move(result));
     if (call.frame.kind == wire::Kind::post) return;
-    if (encode(state_, *memory_, scratch.out, result.get(), Root::of_call("result", call.frame.flags), true)) {
+    if (encode(state_, *memory_, scratch.out, result.get(), root_of(call, "result"), true)) {
         reply(call, scratch.out, wire::Kind::reply);
     } else {
         answer_exception(call);
     }
+}
+
+Root Dispatcher::root_of(const Call& call, const char* name) const {
+    return Root::of_call(name, call.frame.flags,
+                         call.link != nullptr && memory_->pickles_for(call.link->ends().other));
 }
 
 /// What a result becomes that is awaited, streamed or kept.
@@ -82,7 +87,7 @@ void Dispatcher::conclude(Call& call, Scratch& scratch, Ref result) {
     if (call.frame.kind == wire::Kind::post) return;
     if ((call.frame.flags & wire::frame_keeps) != 0
             ? encode_reference(state_, *memory_, scratch.out, result.get())
-            : encode(state_, *memory_, scratch.out, result.get(), Root::of_call("result", call.frame.flags), true)) {
+            : encode(state_, *memory_, scratch.out, result.get(), root_of(call, "result"), true)) {
         reply(call, scratch.out, wire::Kind::reply);
     } else {
         answer_exception(call);

@@ -77,7 +77,7 @@ void Dispatcher::pump(Pump& pump) {
                 finish_pump(pump);
                 break;
             }
-            if (!encode(state_, *memory_, pump.out, item.get(), Root::of_call("item", pump.call.frame.flags), true)) {
+            if (!encode(state_, *memory_, pump.out, item.get(), root_of(pump.call, "item"), true)) {
                 finish_pump(pump);
                 break;
             }

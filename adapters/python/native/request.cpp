@@ -13,9 +13,18 @@ namespace isthmus::python {
 
 namespace {
 
-bool encode_arguments(State& state, Memory& memory, Outgoing& out, PyObject* positional, PyObject* named) {
+/// Whether arguments may be pickles. A call by name whose callee has not asked for them fails before it is sent.
+bool pickles_for(const Pending& call) {
+    return call.name.empty() ? call.memory->pickles_for(call.slot) : call.memory->pickles();
+}
+
+bool encode_arguments(State& state, Pending& call, PyObject* positional, PyObject* named) {
+    Memory& memory = *call.memory;
+    Outgoing& out = call.out;
+    const bool pickles = pickles_for(call);
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(positional); ++i) {
-        if (!encode(state, memory, out, PyTuple_GET_ITEM(positional, i), {"args", i}, false)) return false;
+        const Root root{.name = "args", .index = i, .pickles = pickles};
+        if (!encode(state, memory, out, PyTuple_GET_ITEM(positional, i), root, false)) return false;
     }
     if (PyDict_GET_SIZE(named) == 0) return true;
     out.values.put({wire::Tag::object, wire::DType::none, wire::cell_kwargs,
@@ -23,10 +32,9 @@ bool encode_arguments(State& state, Memory& memory, Outgoing& out, PyObject* pos
     Py_ssize_t at = 0;
     PyObject *key, *value;
     while (PyDict_Next(named, &at, &key, &value)) {
-        if (!encode(state, memory, out, key, {"kwargs", -1, key, 1}, false) ||
-            !encode(state, memory, out, value, {"kwargs", -1, key, 1}, false)) {
+        const Root root{.name = "kwargs", .key = key, .depth = 1, .pickles = pickles};
+        if (!encode(state, memory, out, key, root, false) || !encode(state, memory, out, value, root, false))
             return false;
-        }
     }
     return true;
 }
@@ -118,8 +126,7 @@ std::shared_ptr<Pending> prepare(Peer& peer, PyObject* target, PyObject* positio
         call->seconds = -1;
     }
     call->flags = flags;
-    if (encode_target(state, *call, target) && encode_arguments(state, *call->memory, call->out, positional, named))
-        return call;
+    if (encode_target(state, *call, target) && encode_arguments(state, *call, positional, named)) return call;
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
     call->out.rewind({}, *call->memory);
@@ -182,6 +189,13 @@ Awaited await(Peer&, Pending& call, std::uint64_t until) {
 
 PyObject* result_of(State& state, Pending& call) {
     const std::string what = call.name.empty() ? "the call of a remote object" : "the call of '" + call.name + "'";
+    if (!call.refused.empty()) {
+        raise_encode_error(state, call.refused,
+                           "is sent as a pickle, and " + what +
+                               " goes to a peer that did not ask for pickles: serve it with pickle=True (--pickle), or "
+                               "connect without");
+        return nullptr;
+    }
     switch (call.outcome) {
         case Status::ok: break;
         case Status::lost:

@@ -32,12 +32,15 @@ public:
     std::vector<std::uint64_t> pins;  // own objects among the values
     std::vector<PyObject*> held;      // owned: the References among the values
     std::uint64_t refused_bytes = 0;  // the allocation that settle failed at
+    std::string pickled;              // where the first pickle sits; empty: there is none
 
     struct Mark {
         wire::Values::Mark values;
-        std::size_t copies, payloads, pins, held;
+        std::size_t copies, payloads, pins, held, pickled;
     };
-    Mark mark() const { return {values.mark(), copies.size(), payloads.size(), pins.size(), held.size()}; }
+    Mark mark() const {
+        return {values.mark(), copies.size(), payloads.size(), pins.size(), held.size(), pickled.size()};
+    }
     /// Forgets what came after a mark. GIL held.
     void rewind(const Mark& mark, Memory& memory);
     /// Allocates and fills what `copies` names. Without the GIL. ok, no_memory, too_large, closed.
@@ -59,10 +62,11 @@ struct Root {
     std::size_t depth = 0;  // containers that are open around the value
     bool lends = true;      // whether what has no value form is lent
     bool tables = true;     // whether tables travel, rather than being lent
+    bool pickles = false;   // whether it is sent as a pickle before that
 
     /// The result of a call with these flags, or an item of it.
-    static Root of_call(const char* name, std::uint16_t frame_flags) {
-        return {name, -1, nullptr, 0, true, (frame_flags & wire::frame_lends) == 0};
+    static Root of_call(const char* name, std::uint16_t frame_flags, bool pickles) {
+        return {.name = name, .tables = (frame_flags & wire::frame_lends) == 0, .pickles = pickles};
     }
 };
 
@@ -106,6 +110,7 @@ private:
     static PyObject* confused(const char* what);
     PyObject* tuple(const wire::Cell& cell);
     PyObject* slice();
+    PyObject* pickle(const wire::Cell& cell);
     PyObject* own_object(const wire::Cell& cell);
     PyObject* array(const wire::Cell& cell);
     PyObject* table(const wire::Cell& cell);

@@ -166,8 +166,7 @@ const dlpack::Tensor* take_tensor(View& view, PyObject* capsule) {
         const auto* held = take<dlpack::Managed>(view, capsule, "dltensor", "used_dltensor");
         return held != nullptr ? &held->tensor : nullptr;
     }
-    const auto* held =
-        take<dlpack::Versioned>(view, capsule, "dltensor_versioned", "used_dltensor_versioned");
+    const auto* held = take<dlpack::Versioned>(view, capsule, "dltensor_versioned", "used_dltensor_versioned");
     if (held == nullptr) return nullptr;
     if (held->major == dlpack::newest_major) return &held->tensor;
     refuse("the tensor comes in a version of DLPack that is newer than 1");
