@@ -1,5 +1,6 @@
 // Arrays in bus memory: blocks and their uses, and what a message that is being staged takes along of them.
 #include <cstring>
+#include <utility>
 
 #include "function.hpp"
 #include "shared_memory.hpp"
@@ -41,6 +42,8 @@ void Connection::feel(std::uint32_t block, std::uint64_t bytes) {
     felt.bytes = static_cast<std::int64_t>(bytes);
     std::int64_t all = 0;
     napi_adjust_external_memory(env_, felt.bytes, &all);
+    felt_bytes_ += felt.bytes;
+    felt_more_ = true;
 }
 
 void Connection::feel_no_more(std::uint32_t block) {
@@ -48,7 +51,18 @@ void Connection::feel_no_more(std::uint32_t block) {
     if (felt == felt_.end() || --felt->second.views > 0) return;
     std::int64_t all = 0;
     napi_adjust_external_memory(env_, -felt->second.bytes, &all);
+    felt_bytes_ -= felt->second.bytes;
     felt_.erase(felt);
+}
+
+/// An idle isolate collects no garbage, and arrays that it has dropped would keep their memory. So it feels, for a moment, as
+/// much as makes V8 begin to mark, which it then does in small steps.
+void Connection::nudge(napi_env env) {  // the isolate's thread; no lock
+    constexpr std::int64_t worth_it = 16 << 20, soft_limit = 65 << 20;
+    if (felt_bytes_ < worth_it || !std::exchange(felt_more_, false)) return;
+    std::int64_t all = 0;
+    napi_adjust_external_memory(env, soft_limit, &all);
+    napi_adjust_external_memory(env, -soft_limit, &all);
 }
 
 /// Stages a piece of the arena that this isolate uses. The payload's index is in `block`.

@@ -165,6 +165,7 @@ napi_value Connection::expose(napi_env env, const std::shared_ptr<Connection>& c
     method("rouse", plain<&Connection::rouse>);
     method("settled", plain<&Connection::settled>);
     method("tick", plain<&Connection::tick>);
+    method("nudge", plain<&Connection::nudge>);
     method("delivered", plain<&Connection::delivered>);
     method("shortage", shortage);
     method("stats", stats);

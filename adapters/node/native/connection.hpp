@@ -132,6 +132,7 @@ private:
     void release(napi_env env);
     void settled(napi_env env);
     void tick(napi_env env);
+    void nudge(napi_env env);
     void delivered(napi_env env);
     void close(napi_env env);
     static napi_value call_and_wait(napi_env env, napi_callback_info info);
@@ -200,7 +201,9 @@ private:
     std::vector<Handle> payloads_;
     std::vector<Call> calls_;  // by slot
     std::vector<Name> names_;
-    std::unordered_map<std::uint32_t, Felt> felt_;               // by block
+    std::unordered_map<std::uint32_t, Felt> felt_;
+    std::int64_t felt_bytes_ = 0;
+    bool felt_more_ = false;                                     // since the last nudge               // by block
     std::vector<std::uint32_t> lost_;                            // slots of calls whose link is gone
     std::vector<std::pair<std::uint32_t, std::uint32_t>> gone_;  // slots and generations of peers whose link is gone
     std::uint32_t unflushed_ = 0;

@@ -1,10 +1,17 @@
 // Arrays in bus memory: views of one SharedArrayBuffer.
 
-import { elementsOfView, type TypedArray, type TypedArrayConstructor } from './dtypes.js'
+import {
+  type Elements,
+  elementsOfClass,
+  elementsOfView,
+  type TypedArray,
+  type TypedArrayConstructor,
+} from './dtypes.js'
 import { BusFullError, closedError, errorOf, type IsthmusError } from './errors.js'
 import { holdBy, Lease } from './leases.js'
 import { constants, type NativeConnection } from './native.js'
 import { NDArray } from './ndarray.js'
+import { itemOf } from './records.js'
 
 const { statuses, words, doubles } = constants
 const ranOut = [statuses.no_memory, statuses.over_quota, statuses.too_large]
@@ -16,12 +23,17 @@ export class Moved<T extends TypedArray | NDArray = TypedArray | NDArray> {
 
 /**
  * Hands an array over for good: Python may write to it. One in bus memory is released here when the call is submitted, and must
- * not be used afterwards; any other is copied, as ever.
+ * not be used afterwards: sending it, its parts and the methods of NDArray throw then, reading elements by index gives whatever
+ * is there. Any other array is copied, as ever.
  */
 export function move<T extends TypedArray | NDArray>(array: T): Moved<T> {
   const view = array instanceof NDArray ? array.data : array
   if (elementsOfView(view) === undefined) throw new TypeError('only typed arrays and NDArrays can be moved')
   return new Moved(array)
+}
+
+function checkLength(length: number): void {
+  if (!Number.isSafeInteger(length) || length < 0) throw new RangeError(`${length} is no length of an array`)
 }
 
 /** The arena of one bus, as one isolate sees it. */
@@ -47,10 +59,22 @@ export class Memory {
     return buffer === this.#buffer
   }
 
-  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T {
+  /** Zeros: a typed array of a length, or with a shape, or where the dtype has no typed array of its own, an NDArray. */
+  alloc(type: TypedArrayConstructor | string, extent: number | readonly number[]): TypedArray | NDArray {
+    if (typeof type !== 'string') {
+      if (elementsOfClass(type) === undefined) throw new TypeError(`${type?.name} is no typed array`)
+      if (typeof extent === 'number') return this.#alloc(type, extent)
+    }
+    const shape = typeof extent === 'number' ? [extent] : extent
+    const { name, Type, per } = typeof type === 'string' ? itemOf(type) : (elementsOfClass(type) as Elements)
+    for (const each of shape) checkLength(each)
+    const numbers = shape.reduce((product, each) => product * each, per)
+    return new NDArray(this.#alloc(Type, numbers), shape, name)
+  }
+
+  #alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T {
     const bytes = length * Type.BYTES_PER_ELEMENT
-    if (!Number.isSafeInteger(length) || length < 0)
-      throw new RangeError(`${length} is no length of an array`)
+    checkLength(length)
     const buffer = this.buffer
     if (buffer === undefined) throw closedError()
     if (bytes === 0) return new Type(buffer, 0, 0)
@@ -59,13 +83,6 @@ export class Memory {
     if (this.#words[words.status] !== statuses.ok) throw this.#refused(`a ${Type.name} of ${length} elements`)
     const offset = this.#doubles[doubles.offset] as number
     const lease = new Lease(this, this.#words[words.block] as number, this.#words[words.generation] as number)
-    if (offset + bytes > buffer.byteLength) {
-      lease.hold()
-      lease.drop()
-      throw new BusFullError(
-        `${bytes} bytes for a ${Type.name}: this engine can't see that far into the bus's memory`,
-      )
-    }
     return this.view(Type, offset, length, lease)
   }
 
@@ -112,7 +129,7 @@ export class Memory {
     return new BusFullError(`${subject}: ${this.#native.shortage()}`)
   }
 
-  /** For elements that no view of the buffer can show: not aligned, or beyond what this engine maps. */
+  /** For elements that no view of the buffer can show, as they are not aligned. */
   copy(offset: number, bytes: number): ArrayBuffer {
     this.#doubles[doubles.offset] = offset
     this.#doubles[doubles.bytes] = bytes

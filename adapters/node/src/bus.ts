@@ -1,7 +1,7 @@
 // A connection to a bus: calls, their answers, and the life of both.
 
 import type { Companion } from './answers.js'
-import type { TypedArray, TypedArrayConstructor } from './dtypes.js'
+import type { DType, TypedArray, TypedArrayConstructor } from './dtypes.js'
 import { closedError } from './errors.js'
 import { release } from './leases.js'
 import { KeywordArguments } from './marks.js'
@@ -218,11 +218,20 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     return this
   }
 
-  /** A typed array of zeros in bus memory: it travels without a copy. Give it back with `release`, `using`, or not at all. */
-  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T & Disposable {
+  /**
+   * An array of zeros in bus memory: it travels without a copy. Give it back with `release`, `using`, or not at all.
+   *
+   * A typed array of so many elements; with a shape, or a dtype by its name (`complex128`, `<M8[ns]`, `|S16`, `[["x","<f4"]]` …), an NDArray.
+   *
+   * @throws BusFullError, which says who has the memory; RangeError for a length, TypeError for a dtype that is none.
+   */
+  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T & Disposable
+  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, shape: readonly number[]): NDArray<T>
+  alloc(dtype: DType | (string & {}), shape: number | readonly number[]): NDArray
+  alloc(type: TypedArrayConstructor | string, extent: number | readonly number[]): unknown {
     if (this.#closing) throw closedError()
     this.#keepHouse()
-    return this.#peer.memory.alloc(Type, length) as T & Disposable
+    return this.#peer.memory.alloc(type, extent)
   }
 
   /** Gives an array in bus memory back at once; see the function of this name. */
@@ -290,6 +299,7 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     if (this.#chores !== undefined) return
     this.#chores = setInterval(() => {
       this.#peer.native.tick()
+      if (this.#idle === 1) this.#peer.native.nudge()
       if (++this.#idle < idleChores || this.#peer.inFlight > 0) return
       clearInterval(this.#chores)
       this.#chores = undefined

@@ -44,6 +44,8 @@ export interface NativeConnection {
   memory(): SharedArrayBuffer
   settled(): void
   tick(): void
+  /** Has the garbage collector look for dropped arrays, where that is worth it. */
+  nudge(): void
   delivered(): void
   /** Why the allocation that the control block tells of was refused. */
   shortage(): string
