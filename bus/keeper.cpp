@@ -10,7 +10,7 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr auto look_every = 1s;
-constexpr auto idle_for = 4s;  // then memory goes back
+constexpr auto idle_for = 3s;  // then memory goes back
 
 }  // namespace
 

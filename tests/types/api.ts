@@ -38,10 +38,11 @@ export async function tour(signal: AbortSignal): Promise<void> {
   const free: number = stats.memory.free
   const shaped: NDArray<Float32Array> = py.alloc(Float32Array, [2, 3])
   const complex: NDArray = py.alloc('complex128', [2, 3])
+  const later: Float64Array = await py.allocAsync(Float64Array, 1 << 20)
   const calls: number | undefined = stats.host?.calls
   py.ref().unref()
   await other.close()
-  return void [given, calls, free, shaped, complex]
+  return void [given, calls, free, shaped, complex, later]
 }
 
 export function sort(error: unknown): string {

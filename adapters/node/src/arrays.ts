@@ -1,12 +1,6 @@
 // Arrays in bus memory: views of one SharedArrayBuffer.
 
-import {
-  type Elements,
-  elementsOfClass,
-  elementsOfView,
-  type TypedArray,
-  type TypedArrayConstructor,
-} from './dtypes.js'
+import { elementsOfClass, elementsOfView, type TypedArray, type TypedArrayConstructor } from './dtypes.js'
 import { BusFullError, closedError, errorOf, type IsthmusError } from './errors.js'
 import { holdBy, Lease } from './leases.js'
 import { constants, type NativeConnection } from './native.js'
@@ -30,6 +24,24 @@ export function move<T extends TypedArray | NDArray>(array: T): Moved<T> {
   const view = array instanceof NDArray ? array.data : array
   if (elementsOfView(view) === undefined) throw new TypeError('only typed arrays and NDArrays can be moved')
   return new Moved(array)
+}
+
+/** What an array is made of, and how it is shown. */
+function planned(
+  type: TypedArrayConstructor | string,
+  extent: number | readonly number[],
+): { Type: TypedArrayConstructor; length: number; shown: (data: TypedArray) => TypedArray | NDArray } {
+  const elements = typeof type === 'string' ? itemOf(type) : elementsOfClass(type)
+  if (elements === undefined) throw new TypeError(`${(type as { name?: string })?.name} is no typed array`)
+  const shape = typeof extent === 'number' ? [extent] : extent
+  for (const each of shape) checkLength(each)
+  const { name, Type, per } = elements
+  const isFlat = typeof type !== 'string' && typeof extent === 'number'
+  return {
+    Type: typeof type === 'string' ? Type : type,
+    length: shape.reduce((product, each) => product * each, per),
+    shown: data => (isFlat ? data : new NDArray(data, shape, name)),
+  }
 }
 
 function checkLength(length: number): void {
@@ -61,15 +73,27 @@ export class Memory {
 
   /** Zeros: a typed array of a length, or with a shape, or where the dtype has no typed array of its own, an NDArray. */
   alloc(type: TypedArrayConstructor | string, extent: number | readonly number[]): TypedArray | NDArray {
-    if (typeof type !== 'string') {
-      if (elementsOfClass(type) === undefined) throw new TypeError(`${type?.name} is no typed array`)
-      if (typeof extent === 'number') return this.#alloc(type, extent)
-    }
-    const shape = typeof extent === 'number' ? [extent] : extent
-    const { name, Type, per } = typeof type === 'string' ? itemOf(type) : (elementsOfClass(type) as Elements)
-    for (const each of shape) checkLength(each)
-    const numbers = shape.reduce((product, each) => product * each, per)
-    return new NDArray(this.#alloc(Type, numbers), shape, name)
+    const { Type, length, shown } = planned(type, extent)
+    return shown(this.#alloc(Type, length))
+  }
+
+  /** The same, while the isolate's thread goes on: another one finds the pages. */
+  async allocAsync(
+    type: TypedArrayConstructor | string,
+    extent: number | readonly number[],
+  ): Promise<TypedArray | NDArray> {
+    const { Type, length, shown } = planned(type, extent)
+    const bytes = length * Type.BYTES_PER_ELEMENT
+    if (bytes === 0) return shown(this.#alloc(Type, 0))
+    const buffer = this.buffer
+    if (buffer === undefined) throw closedError()
+    this.#doubles[doubles.bytes] = bytes
+    const [status, block, generation, offset] = await this.#native.allocateAhead(new Uint8Array(buffer, 0, 1))
+    if (status === statuses.ok)
+      return shown(this.view(Type, offset, length, new Lease(this, block, generation)))
+    this.#words[words.status] = status
+    this.#doubles[doubles.bytes] = bytes
+    throw this.#refused(`a ${Type.name} of ${length} elements`)
   }
 
   #alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T {

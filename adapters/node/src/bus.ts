@@ -27,6 +27,7 @@ import type {
 const { sizes, loops } = constants
 const chores = 1000
 const idleChores = 8
+const nudgesAt = [1, 3]
 const delivery = 1000
 
 /** How a call is made. */
@@ -234,6 +235,25 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     return this.#peer.memory.alloc(type, extent)
   }
 
+  /**
+   * `alloc`, while the event loop goes on: another thread finds the pages and clears them. For arrays of many megabytes, whose
+   * memory is new: that takes about a millisecond for each. Rejects with what `alloc` throws.
+   */
+  allocAsync<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): Promise<T & Disposable>
+  allocAsync<T extends TypedArray>(
+    Type: TypedArrayConstructor<T>,
+    shape: readonly number[],
+  ): Promise<NDArray<T>>
+  allocAsync(dtype: DType | (string & {}), shape: number | readonly number[]): Promise<NDArray>
+  async allocAsync(
+    type: TypedArrayConstructor | string,
+    extent: number | readonly number[],
+  ): Promise<unknown> {
+    if (this.#closing) throw closedError()
+    this.#keepHouse()
+    return this.#peer.memory.allocAsync(type, extent)
+  }
+
   /** Gives an array in bus memory back at once; see the function of this name. */
   release(array: TypedArray | NDArray): boolean {
     return release(array)
@@ -299,7 +319,7 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     if (this.#chores !== undefined) return
     this.#chores = setInterval(() => {
       this.#peer.native.tick()
-      if (this.#idle === 1) this.#peer.native.nudge()
+      if (nudgesAt.includes(this.#idle)) this.#peer.native.nudge()
       if (++this.#idle < idleChores || this.#peer.inFlight > 0) return
       clearInterval(this.#chores)
       this.#chores = undefined

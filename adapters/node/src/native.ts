@@ -36,6 +36,8 @@ export interface NativeConnection {
   /** Where values are staged from now on. */
   lend(cells: ArrayBuffer, heap: ArrayBuffer): void
   allocate(): void
+  /** An allocation on another thread: [status, block, generation, offset]. Takes a view of the arena's first byte. */
+  allocateAhead(arena: Uint8Array): Promise<[number, number, number, number]>
   stage(): void
   stageCopy(bytes: Uint8Array): void
   unstage(): void

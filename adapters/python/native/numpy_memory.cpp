@@ -50,12 +50,13 @@ std::shared_ptr<Memory> memory_to_use() {
 
 // --- called by numpy: any thread, with or without the GIL ----------------------------------------------------------
 
-void* allocate_in_bus(std::size_t bytes) {
+void* allocate_in_bus(std::size_t bytes, bool zeros) {
     std::shared_ptr<Memory> memory = memory_to_use();
     if (!memory || !memory->is_ours()) return nullptr;
     const Arena::Allocation made = memory->allocate(bytes);
     if (made.status != Status::ok) return nullptr;
     void* data = memory->at(made.handle);
+    if (zeros && !made.is_zero) std::memset(data, 0, bytes);
     Blocks& all = blocks();
     std::lock_guard lock(all.mutex);
     Block& block = all.out[data];
@@ -70,7 +71,7 @@ void* allocate_in_bus(std::size_t bytes) {
 
 void* bus_malloc(void*, std::size_t bytes) {
     if (bytes >= numpy_bytes_from) {
-        if (void* data = allocate_in_bus(bytes)) return data;
+        if (void* data = allocate_in_bus(bytes, false)) return data;
     }
     return std::malloc(bytes);
 }
@@ -78,7 +79,7 @@ void* bus_malloc(void*, std::size_t bytes) {
 void* bus_calloc(void*, std::size_t count, std::size_t item_bytes) {
     std::size_t bytes = 0;
     if (!__builtin_mul_overflow(count, item_bytes, &bytes) && bytes >= numpy_bytes_from) {
-        if (void* data = allocate_in_bus(bytes)) return std::memset(data, 0, bytes);
+        if (void* data = allocate_in_bus(bytes, true)) return data;
     }
     return std::calloc(count, item_bytes);
 }
