@@ -63,13 +63,13 @@ int Arena::class_of(std::uint64_t bytes) {
 
 Arena::Allocation Arena::allocate(std::uint64_t bytes) {
     if (bytes > memory_.bytes) return {Status::too_large, {}};
-    std::lock_guard lock(mutex_);
-    Allocation made = bytes <= layout::chunk_bytes / 2 ? allocate_small(bytes) : allocate_span(bytes);
+    Lock lock(mutex_);
+    Allocation made = bytes <= layout::chunk_bytes / 2 ? allocate_small(lock, bytes) : allocate_span(lock, bytes);
     made.handle.bytes = bytes;
     return made;
 }
 
-Arena::Allocation Arena::allocate_small(std::uint64_t bytes) {
+Arena::Allocation Arena::allocate_small(Lock& lock, std::uint64_t bytes) {
     SizeClass& blocks = small_[class_of(bytes)];
     enum { at_hand, after_looking, in_a_new_chunk };
     for (int where : {at_hand, after_looking, in_a_new_chunk}) {
@@ -77,7 +77,7 @@ Arena::Allocation Arena::allocate_small(std::uint64_t bytes) {
         if (where == in_a_new_chunk) {
             const auto block_bytes = static_cast<std::uint32_t>(layout::min_block_bytes << class_of(bytes));
             const auto in_a_chunk = static_cast<std::uint32_t>(layout::chunk_bytes / block_bytes);
-            const std::uint64_t chunk = take_chunks(1, in_a_chunk);
+            const std::uint64_t chunk = take_chunks(lock, 1, in_a_chunk);
             if (chunk == no_chunk) break;
             own(chunk, block_bytes, 1);
         }
@@ -95,7 +95,7 @@ Status Arena::refusal(std::uint64_t chunks) const {
     return owned_ + chunks > quota_ ? Status::over_quota : Status::no_memory;
 }
 
-Arena::Allocation Arena::allocate_span(std::uint64_t bytes) {
+Arena::Allocation Arena::allocate_span(Lock& lock, std::uint64_t bytes) {
     const std::uint64_t need = (bytes + layout::chunk_bytes - 1) / layout::chunk_bytes;
     look_for_idle(spans_);
     // The tightest idle span that wastes at most a quarter; the warmest among equals.
@@ -110,11 +110,14 @@ Arena::Allocation Arena::allocate_span(std::uint64_t bytes) {
         spans_.idle.erase(best);
         if (const Allocation made = hand_out(candidate); made.status == Status::ok) return made;
     }
-    const std::uint64_t chunk = take_chunks(need, 1);
+    const std::uint64_t chunk = take_chunks(lock, need, 1);
     if (chunk == no_chunk) return {refusal(need), {}};
     own(chunk, 0, static_cast<std::uint32_t>(need));
+    const auto block = static_cast<std::uint32_t>(chunk * layout::blocks_per_chunk);
     spans_.idle.pop_back();
-    return hand_out(static_cast<std::uint32_t>(chunk * layout::blocks_per_chunk));
+    Allocation made = hand_out(block);
+    made.is_zero = true;
+    return made;
 }
 
 /// Claims a block that is known to be idle. Not ok when a taker with a stale handle has its bit set for a moment: the
@@ -174,21 +177,20 @@ void Arena::own(std::uint64_t number, std::uint32_t block_bytes, std::uint32_t s
 }
 
 /// Free chunks in a row, if need be after giving back what is idle.
-std::uint64_t Arena::take_chunks(std::uint64_t wanted, std::uint32_t blocks) {
-    std::uint64_t first = find_chunks(wanted, blocks);
+std::uint64_t Arena::take_chunks(Lock& lock, std::uint64_t wanted, std::uint32_t blocks) {
+    std::uint64_t first = find_chunks(lock, wanted, blocks);
     if (first == no_chunk) {  // what is idle in one size may stand in the way of another
         const std::vector<Run> idle = disown_idle(std::chrono::steady_clock::time_point::max());
         for (const Run& run : idle) {
             give_up(run);
             note_returned(run);
         }
-        if (!idle.empty()) first = find_chunks(wanted, blocks);
+        if (!idle.empty()) first = find_chunks(lock, wanted, blocks);
     }
-    if (first != no_chunk) owned_ += wanted;
     return first;
 }
 
-std::uint64_t Arena::find_chunks(std::uint64_t wanted, std::uint32_t blocks) {
+std::uint64_t Arena::find_chunks(Lock& lock, std::uint64_t wanted, std::uint32_t blocks) {
     if (owned_ + wanted > quota_) return no_chunk;
     const std::uint64_t all = memory_.chunk_count();
     if (wanted > all) return no_chunk;
@@ -206,11 +208,19 @@ std::uint64_t Arena::find_chunks(std::uint64_t wanted, std::uint32_t blocks) {
                 chunk.block_bytes.store(0, std::memory_order_relaxed);
                 chunk.span.store(0, std::memory_order_relaxed);
             }
-            if (taken == wanted && pages_.reserve(first, wanted, blocks) == Status::ok) {
+            owned_ += wanted;
+            Status status = Status::busy;
+            if (taken == wanted) {
+                lock.unlock();  // finding pages takes its time, and the chunks are nobody else's
+                status = pages_.reserve(first, wanted, blocks);
+                lock.lock();
+            }
+            if (status == Status::ok) {
                 count(counters_.chunks_taken, wanted);
                 hint_ = first + wanted;
                 return first;
             }
+            owned_ -= wanted;
             const bool lost_a_race = taken < wanted;
             for (std::uint64_t back = 0; back < taken; ++back)
                 memory_.chunks[first + back].owner.store(0, std::memory_order_release);

@@ -103,8 +103,10 @@ public:
     struct Allocation {
         Status status;  // ok, no_memory, over_quota, too_large
         Handle handle;
+        bool is_zero = false;  // known to be, as its pages are new
     };
-    /// A block of at least `bytes`, 256-byte aligned (4096 from 4 KiB on), uninitialised, used once by this peer.
+    /// A block of at least `bytes`, 256-byte aligned (4096 from 4 KiB on), uninitialised, used once by this peer. Other threads may
+    /// use the arena while the system finds pages for it.
     Allocation allocate(std::uint64_t bytes);
 
     /// One more use of a block by this peer, from a handle that another peer published. stale if it is gone,
@@ -157,16 +159,17 @@ private:
     static constexpr int size_classes = 10;  // 256 B to 128 KiB, powers of two
     static int class_of(std::uint64_t bytes);
 
-    Allocation allocate_small(std::uint64_t bytes);
-    Allocation allocate_span(std::uint64_t bytes);
+    using Lock = std::unique_lock<std::mutex>;
+    Allocation allocate_small(Lock& lock, std::uint64_t bytes);
+    Allocation allocate_span(Lock& lock, std::uint64_t bytes);
     Allocation hand_out(std::uint32_t block);
     void found_idle(OwnChunk& chunk, std::uint32_t block);
     void look_for_idle(SizeClass& size_class);
     SizeClass& class_of(const OwnChunk& chunk);
     void own(std::uint64_t chunk, std::uint32_t block_bytes, std::uint32_t span);
     std::vector<Run> disown_idle(std::chrono::steady_clock::time_point idle_since);
-    std::uint64_t take_chunks(std::uint64_t count, std::uint32_t blocks);
-    std::uint64_t find_chunks(std::uint64_t count, std::uint32_t blocks);
+    std::uint64_t take_chunks(Lock& lock, std::uint64_t count, std::uint32_t blocks);
+    std::uint64_t find_chunks(Lock& lock, std::uint64_t count, std::uint32_t blocks);
     Status refusal(std::uint64_t chunks) const;
     void give_up(const Run& run);
     void note_returned(const Run& run);

@@ -94,8 +94,8 @@ Bus::~Bus() {
     for (const auto& link : links_) {
         if (stands(*link) && link->has_bell()) doors.emplace_back(link->ends().other, link->take_bell());
     }
-    links_.clear();
     keeper_->stop();
+    links_.clear();
     arena_->leave();
     auto& peer = segment_->peer(slot_);
     std::uint64_t live = layout::life(generation_, layout::Phase::live);
@@ -117,6 +117,7 @@ Status Bus::open(std::uint32_t other, std::uint32_t generation, Fd bell) {
     auto [status, link] = Link::open(*segment_, *arena_, {slot_, generation_, other, generation}, std::move(bell));
     if (status != Status::ok) return status;
     if (!link->has_bell()) bells_wanted_ |= bit(other);
+    keeper_->add_chore(link.get(), [link = link.get()] { link->end_transits(); });
     links_.push_back(std::move(link));
     ++epoch_;
     return status;
@@ -387,6 +388,7 @@ void Bus::attend(const std::function<void(Link&, Status)>& lost) {
         bells_wanted_ &= ~bit(link.ends().other);
         bells_asked_ &= ~bit(link.ends().other);
         ++epoch_;
+        keeper_->remove_chore(&link);
         links_.erase(links_.begin() + static_cast<std::ptrdiff_t>(i));
     }
     if (bells_wanted_ != 0) fetch_bells();

@@ -10,7 +10,7 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr auto look_every = 1s;
-constexpr auto idle_for = 5s;  // then memory goes back
+constexpr auto idle_for = 3s;  // then memory goes back
 
 }  // namespace
 
@@ -40,11 +40,28 @@ void Keeper::run() {
         if (changed_.wait_for(lock, look_every, stopped)) return;
         owns_ = false;  // before looking: what is taken meanwhile says so
         lock.unlock();
+        do_chores();
         arena_->trim(std::chrono::steady_clock::now() - idle_for);
-        const bool owns = arena_->usage().owned_chunks > 0;
+        const Arena::Usage usage = arena_->usage();
+        const bool owns = usage.owned_chunks > 0 || usage.held_blocks > 0;
         lock.lock();
         owns_ = owns_ || owns;
     }
+}
+
+void Keeper::do_chores() {
+    std::lock_guard lock(chores_mutex_);
+    for (const auto& [whose, chore] : chores_) chore();
+}
+
+void Keeper::add_chore(const void* whose, std::function<void()> chore) {
+    std::lock_guard lock(chores_mutex_);
+    chores_[whose] = std::move(chore);
+}
+
+void Keeper::remove_chore(const void* whose) {
+    std::lock_guard lock(chores_mutex_);
+    chores_.erase(whose);
 }
 
 void Keeper::stop() {

@@ -89,7 +89,10 @@ void Link::drop(std::span<const Handle> payloads) {
 }
 
 void Link::in_transit(std::span<const Handle> payloads) {
+    if (payloads.empty()) return;
+    std::lock_guard lock(transit_mutex_);
     for (const Handle& payload : payloads) transit_.push_back({out_.written(), payload});
+    transits_.store(transit_.size(), std::memory_order_relaxed);
 }
 
 void Link::note_sent(std::uint64_t bytes) {
@@ -278,15 +281,27 @@ Status Link::answer(const wire::Draft& draft) {
     return sent;
 }
 
-void Link::pump() {
-    if (!cancels_.empty()) send_cancels();
-    if (transit_.empty() && backlog_.empty() && !starved_) return;
-    if (!attached()) return;
-    if (!out_.look()) return fail(Status::corrupt);
-    while (!transit_.empty() && transit_.front().until <= out_.consumed()) {
+/// From the shared words alone, as they are only the other side's loss when they lie.
+void Link::end_transits() {
+    std::lock_guard lock(transit_mutex_);
+    const std::uint64_t word =
+        segment_.attachments(ends_.self).from[ends_.other].load(std::memory_order_acquire);  // pairs with "attach"
+    if (word != layout::attach_word(ends_.other_generation, ends_.self_generation)) return;
+    const std::uint64_t consumed = out_positions_.head.load(std::memory_order_acquire);
+    while (!transit_.empty() && transit_.front().until <= consumed) {
         (void)arena_.release(transit_.front().block.block, transit_.front().block.generation);
         transit_.pop_front();
     }
+    transits_.store(transit_.size(), std::memory_order_relaxed);
+}
+
+void Link::pump() {
+    if (!cancels_.empty()) send_cancels();
+    const bool has_transits = transits_.load(std::memory_order_relaxed) != 0;
+    if (!has_transits && backlog_.empty() && !starved_) return;
+    if (!attached()) return;
+    if (!out_.look()) return fail(Status::corrupt);
+    if (has_transits) end_transits();
     // What a call in flight may wait for passes the calls that wait for its end.
     bool calls_wait = false;
     for (std::size_t i = 0; i < backlog_.size() && !(calls_wait && passing_ == 0); ++i) {

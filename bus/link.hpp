@@ -9,9 +9,11 @@
 // in between, the survivors' leases are right.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <unordered_map>
@@ -62,6 +64,8 @@ public:
     void publish();
     /// Moves the backlog on, and ends transit uses that the other side has taken over.
     void pump();
+    /// Ends transit uses that the other side has taken over. Any thread.
+    void end_transits();
 
     struct Received {
         Status status;      // ok; empty; too_large: `bytes` of room are needed; corrupt or lost: the link is at its end
@@ -92,7 +96,7 @@ public:
     /// Whether the other side has taken over everything that was submitted; before that, leaving loses messages.
     bool delivered() {
         pump();
-        return backlog_.empty() && cancels_.empty() && transit_.empty() &&
+        return backlog_.empty() && cancels_.empty() && transits_.load(std::memory_order_relaxed) == 0 &&
                (!attached() || (out_.look() && out_.consumed() == out_.written()));
     }
     /// ok until the link is found broken.
@@ -148,7 +152,9 @@ private:
     bool attached_ = false;
     bool starved_ = false;
     std::uint32_t in_flight_ = 0;
-    std::deque<Transit> transit_;
+    std::mutex transit_mutex_;
+    std::deque<Transit> transit_;              // guarded by transit_mutex_
+    std::atomic<std::uint64_t> transits_ = 0;  // its size
     std::deque<Waiting> backlog_;
     std::uint64_t backlog_size_ = 0;
     std::uint64_t passing_ = 0;                                 // in backlog_

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
-import { move, NDArray, release, spawn } from 'isthmus'
+import { Worker } from 'node:worker_threads'
+import { connect, move, NDArray, release, spawn } from 'isthmus'
 import { app, collectGarbage, until } from './support.mjs'
 
 let py
@@ -159,6 +160,51 @@ test('an allocation says what is wrong with its length', () => {
   assert.throws(() => py.alloc(Float64Array, -1), RangeError)
   assert.throws(() => py.alloc(Float64Array, 1.5), RangeError)
   assert.equal(py.alloc(Float64Array, 0).length, 0)
+})
+
+test('allocAsync gives what alloc does, while the event loop turns', async () => {
+  let turns = 0
+  let isDone = false
+  const turn = () => {
+    turns++
+    if (!isDone) setImmediate(turn)
+  }
+  setImmediate(turn)
+  const x = await py.allocAsync(Float64Array, 16 << 20)
+  isDone = true
+  assert.ok(turns > 10, `${turns} turns`)
+  assert.equal(x.length, 16 << 20)
+  const { bytes_copied: before } = await self()
+  assert.equal(await py.call('total', [x]), 0)
+  x.fill(1)
+  release(x)
+  const again = await py.allocAsync(Float64Array, [4096, 4096]) // the same block
+  assert.deepEqual(again.shape, [4096, 4096])
+  assert.equal(await py.call('total', [again]), 0)
+  assert.equal((await self()).bytes_copied, before)
+  assert.equal(release(again), true)
+  assert.equal((await py.allocAsync('complex128', 0)).size, 0)
+  await assert.rejects(py.allocAsync(Float64Array, -1), RangeError)
+  await assert.rejects(py.allocAsync(Uint8Array, 2 ** 40), { code: 'ERR_ISTHMUS_BUS_FULL' })
+})
+
+test('an allocation that is under way when its isolate ends, or its bus is closed, leaves nothing', async () => {
+  const before = (await py.stats()).memory.leased
+  const worker = new Worker(
+    `const { parentPort, workerData } = require('node:worker_threads')
+     require('isthmus').connect(workerData).then(py => {
+       py.allocAsync(Uint8Array, 256 << 20).catch(() => {})
+       parentPort.postMessage('begun')
+     })`,
+    { eval: true, workerData: py.name },
+  )
+  await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
+  await worker.terminate()
+  const other = await connect(py.name)
+  const allocating = other.allocAsync(Uint8Array, 64 << 20)
+  await other.close()
+  await assert.rejects(allocating, { code: 'ERR_ISTHMUS_CLOSED' })
+  await until('nothing is left', async () => (await py.stats()).memory.leased === before)
 })
 
 test('large arrays come and go without the memory growing', async () => {

@@ -52,3 +52,20 @@ def dates(count):
 @isthmus.export
 def text_of(array):
     return str(array)
+
+
+@isthmus.export
+def zeros(array):
+    """The array, its shape, and whether all its bytes are 0."""
+    return [array, list(array.shape), not array.tobytes().strip(b"\0")]
+
+
+@isthmus.export
+def brightness(pixels):
+    return float(np.frombuffer(pixels, np.uint8).mean())
+
+
+@isthmus.export
+def doubled(array):
+    array *= 2
+    return array

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
-import { NDArray, spawn } from 'isthmus'
+import { move, NDArray, release, spawn } from 'isthmus'
+import sharp from 'sharp'
 import { collectGarbage } from './support.mjs'
 
 let py
@@ -175,4 +176,79 @@ test('an array that is no numbers can be made here', async () => {
     name: 'TypeError',
     message: "'object' is no dtype",
   })
+})
+
+const named = [
+  'bool',
+  'int8',
+  'uint16',
+  'int64',
+  'uint64',
+  'float16',
+  'float32',
+  'float64',
+  'complex64',
+  'complex128',
+]
+const coded = ['<M8[ns]', '<m8[s]', '|S16', '<U5', '[["x", "<f4"], ["id", "<i8"]]']
+
+for (const dtype of [...named, ...coded]) {
+  test(`an array of ${dtype} is allocated in bus memory, and goes there and back without a copy`, async () => {
+    const before = await copied()
+    const array = py.alloc(dtype, [30, 40])
+    assert.ok(array instanceof NDArray && array.data.buffer instanceof SharedArrayBuffer)
+    assert.deepEqual([array.dtype, array.shape], [dtype, [30, 40]])
+    const [back, shape, isZero] = await py.call('zeros', [array])
+    assert.deepEqual([back.dtype, back.shape, shape, isZero], [dtype, [30, 40], [30, 40], true])
+    assert.equal(back.data.byteOffset, array.data.byteOffset)
+    assert.equal(await copied(), before)
+    array[Symbol.dispose]()
+  })
+}
+
+test('alloc takes a length or a shape, and says what is no type, shape or length', async () => {
+  assert.ok(py.alloc(Float32Array, 6) instanceof Float32Array)
+  const grid = py.alloc(BigInt64Array, [2, 3])
+  assert.deepEqual([grid.shape, grid.dtype, grid.data.length], [[2, 3], 'int64', 6])
+  assert.deepEqual(py.alloc('complex128', 3).shape, [3])
+  assert.equal(py.alloc('complex128', []).data.length, 2)
+  if (globalThis.Float16Array) assert.equal(py.alloc(Float16Array, [4]).dtype, 'float16')
+  assert.throws(() => py.alloc('object', 3), { name: 'TypeError', message: "'object' is no dtype" })
+  assert.throws(() => py.alloc(Array, 3), { name: 'TypeError', message: 'Array is no typed array' })
+  assert.throws(() => py.alloc('float64', [2, -1]), RangeError)
+})
+
+test("what was moved is the callee's, and its use here is an error that says so", async () => {
+  const array = py.alloc('float64', [10, 20])
+  array.data.fill(1)
+  const part = array.data.subarray(5)
+  const result = await py.call('doubled', [move(array)])
+  assert.equal(result.at(9, 19), 2)
+  const gone = { code: 'ERR_ISTHMUS_RELEASED', message: /was moved: it is the callee's/ }
+  for (const use of [
+    () => array.at(0, 0),
+    () => array.slice(0),
+    () => array.toNested(),
+    () => array.data.subarray(1),
+  ])
+    assert.throws(use, gone)
+  assert.throws(() => part.subarray(1), gone)
+  for (const each of [array, array.data, part])
+    await assert.rejects(py.call('zeros', [each]), {
+      code: 'ERR_ISTHMUS_ENCODE',
+      message: /was moved already/,
+    })
+  assert.equal(release(array), false)
+})
+
+test('a Buffer from sharp goes with exactly one copy', async () => {
+  const background = { r: 40, g: 50, b: 60 }
+  const pixels = await sharp({ create: { width: 300, height: 200, channels: 3, background } })
+    .raw()
+    .toBuffer()
+  for (const sent of [pixels, new NDArray(pixels, [200, 300, 3])]) {
+    const before = await copied()
+    assert.equal(await py.call('brightness', [sent]), 50)
+    assert.equal((await copied()) - before, pixels.length)
+  }
 })

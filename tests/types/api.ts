@@ -35,10 +35,14 @@ export async function tour(signal: AbortSignal): Promise<void> {
   await py.call('fill', [move(grid), move(big), row, answer])
   const given: boolean = release(grid)
   const stats: Stats = await py.stats()
+  const free: number = stats.memory.free
+  const shaped: NDArray<Float32Array> = py.alloc(Float32Array, [2, 3])
+  const complex: NDArray = py.alloc('complex128', [2, 3])
+  const later: Float64Array = await py.allocAsync(Float64Array, 1 << 20)
   const calls: number | undefined = stats.host?.calls
   py.ref().unref()
   await other.close()
-  return void [given, calls]
+  return void [given, calls, free, shaped, complex, later]
 }
 
 export function sort(error: unknown): string {

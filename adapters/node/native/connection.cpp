@@ -109,7 +109,10 @@ napi_value Connection::lend(napi_env env, napi_callback_info info) {  // the iso
 
 void Connection::leave() {
     if (auto wake = std::exchange(wake_, nullptr)) wake->close();
-    bus_.reset();
+    {
+        std::lock_guard lock(ahead_);
+        bus_.reset();
+    }
     lost_.clear();
     gone_.clear();
 }
@@ -160,6 +163,7 @@ napi_value Connection::expose(napi_env env, const std::shared_ptr<Connection>& c
     method("label", label);
     method("lend", lend);
     method("allocate", plain<&Connection::allocate>);
+    method("allocateAhead", allocate_ahead);
     method("stage", plain<&Connection::stage>);
     method("stageCopy", stage_copy);
     method("unstage", plain<&Connection::unstage>);
@@ -169,6 +173,7 @@ napi_value Connection::expose(napi_env env, const std::shared_ptr<Connection>& c
     method("rouse", plain<&Connection::rouse>);
     method("settled", plain<&Connection::settled>);
     method("tick", plain<&Connection::tick>);
+    method("nudge", plain<&Connection::nudge>);
     method("delivered", plain<&Connection::delivered>);
     method("shortage", shortage);
     method("stats", stats);

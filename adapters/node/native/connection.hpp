@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -132,6 +133,7 @@ private:
     void release(napi_env env);
     void settled(napi_env env);
     void tick(napi_env env);
+    void nudge(napi_env env);
     void delivered(napi_env env);
     void close(napi_env env);
     static napi_value call_and_wait(napi_env env, napi_callback_info info);
@@ -145,6 +147,8 @@ private:
     static napi_value stage_copy(napi_env env, napi_callback_info info);
     static napi_value copy_out(napi_env env, napi_callback_info info);
     static napi_value memory(napi_env env, napi_callback_info info);
+    struct Ahead;
+    static napi_value allocate_ahead(napi_env env, napi_callback_info info);
     static napi_value shortage(napi_env env, napi_callback_info info);
     static napi_value stats(napi_env env, napi_callback_info info);
     template <void (Connection::*Member)(napi_env)>
@@ -200,7 +204,10 @@ private:
     std::vector<Handle> payloads_;
     std::vector<Call> calls_;  // by slot
     std::vector<Name> names_;
-    std::unordered_map<std::uint32_t, Felt> felt_;               // by block
+    std::unordered_map<std::uint32_t, Felt> felt_;  // by block
+    std::mutex ahead_;                              // held while another thread allocates: the bus stays
+    std::int64_t felt_bytes_ = 0;
+    int nudges_left_ = 0;
     std::vector<std::uint32_t> lost_;                            // slots of calls whose link is gone
     std::vector<std::pair<std::uint32_t, std::uint32_t>> gone_;  // slots and generations of peers whose link is gone
     std::uint32_t unflushed_ = 0;

@@ -3,19 +3,17 @@
 #include <dlfcn.h>
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <string>
+#include <string_view>
 
 namespace isthmus::node {
 
 namespace {
 
 using ExternalShared = napi_status (*)(napi_env, void*, std::size_t, void (*)(void*, void*), void*, napi_value*);
-
-// Node 20 holds at most this much in one buffer.
-constexpr std::uint64_t most_bytes = std::uint64_t{4} << 30;
 
 napi_value fail(napi_env env, const std::string& what) {
     napi_throw_error(env, nullptr, ("cannot map the bus's arrays: " + what).c_str());
@@ -70,11 +68,14 @@ napi_value overlay(napi_env env, int fd, std::uint64_t offset, std::uint64_t byt
 }  // namespace
 
 napi_value share_arena(napi_env env, Bus& bus) {
-    const std::uint64_t bytes = std::min(bus.arena().memory().bytes, most_bytes);
+    const std::uint64_t bytes = bus.arena().memory().bytes;
     // RTLD_DEFAULT: the function is in the program that has loaded this addon, if it has it.
     const auto create =
         reinterpret_cast<ExternalShared>(::dlsym(RTLD_DEFAULT, "node_api_create_external_sharedarraybuffer"));
-    if (create != nullptr) return external(env, create, bus.memory_fd(), bus.arena_offset(), bytes);
+    // Tests have engines that know both ways take the other.
+    const char* const way = std::getenv("ISTHMUS_SHARED_ARRAY_BUFFER");
+    if (create != nullptr && (way == nullptr || std::string_view(way) != "overlay"))
+        return external(env, create, bus.memory_fd(), bus.arena_offset(), bytes);
     return overlay(env, bus.memory_fd(), bus.arena_offset(), bytes);
 }
 

@@ -1,10 +1,11 @@
 // Arrays in bus memory: views of one SharedArrayBuffer.
 
-import { elementsOfView, type TypedArray, type TypedArrayConstructor } from './dtypes.js'
+import { elementsOfClass, elementsOfView, type TypedArray, type TypedArrayConstructor } from './dtypes.js'
 import { BusFullError, closedError, errorOf, type IsthmusError } from './errors.js'
 import { holdBy, Lease } from './leases.js'
 import { constants, type NativeConnection } from './native.js'
 import { NDArray } from './ndarray.js'
+import { itemOf } from './records.js'
 
 const { statuses, words, doubles } = constants
 const ranOut = [statuses.no_memory, statuses.over_quota, statuses.too_large]
@@ -16,12 +17,35 @@ export class Moved<T extends TypedArray | NDArray = TypedArray | NDArray> {
 
 /**
  * Hands an array over for good: Python may write to it. One in bus memory is released here when the call is submitted, and must
- * not be used afterwards; any other is copied, as ever.
+ * not be used afterwards: sending it, its parts and the methods of NDArray throw then, reading elements by index gives whatever
+ * is there. Any other array is copied, as ever.
  */
 export function move<T extends TypedArray | NDArray>(array: T): Moved<T> {
   const view = array instanceof NDArray ? array.data : array
   if (elementsOfView(view) === undefined) throw new TypeError('only typed arrays and NDArrays can be moved')
   return new Moved(array)
+}
+
+/** What an array is made of, and how it is shown. */
+function planned(
+  type: TypedArrayConstructor | string,
+  extent: number | readonly number[],
+): { Type: TypedArrayConstructor; length: number; shown: (data: TypedArray) => TypedArray | NDArray } {
+  const elements = typeof type === 'string' ? itemOf(type) : elementsOfClass(type)
+  if (elements === undefined) throw new TypeError(`${(type as { name?: string })?.name} is no typed array`)
+  const shape = typeof extent === 'number' ? [extent] : extent
+  for (const each of shape) checkLength(each)
+  const { name, Type, per } = elements
+  const isFlat = typeof type !== 'string' && typeof extent === 'number'
+  return {
+    Type: typeof type === 'string' ? Type : type,
+    length: shape.reduce((product, each) => product * each, per),
+    shown: data => (isFlat ? data : new NDArray(data, shape, name)),
+  }
+}
+
+function checkLength(length: number): void {
+  if (!Number.isSafeInteger(length) || length < 0) throw new RangeError(`${length} is no length of an array`)
 }
 
 /** The arena of one bus, as one isolate sees it. */
@@ -47,10 +71,34 @@ export class Memory {
     return buffer === this.#buffer
   }
 
-  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T {
+  /** Zeros: a typed array of a length, or with a shape, or where the dtype has no typed array of its own, an NDArray. */
+  alloc(type: TypedArrayConstructor | string, extent: number | readonly number[]): TypedArray | NDArray {
+    const { Type, length, shown } = planned(type, extent)
+    return shown(this.#alloc(Type, length))
+  }
+
+  /** The same, while the isolate's thread goes on: another one finds the pages. */
+  async allocAsync(
+    type: TypedArrayConstructor | string,
+    extent: number | readonly number[],
+  ): Promise<TypedArray | NDArray> {
+    const { Type, length, shown } = planned(type, extent)
     const bytes = length * Type.BYTES_PER_ELEMENT
-    if (!Number.isSafeInteger(length) || length < 0)
-      throw new RangeError(`${length} is no length of an array`)
+    if (bytes === 0) return shown(this.#alloc(Type, 0))
+    const buffer = this.buffer
+    if (buffer === undefined) throw closedError()
+    this.#doubles[doubles.bytes] = bytes
+    const [status, block, generation, offset] = await this.#native.allocateAhead(new Uint8Array(buffer, 0, 1))
+    if (status === statuses.ok)
+      return shown(this.view(Type, offset, length, new Lease(this, block, generation)))
+    this.#words[words.status] = status
+    this.#doubles[doubles.bytes] = bytes
+    throw this.#refused(`a ${Type.name} of ${length} elements`)
+  }
+
+  #alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T {
+    const bytes = length * Type.BYTES_PER_ELEMENT
+    checkLength(length)
     const buffer = this.buffer
     if (buffer === undefined) throw closedError()
     if (bytes === 0) return new Type(buffer, 0, 0)
@@ -59,13 +107,6 @@ export class Memory {
     if (this.#words[words.status] !== statuses.ok) throw this.#refused(`a ${Type.name} of ${length} elements`)
     const offset = this.#doubles[doubles.offset] as number
     const lease = new Lease(this, this.#words[words.block] as number, this.#words[words.generation] as number)
-    if (offset + bytes > buffer.byteLength) {
-      lease.hold()
-      lease.drop()
-      throw new BusFullError(
-        `${bytes} bytes for a ${Type.name}: this engine can't see that far into the bus's memory`,
-      )
-    }
     return this.view(Type, offset, length, lease)
   }
 
@@ -112,7 +153,7 @@ export class Memory {
     return new BusFullError(`${subject}: ${this.#native.shortage()}`)
   }
 
-  /** For elements that no view of the buffer can show: not aligned, or beyond what this engine maps. */
+  /** For elements that no view of the buffer can show, as they are not aligned. */
   copy(offset: number, bytes: number): ArrayBuffer {
     this.#doubles[doubles.offset] = offset
     this.#doubles[doubles.bytes] = bytes

@@ -1,7 +1,7 @@
 // A connection to a bus: calls, their answers, and the life of both.
 
 import type { Companion } from './answers.js'
-import type { TypedArray, TypedArrayConstructor } from './dtypes.js'
+import type { DType, TypedArray, TypedArrayConstructor } from './dtypes.js'
 import { closedError } from './errors.js'
 import { release } from './leases.js'
 import { KeywordArguments } from './marks.js'
@@ -28,6 +28,7 @@ import type {
 const { sizes, loops } = constants
 const chores = 1000
 const idleChores = 8
+const nudgesAt = [1, 3]
 const delivery = 1000
 
 /** How a call is made. */
@@ -221,11 +222,39 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     return this
   }
 
-  /** A typed array of zeros in bus memory: it travels without a copy. Give it back with `release`, `using`, or not at all. */
-  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T & Disposable {
+  /**
+   * An array of zeros in bus memory: it travels without a copy. Give it back with `release`, `using`, or not at all.
+   *
+   * A typed array of so many elements; with a shape, or a dtype by its name (`complex128`, `<M8[ns]`, `|S16`, `[["x","<f4"]]` …), an NDArray.
+   *
+   * @throws BusFullError, which says who has the memory; RangeError for a length, TypeError for a dtype that is none.
+   */
+  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T & Disposable
+  alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, shape: readonly number[]): NDArray<T>
+  alloc(dtype: DType | (string & {}), shape: number | readonly number[]): NDArray
+  alloc(type: TypedArrayConstructor | string, extent: number | readonly number[]): unknown {
     if (this.#closing) throw closedError()
     this.#keepHouse()
-    return this.#peer.memory.alloc(Type, length) as T & Disposable
+    return this.#peer.memory.alloc(type, extent)
+  }
+
+  /**
+   * `alloc`, while the event loop goes on: another thread finds the pages and clears them. For arrays of many megabytes, whose
+   * memory is new: that takes about a millisecond for each. Rejects with what `alloc` throws.
+   */
+  allocAsync<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): Promise<T & Disposable>
+  allocAsync<T extends TypedArray>(
+    Type: TypedArrayConstructor<T>,
+    shape: readonly number[],
+  ): Promise<NDArray<T>>
+  allocAsync(dtype: DType | (string & {}), shape: number | readonly number[]): Promise<NDArray>
+  async allocAsync(
+    type: TypedArrayConstructor | string,
+    extent: number | readonly number[],
+  ): Promise<unknown> {
+    if (this.#closing) throw closedError()
+    this.#keepHouse()
+    return this.#peer.memory.allocAsync(type, extent)
   }
 
   /** Gives an array in bus memory back at once; see the function of this name. */
@@ -293,6 +322,7 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     if (this.#chores !== undefined) return
     this.#chores = setInterval(() => {
       this.#peer.native.tick()
+      if (nudgesAt.includes(this.#idle)) this.#peer.native.nudge()
       if (++this.#idle < idleChores || this.#peer.inFlight > 0) return
       clearInterval(this.#chores)
       this.#chores = undefined

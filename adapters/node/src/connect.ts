@@ -1,5 +1,6 @@
 // Joining a bus that somebody serves.
 
+import { constants as bufferLimits } from 'node:buffer'
 import { basename } from 'node:path'
 import { isMainThread, threadId } from 'node:worker_threads'
 import type { Companion } from './answers.js'
@@ -46,7 +47,22 @@ export async function joinBus<Exports extends object>(
   } catch (error) {
     throw explained(bus, error as Error & { status?: number })
   }
+  const bytes = connection.stats()?.[1].bytes ?? 0
+  if (bytes > bufferLimits.MAX_LENGTH) {
+    connection.close()
+    throw new ConnectError(tooLarge(bus, bytes))
+  }
   return new Bus(bus, connection, buffers, companion)
+}
+
+/** All arrays are views of one buffer, which has to hold the whole memory. */
+function tooLarge(bus: string, bytes: number): string {
+  const gib = (size: number) => `${Math.floor((size / 2 ** 30) * 10) / 10} GiB`
+  const most = gib(bufferLimits.MAX_LENGTH)
+  return (
+    `the bus '${bus}' has ${gib(bytes)} of memory, and a buffer of this engine (${process.release.name} ${process.version}) holds ` +
+    `at most ${most}: serve it with --memory ${most.replace(' ', '')}, or use Node 22 or later`
+  )
 }
 
 function explained(bus: string, error: Error & { status?: number }): ConnectError {

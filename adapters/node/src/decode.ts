@@ -321,9 +321,7 @@ export class Decoder {
     const bytes = length * Type.BYTES_PER_ELEMENT
     if (bytes === 0) return new Type(new ArrayBuffer(0))
     const lease = (this.#leases as Lease[])[payload] as Lease
-    if (offset % Type.BYTES_PER_ELEMENT === 0 && offset + bytes <= this.#memory.buffer.byteLength) {
-      return this.#memory.view(Type, offset, length, lease)
-    }
+    if (offset % Type.BYTES_PER_ELEMENT === 0) return this.#memory.view(Type, offset, length, lease)
     return new Type(this.#memory.copy(offset, bytes), 0, length)
   }
 }

@@ -89,6 +89,11 @@ export const byName = new Map(
   table.filter(row => row[0] !== 'clamped8').map(row => [row[1] as string, elementsOf[dtypes[row[0]]]]),
 )
 
+/** How the elements of a typed array's class travel. */
+export function elementsOfClass(Type: TypedArrayConstructor): Elements | undefined {
+  return byClass.get(Type?.name)
+}
+
 const tagOf = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), Symbol.toStringTag)
   ?.get as (this: unknown) => string | undefined
 

@@ -5,7 +5,7 @@ import { type Memory, Moved } from './arrays.js'
 import { isChain } from './chain.js'
 import { type Elements, elementsOfView, type TypedArray } from './dtypes.js'
 import { originOf } from './errors.js'
-import { isReleased } from './leases.js'
+import { endOf } from './leases.js'
 import { KeywordArguments, Slice, Tuple } from './marks.js'
 import { constants, type NativeConnection } from './native.js'
 import { inOrder, isDense, NDArray } from './ndarray.js'
@@ -429,8 +429,10 @@ export class Encoder extends Staging {
   ): void {
     let where: number
     if (bytes > 0 && this.#memory.has(buffer)) {
-      where = isReleased(view) ? -1 : this.#memory.stage(offset, bytes)
-      if (where < 0) this.fail('was released already')
+      const end = endOf(view)
+      where = end === undefined ? this.#memory.stage(offset, bytes) : -1
+      if (where < 0)
+        this.fail(end === 'moved' ? "was moved already: it is its callee's" : 'was released already')
       this.#payload = where + 1
       where -= this.#payloadBase
       flag |= LEASED

@@ -2,6 +2,7 @@
 
 import type { Memory } from './arrays.js'
 import type { TypedArray } from './dtypes.js'
+import { IsthmusError } from './errors.js'
 import type { NDArray } from './ndarray.js'
 import { type ArrowTable, buffersOf, tableIn } from './tables.js'
 
@@ -34,18 +35,33 @@ export class Lease {
   }
 }
 
+/** How the use of a view ended. */
+export type End = 'released' | 'moved'
+
 const leaseOf = Symbol('lease')
 const partOf = Symbol('part of')
 interface Leased {
-  [leaseOf]?: Lease | undefined
+  [leaseOf]?: Lease | End
   [partOf]?: Leased
 }
 
-/** Whether a view, or the one that it is a part of, was given back. Its block may still be in use for a while. */
-export function isReleased(view: object): boolean {
+/** How the use of a view, or of the one that it is a part of, ended, if it did. Its block may still be in use for a while. */
+export function endOf(view: object): End | undefined {
   let whole: Leased = view
   while (whole[partOf] !== undefined) whole = whole[partOf]
-  return leaseOf in whole && whole[leaseOf] === undefined
+  const lease = whole[leaseOf]
+  return typeof lease === 'string' ? lease : undefined
+}
+
+/** @throws IsthmusError when a view has ended. */
+export function checkInUse(view: object): void {
+  const end = endOf(view)
+  if (end === undefined) return
+  const how = end === 'moved' ? "was moved: it is the callee's" : 'was released already'
+  throw new IsthmusError(
+    'ERR_ISTHMUS_RELEASED',
+    `the array ${how}; what is needed here has to be copied before`,
+  )
 }
 
 const collected = new FinalizationRegistry<Lease>(lease => lease.drop())
@@ -60,6 +76,7 @@ function define(view: TypedArray, key: symbol, value: unknown): void {
 // A part of an array would not keep the array from being collected: both only hold the buffer, which is one for all.
 const trackedSubarray = {
   value: function subarray(this: TypedArray, begin?: number, end?: number): TypedArray {
+    checkInUse(this)
     const part = Object.getPrototypeOf(this).subarray.call(this, begin, end) as TypedArray
     Object.defineProperty(part, 'subarray', trackedSubarray)
     define(part, partOf, this)
@@ -85,9 +102,9 @@ const dispose = {
  */
 export function release(array: TypedArray | NDArray | ArrowTable): boolean {
   const table = tableIn(array)
-  if (table === undefined) return releaseView('data' in array ? array.data : (array as TypedArray))
+  if (table === undefined) return end(array as TypedArray | NDArray, 'released')
   let released = false
-  for (const view of new Set(buffersOf(table))) released = releaseView(view) || released
+  for (const view of new Set(buffersOf(table))) released = end(view, 'released') || released
   return released
 }
 
@@ -96,10 +113,11 @@ export function releasable<T extends object>(table: T): T {
   return Object.defineProperty(table, Symbol.dispose, dispose)
 }
 
-function releaseView(view: TypedArray): boolean {
+export function end(array: TypedArray | NDArray, how: End): boolean {
+  const view: TypedArray = 'data' in array ? array.data : array
   const lease = (view as Leased)[leaseOf]
-  if (lease === undefined) return false
-  define(view, leaseOf, undefined)
+  if (!(lease instanceof Lease)) return false
+  define(view, leaseOf, how)
   collected.unregister(view)
   lease.drop()
   return true

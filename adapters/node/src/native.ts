@@ -36,6 +36,8 @@ export interface NativeConnection {
   /** Where values are staged from now on. */
   lend(cells: ArrayBuffer, heap: ArrayBuffer): void
   allocate(): void
+  /** An allocation on another thread: [status, block, generation, offset]. Takes a view of the arena's first byte. */
+  allocateAhead(arena: Uint8Array): Promise<[number, number, number, number]>
   stage(): void
   stageCopy(bytes: Uint8Array): void
   unstage(): void
@@ -44,6 +46,8 @@ export interface NativeConnection {
   memory(): SharedArrayBuffer
   settled(): void
   tick(): void
+  /** Has the garbage collector look for dropped arrays, where that is worth it. */
+  nudge(): void
   delivered(): void
   /** Why the allocation that the control block tells of was refused. */
   shortage(): string

@@ -1,7 +1,7 @@
 // n-dimensional arrays: elements in a typed array, and where each dimension's next one is.
 
 import { byName, type DType, type Elements, elementsOfView, type TypedArray } from './dtypes.js'
-import { release } from './leases.js'
+import { checkInUse, release } from './leases.js'
 import { itemOf, type RecordType, recordOf } from './records.js'
 
 /** Where the elements of an NDArray are: in C order (the last dimension varies fastest), Fortran order, or anywhere. */
@@ -87,6 +87,7 @@ export class NDArray<T extends TypedArray = TypedArray> {
     if (indices.length !== this.shape.length) {
       throw new RangeError(`${this.shape.length} indices are needed, ${indices.length} were given`)
     }
+    checkInUse(this.data)
     let position = this.offset
     for (const [dimension, given] of indices.entries()) {
       position += wrapped(given, this.shape[dimension] as number) * (this.strides[dimension] as number)
@@ -99,6 +100,7 @@ export class NDArray<T extends TypedArray = TypedArray> {
    * left out are whole. Nothing is copied.
    */
   slice(...ranges: Range[]): NDArray<T> {
+    checkInUse(this.data)
     if (ranges.length > this.shape.length) throw new RangeError(`there are ${this.shape.length} dimensions`)
     const shape: number[] = []
     const strides: number[] = []
@@ -120,6 +122,7 @@ export class NDArray<T extends TypedArray = TypedArray> {
 
   /** The elements as arrays in arrays; for no dimensions the element. A copy. */
   toNested(): Nested {
+    checkInUse(this.data)
     const level = (dimension: number, position: number): Nested => {
       if (dimension === this.shape.length) return elementAt(this, position)
       const stride = this.strides[dimension] as number
@@ -132,6 +135,7 @@ export class NDArray<T extends TypedArray = TypedArray> {
 
   /** One field of an array of records, as an array of its own: over the same bytes where they are aligned for it, else a copy. */
   field(name: string): NDArray {
+    checkInUse(this.data)
     const record = recordOf(this.dtype)
     const field = record?.fields.find(each => each.name === name)
     if (record === undefined || field === undefined)

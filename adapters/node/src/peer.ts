@@ -7,7 +7,7 @@ import { serving } from './context.js'
 import { Decoder } from './decode.js'
 import { Encoder } from './encode.js'
 import { closedError, IsthmusError, TimeoutError } from './errors.js'
-import { release } from './leases.js'
+import { end } from './leases.js'
 import { KeywordArguments } from './marks.js'
 import { constants, type NativeConnection } from './native.js'
 import { Objects } from './objects.js'
@@ -324,7 +324,7 @@ export class Peer implements Port {
       if (slot >= 0) this.#calls.giveBack(slot)
       throw this.#answers.error(status, shown(target))
     }
-    if (moved !== undefined) for (const each of moved) release(each.array)
+    if (moved !== undefined) for (const each of moved) end(each.array, 'moved')
   }
 
   #intern(name: string): number {

@@ -4,7 +4,7 @@ import { type Serving, serve } from './context.js'
 import type { Encoder } from './encode.js'
 import { errorOf } from './errors.js'
 import { describeFailure } from './failures.js'
-import { release } from './leases.js'
+import { end } from './leases.js'
 import { constants, type NativeConnection } from './native.js'
 import { Lent } from './objects.js'
 import { closest } from './similar.js'
@@ -126,7 +126,7 @@ export class Replies {
     this.#native.answer()
     const wasSent = control[words.status] === OK
     this.#encoder.done(wasSent)
-    if (wasSent && moved !== undefined) for (const each of moved) release(each.array)
+    if (wasSent && moved !== undefined) for (const each of moved) end(each.array, 'moved')
   }
 
   #stream(call: Serving, source: unknown): void {

@@ -136,7 +136,7 @@ private:
                 if (root_.pickles) return lend(object);
                 return fail("is a masked array, and the mask can't travel: fill it first (filled())");
             case Kind::slice: return slice(object);
-            case Kind::table: return table(object);
+            case Kind::table: return root_.pickles ? lend(object) : table(object);
             case Kind::proxy: {
                 const Ref reference = reference_in(state_, object);
                 return reference ? proxy(object, reference.get()) : lend(object);

@@ -54,7 +54,7 @@ std::shared_ptr<Memory> memory_to_use() {
 // --- called by numpy: any thread, with or without the GIL ----------------------------------------------------------
 
 /// Null when there is no bus, or no room in it.
-void* allocate_in_bus(std::size_t bytes) noexcept {
+void* allocate_in_bus(std::size_t bytes, bool zeros) noexcept {
     std::shared_ptr<Memory> memory;
     Handle handle;
     try {
@@ -64,6 +64,7 @@ void* allocate_in_bus(std::size_t bytes) noexcept {
         if (made.status != Status::ok) return nullptr;
         handle = made.handle;
         void* data = memory->at(handle);
+        if (zeros && !made.is_zero) std::memset(data, 0, bytes);
         Blocks& all = blocks();
         std::lock_guard lock(all.mutex);
         Block& block = all.out[data];
@@ -82,7 +83,7 @@ void* allocate_in_bus(std::size_t bytes) noexcept {
 
 void* bus_malloc(void*, std::size_t bytes) {
     if (bytes >= numpy_bytes_from) {
-        if (void* data = allocate_in_bus(bytes)) return data;
+        if (void* data = allocate_in_bus(bytes, false)) return data;
     }
     return std::malloc(bytes);
 }
@@ -90,7 +91,7 @@ void* bus_malloc(void*, std::size_t bytes) {
 void* bus_calloc(void*, std::size_t count, std::size_t item_bytes) {
     std::size_t bytes = 0;
     if (!__builtin_mul_overflow(count, item_bytes, &bytes) && bytes >= numpy_bytes_from) {
-        if (void* data = allocate_in_bus(bytes)) return std::memset(data, 0, bytes);
+        if (void* data = allocate_in_bus(bytes, true)) return data;
     }
     return std::calloc(count, item_bytes);
 }
@@ -125,7 +126,7 @@ void* bus_realloc(void*, void* data, std::size_t bytes) {
     if (data == nullptr) return bus_malloc(nullptr, bytes);
     const std::size_t in_bus = bytes_in_bus(data);
     if (in_bus == 0) {
-        void* moved = bytes >= numpy_bytes_from ? allocate_in_bus(bytes) : nullptr;
+        void* moved = bytes >= numpy_bytes_from ? allocate_in_bus(bytes, false) : nullptr;
         if (moved == nullptr) return std::realloc(data, bytes);
         std::memcpy(moved, data, std::min(::malloc_usable_size(data), bytes));
         std::free(data);
