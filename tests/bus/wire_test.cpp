@@ -211,9 +211,8 @@ TEST_CASE("frames that were tampered with are read as the generated code reads t
             };
             REQUIRE((same(out.cells, frame->cells()) && same(out.heap, frame->heap()) &&
                      same(out.payloads, frame->payloads()) && same(out.name, frame->name())));
-            REQUIRE((out.id == frame->id() && out.deadline == frame->deadline() &&
-                     out.activity == frame->activity() && out.target == frame->target() &&
-                     out.number == frame->number() && out.flags == frame->flags() &&
+            REQUIRE((out.id == frame->id() && out.deadline == frame->deadline() && out.activity == frame->activity() &&
+                     out.target == frame->target() && out.number == frame->number() && out.flags == frame->flags() &&
                      static_cast<std::uint8_t>(out.kind) == static_cast<std::uint8_t>(frame->kind()) &&
                      static_cast<std::uint8_t>(out.status) == frame->status()));
         }

@@ -115,8 +115,7 @@ int exec(PyObject* module) {
                       add_type(module, bus_spec, state.bus) && add_type(module, exports_spec, state.exports) &&
                       add_type(module, lease_spec, state.lease) && add_type(module, reference_spec, state.reference) &&
                       add_type(module, call_spec, state.call) && add_type(module, stream_spec, state.stream) &&
-                      add_type(module, view_spec, state.view) &&
-                      add_type(module, table_spec, state.table) &&
+                      add_type(module, view_spec, state.view) && add_type(module, table_spec, state.table) &&
                       PyModule_AddObjectRef(module, "calling", state.calling) == 0 && add_flags(module) &&
                       add_dtypes(module);
     return done ? 0 : -1;

@@ -70,8 +70,7 @@ void Dispatcher::perform(Call& call, Scratch& scratch) {
 }
 
 Root Dispatcher::root_of(const Call& call, const char* name) const {
-    return Root::of_call(name, call.frame.flags,
-                         call.link != nullptr && memory_->pickles_for(call.link->ends().other));
+    return Root::of_call(name, call.frame.flags, call.link != nullptr && memory_->pickles_for(call.link->ends().other));
 }
 
 /// What a result becomes that is awaited, streamed or kept.
