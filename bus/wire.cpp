@@ -254,7 +254,7 @@ bool view_vector(std::span<const std::byte> bytes, std::size_t field, std::uint3
     return true;
 }
 
-/// The fields of a frame with our head: a fifth of the time that view_any takes. False when a vector is out of bounds.
+/// The fields of a frame with our head. False when a vector is out of bounds.
 bool view_ours(std::span<const std::byte> bytes, Draft& out) {
     Head head;
     std::memcpy(&head, bytes.data(), head_bytes);
