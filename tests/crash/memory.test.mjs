@@ -13,34 +13,44 @@ import {
   privateDirectory,
   segmentBytes,
   threads,
+  usedBytes,
 } from '../cross/lib.mjs'
 
 privateDirectory()
 const app = fileURLToPath(new URL('host.py', import.meta.url))
 const mib = bytes => (bytes / 2 ** 20).toFixed(1)
 
-async function figures(pid) {
+async function ofHost(py) {
+  const pid = await py.call('pid')
+  return () => privateBytes(pid)
+}
+
+/** `there` tells how much memory the other side uses. */
+async function figures(there) {
   await collect()
   return {
-    node: privateBytes(process.pid),
-    host: privateBytes(pid),
-    segment: segmentBytes(pid),
+    here: usedBytes(),
+    there: await there(),
+    segment: segmentBytes(process.pid),
     fds: descriptors(process.pid),
   }
 }
 
-async function leavesNothing(t, pid, calls, batch) {
+async function leavesNothing(t, there, calls, batch) {
   // Objects wait for the collector of the other side: how high they pile up is known after as many calls.
   for (let i = 0; i < Math.min(calls, 250_000); i += 1000) await batch()
-  const before = await figures(pid)
+  const before = await figures(there)
   for (let i = 0; i < calls; i += 1000) await batch()
-  const after = await figures(pid)
+  const after = await figures(there)
   t.diagnostic(
-    `here ${mib(before.node)} -> ${mib(after.node)} MiB, there ${mib(before.host)} -> ${mib(after.host)} MiB`,
+    `here ${mib(before.here)} -> ${mib(after.here)} MiB, there ${mib(before.there)} -> ${mib(after.there)} MiB`,
   )
   // 8 bytes that stay of each of a million calls would be as much
-  assert.ok(after.node - before.node < 8 * 2 ** 20, `it grew here by ${mib(after.node - before.node)} MiB`)
-  assert.ok(after.host - before.host < 8 * 2 ** 20, `it grew there by ${mib(after.host - before.host)} MiB`)
+  assert.ok(after.here - before.here < 8 * 2 ** 20, `it grew here by ${mib(after.here - before.here)} MiB`)
+  assert.ok(
+    after.there - before.there < 8 * 2 ** 20,
+    `it grew there by ${mib(after.there - before.there)} MiB`,
+  )
   assert.ok(
     after.segment - before.segment < 2 ** 20,
     `the bus grew by ${mib(after.segment - before.segment)} MiB`,
@@ -120,13 +130,13 @@ for (const [what, calls, batch, isPlayedByAll] of [
 ]) {
   test(`${what} leave the memory of both processes as it was`, async t => {
     const py = await spawn(app)
-    await leavesNothing(t, await py.call('pid'), calls, batch(py))
+    await leavesNothing(t, await ofHost(py), calls, batch(py))
     await py.close()
   })
   if (!isPlayedByAll) continue
   test(`${what} leave the memory of two Node processes as it was`, async t => {
-    const { peer, pid, part } = await meet('javascript')
-    await leavesNothing(t, pid, calls, batch(peer))
+    const { peer, part } = await meet('javascript')
+    await leavesNothing(t, () => peer.call('used'), calls, batch(peer))
     await part()
   })
 }
@@ -138,10 +148,10 @@ test('calls that are aborted before they were sent are over at once, and not whe
     await batch()
     py.callSync('echo', [i]) // takes in all that has come
   }
-  const before = await figures(await py.call('pid'))
+  const before = await figures(await ofHost(py))
   for (let i = 0; i < 100; i++) await batch()
-  const after = await figures(await py.call('pid'))
-  const grown = mib(after.node - before.node)
+  const after = await figures(await ofHost(py))
+  const grown = mib(after.here - before.here)
   t.diagnostic(`${grown} MiB`)
   assert.ok(grown < 6, `Node grew by ${grown} MiB`)
   await py.close()

@@ -17,7 +17,9 @@ import { join } from 'node:path'
 import { after } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect } from 'isthmus'
+import { status } from './memory.mjs'
 
+export * from './memory.mjs'
 export { sleep }
 
 export const root = new URL('../..', import.meta.url).pathname
@@ -175,16 +177,7 @@ export const isAlive = pid => {
   }
 }
 
-const field = (pid, name) =>
-  Number(readFileSync(`/proc/${pid}/status`, 'utf8').match(`${name}:\\s+(\\d+)`)[1])
-/** Private memory: without the pages of the bus, which both sides see. */
-export const privateBytes = pid => field(pid, 'RssAnon') * 1024
-/** That of this process, without what V8's heap has free: it grows by rules of its own. */
-export const usedBytes = () => {
-  const { heapTotal, heapUsed } = process.memoryUsage()
-  return privateBytes(process.pid) - heapTotal + heapUsed
-}
-export const threads = pid => field(pid, 'Threads')
+export const threads = pid => status(pid, 'Threads')
 export const descriptors = pid => readdirSync(`/proc/${pid}/fd`).length
 
 /** Processor time of all threads that live, in milliseconds. */
@@ -229,12 +222,4 @@ export function segmentBytes(pid) {
     } catch {}
   }
   return [...found.values()].reduce((sum, each) => sum + each, 0)
-}
-
-/** Frees what can be freed, also what only finalizers free. */
-export async function collect() {
-  for (let i = 0; i < 4; i++) {
-    global.gc()
-    await sleep(5)
-  }
 }

@@ -2,6 +2,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect, current } from 'isthmus'
+import { collect, usedBytes } from './memory.mjs'
 
 const [bus, prefix = ''] = process.argv.slice(2)
 const peer = await connect(bus)
@@ -47,9 +48,7 @@ offer({
   adder,
   adders: n => Array.from({ length: n }, (_, i) => adder(i)),
   living: async () => {
-    global.gc()
-    await sleep(5)
-    global.gc()
+    await collect()
     return functions
   },
   descend: async (f, n) => (n === 0 ? 0 : 1 + (await f(n - 1))),
@@ -206,6 +205,15 @@ offer({
 // --- remote objects ----------------------------------------------------------------------------------------
 
 offer({ value_of: async box => box.value })
+
+// --- memory ------------------------------------------------------------------------------------------------
+
+offer({
+  used: async () => {
+    await collect()
+    return usedBytes()
+  },
+})
 
 process.stdin.on('end', () => process.exit()).resume()
 console.log('ready')

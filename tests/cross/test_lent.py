@@ -29,6 +29,7 @@ def functions(bus):
     assert bus.call("adders", BATCH)[-1](1) == BATCH
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("batch", [callbacks, functions])
 def test_100_000_that_are_made_and_dropped_leave_both_processes_as_they_were(bus, other, until, batch):
     def figures():
