@@ -4,6 +4,7 @@ import os
 
 import isthmus
 
+
 @isthmus.export
 def pid():
     return os.getpid()
