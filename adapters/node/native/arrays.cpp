@@ -1,6 +1,7 @@
 // Arrays in bus memory: blocks and their uses, and what a message that is being staged takes along of them.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <iterator>
 #include <memory>
@@ -44,8 +45,11 @@ struct Connection::Ahead {
         if (self.made.status != Status::ok) return;
         std::byte* const own = arena.at(self.made.handle);
         if (!self.made.is_zero) std::memset(own, 0, self.bytes);
+        // In steps: the isolate's thread waits for each when it maps or unmaps. Where the kernel can't, first touches do it.
+        constexpr std::uint64_t step = 2 << 20;
         std::byte* const first = self.shown + self.made.handle.offset / layout::page_bytes * layout::page_bytes;
-        ::madvise(first, self.bytes, MADV_POPULATE_WRITE);  // where the kernel can't, first touches will
+        for (std::uint64_t at = 0; at < self.bytes; at += step)
+            ::madvise(first + at, std::min(step, self.bytes - at), MADV_POPULATE_WRITE);
     }
 
     /// Resolves to [status, block, generation, offset].
