@@ -1,10 +1,12 @@
 """Keeps the walls between the rooms: who may include what, and that each header stands alone."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -152,10 +154,9 @@ def flags_of(folder):
 HEADERS = [path for path in CORE + ADAPTERS if path.suffix == ".hpp"]
 
 
-@pytest.mark.parametrize("path", HEADERS, ids=name_of)
-def test_a_header_compiles_alone(path):
+def compile_alone(path):
     directory, flags = flags_of(path.parent.relative_to(ROOT))
-    done = subprocess.run(
+    return subprocess.run(
         ["g++", *flags, "-fdiagnostics-color=never", "-fsyntax-only", "-x", "c++", "-"],
         input=f'#include "{path}"\n',
         cwd=directory,
@@ -163,6 +164,18 @@ def test_a_header_compiles_alone(path):
         text=True,
         timeout=60,
     )
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """What the compiler says of each header, which all processors find out together."""
+    with ThreadPoolExecutor(os.cpu_count()) as compilers:
+        yield {path: compilers.submit(compile_alone, path) for path in HEADERS}
+
+
+@pytest.mark.parametrize("path", HEADERS, ids=name_of)
+def test_a_header_compiles_alone(compiled, path):
+    done = compiled[path].result()
     assert done.returncode == 0, done.stderr
 
 
