@@ -215,9 +215,7 @@ def serve(
             "the app calls isthmus.serve() itself: run it with `python app.py`, "
             "or put the call under `if __name__ == '__main__':`"
         )
-    host = Host(
-        name, memory=memory, quota=quota, allow=allow, numpy_memory=numpy_memory, pickle=pickle
-    )
+    host = Host(name, memory=memory, quota=quota, allow=allow, numpy_memory=numpy_memory, pickle=pickle)
     with _stopped_by_signals(host):
         host.start()
         try:

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <stdexcept>
 #include <vector>
 
 #include "arrays.hpp"
@@ -57,11 +58,11 @@ std::string read_all(ArrowArrayStream& stream, Source& source) {
 }
 
 /// What cannot travel, thrown from the depth of a table to where it is sent.
-struct Refused {
-    std::string reason;
+struct Refused : std::runtime_error {
+    using std::runtime_error::runtime_error;
 };
 /// A Python exception that is set.
-struct Raised {};
+struct Raised : std::exception {};
 
 class Writer {
 public:
@@ -69,9 +70,9 @@ public:
         : state_(state), memory_(memory), out_(out), values_(out.values), source_(source) {}
 
     void schema(const ArrowSchema& schema, std::size_t depth) {
-        if (depth + 2 > wire::max_depth) throw Refused{"is nested too deeply"};
+        if (depth + 2 > wire::max_depth) throw Refused("is nested too deeply");
         const auto layout = layout_of(schema.format);
-        if (!layout) throw Refused{"has the Arrow type '" + std::string(schema.format) + "', " + unsupported};
+        if (!layout) throw Refused("has the Arrow type '" + std::string(schema.format) + "', " + unsupported);
         values_.container(wire::Tag::list, 6);
         values_.text(schema.format);
         values_.text(schema.name != nullptr ? schema.name : "");
@@ -91,7 +92,7 @@ public:
 
     /// `count` values from the one at `from` in the buffers on.
     void array(const ArrowSchema& schema, const ArrowArray& array, std::int64_t from, std::int64_t count) {
-        const ArrowLayout layout = *layout_of(schema.format);
+        const ArrowLayout layout = layout_of(schema.format).value_or(ArrowLayout{});  // `schema` refuses what has none
         const void* bitmap = layout.has_bitmap() && array.null_count != 0 ? array.buffers[0] : nullptr;
         // Bits can be handed over from every eighth one on.
         const bool has_bits = count > 0 && (bitmap != nullptr || layout.bits == 1);
@@ -220,7 +221,7 @@ private:
             return {0, 0};
         }
         const std::int64_t first = offset_at(data, layout, from), last = offset_at(data, layout, from + count);
-        if (first < 0 || last < first) throw Refused{torn};
+        if (first < 0 || last < first) throw Refused(torn);
         const auto* begin = static_cast<const std::byte*>(data) + static_cast<std::uint64_t>(from - lead) * item;
         const std::uint64_t bytes = static_cast<std::uint64_t>(lead + count + 1) * item;
         if (const Handle found = memory_.retain_found(begin, bytes); found.bytes != 0) {
@@ -353,7 +354,7 @@ TableSent encode_table(State& state, Memory& memory, Outgoing& out, PyObject* ob
     const Ref owner(PyCapsule_New(made.get(), source_name, destroy_source));
     if (!owner) return {Outcome::raised};
     (void)made.release();
-    const TableSent handed = read(object, source);
+    TableSent handed = read(object, source);
     if (handed.outcome != Outcome::done) return handed;
     if (std::string_view(source.schema.format) != "+s") return {Outcome::no_table};
     Writer writer(state, memory, out, owner.get());
@@ -361,11 +362,11 @@ TableSent encode_table(State& state, Memory& memory, Outgoing& out, PyObject* ob
         out.values.container(wire::Tag::table, static_cast<std::uint32_t>(source.batches.size()));
         writer.schema(source.schema, depth + 1);
         for (const ArrowArray& batch : source.batches) {
-            if (batch.null_count > 0) throw Refused{"has rows that are null as a whole"};
+            if (batch.null_count > 0) throw Refused("has rows that are null as a whole");
             writer.array(source.schema, batch, batch.offset, batch.length);
         }
     } catch (const Refused& refused) {
-        return {Outcome::refused, writer.column(), refused.reason};
+        return {Outcome::refused, writer.column(), refused.what()};
     } catch (const Raised&) {
         return {Outcome::raised};
     }
