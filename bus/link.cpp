@@ -141,10 +141,13 @@ Status Link::send_box(const Handle& box, std::span<const Handle> payloads, std::
 
 namespace {
 
+bool is_completion(const wire::Draft& draft) {
+    return draft.kind == wire::Kind::reply || draft.kind == wire::Kind::error;
+}
+
 /// What belongs to a call that is being performed; a release or a share does not, as it must stay behind what it is about.
 bool passes(const wire::Draft& draft) {
-    return draft.kind == wire::Kind::item || draft.kind == wire::Kind::credit || draft.kind == wire::Kind::reply ||
-           draft.kind == wire::Kind::error;
+    return draft.kind == wire::Kind::item || draft.kind == wire::Kind::credit || is_completion(draft);
 }
 
 }  // namespace
@@ -161,7 +164,7 @@ Status Link::defer(const wire::Draft& draft, std::uint64_t bytes) {
         const auto made = box(draft, bytes);
         if (made.status != Status::ok) return made.status;
         waiting.box = made.handle;
-    } else if (backlog_size_ + bytes > backlog_bytes) {
+    } else if (backlog_size_ + bytes > backlog_bytes && !is_completion(draft)) {
         count(counters_.full);
         return Status::full;
     } else {
@@ -259,7 +262,9 @@ Status Link::answer(const wire::Draft& draft) {
     const std::uint64_t bytes = wire::size(draft);
     const bool small = ring::record_bytes(bytes) <= completion_bytes;
     // The end of a stream stays behind its items.
-    const bool behind = (draft.flags & wire::frame_streams) != 0 && !backlog_.empty();
+    const bool behind = passing_ > 0 && std::any_of(backlog_.begin(), backlog_.end(), [&](const Waiting& waiting) {
+                            return waiting.passes && waiting.id == draft.id;
+                        });
     Status sent = bytes > wire::max_bytes ? Status::too_large : hold(draft.payloads) ? Status::ok : Status::stale;
     if (sent == Status::ok) {
         sent = behind ? defer(draft, bytes) : send(draft, bytes, small ? 0 : reserve_bytes());
@@ -270,7 +275,7 @@ Status Link::answer(const wire::Draft& draft) {
     Status told = sent;
     if (sent != Status::ok && sent != Status::full && sent != Status::corrupt) {
         const wire::Draft apology{.kind = wire::Kind::error, .status = sent, .target = draft.target, .id = draft.id};
-        told = send(apology, wire::size(apology), 0);
+        told = behind ? defer(apology, wire::size(apology)) : send(apology, wire::size(apology), 0);
     }
     if (told != Status::ok) {
         // No room for a completion: the other side has more calls in flight than it may.

@@ -255,6 +255,26 @@ TEST_CASE("a stream sends as many items as were asked for, and a peer that sends
     }
 }
 
+TEST_CASE("the end of a stream stays behind its items, also behind those that wait for room", "[link]") {
+    Pair pair;
+    REQUIRE(pair.a.stream(1, 1'000'000) == Status::ok);
+    pair.a.flush();
+    REQUIRE(pair.b.receive().frame.id == 1);
+    std::uint64_t sent = 0;
+    for (; pair.b.link->waiting() < 3; ++sent) REQUIRE(pair.b.items(1, 100) == Status::ok);
+    REQUIRE(pair.b.link->answer({.kind = Kind::error, .status = Status::cancelled, .id = 1}) == Status::ok);
+    std::uint64_t got = 0;
+    for (;;) {
+        pair.b.flush();
+        const auto received = pair.a.receive();
+        pair.a.flush();
+        REQUIRE(received.status == Status::ok);
+        if (received.frame.kind == Kind::error) break;
+        ++got;
+    }
+    CHECK(got == sent);
+}
+
 TEST_CASE("a call that waits is taken back; the others are cancelled past everything that waits", "[link]") {
     Pair pair;
     const std::uint32_t most = pair.a.link->most_in_flight();

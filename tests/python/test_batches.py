@@ -66,6 +66,15 @@ def ba_slow(numbers):
     return numbers
 
 
+@isthmus.export(batch=isthmus.Batch(max=1, wait=0))
+async def ba_give_up(numbers):
+    seen.append(numbers)
+    await asyncio.to_thread(gate.wait, 20)
+    if numbers == [0]:
+        raise asyncio.CancelledError
+    return numbers
+
+
 @pytest.fixture
 def bus(name):
     seen.clear()
@@ -180,6 +189,17 @@ def test_a_call_that_is_cancelled_while_it_gathers_is_in_no_batch(bus, until):
     gate.set()
     assert results([first, kept]) == [0, 2]
     assert [2] in seen
+
+
+def test_calls_that_gathered_behind_a_batch_that_was_cancelled_are_performed(bus, until):
+    first = bus.submit("ba_give_up", 0)
+    until(lambda: seen == [[0]])
+    behind = bus.submit("ba_give_up", 1)
+    bus.call("ba_double", 1)
+    gate.set()
+    with pytest.raises(isthmus.PythonError, match="CancelledError"):
+        first.result(20)
+    assert behind.result(20) == 1
 
 
 def test_what_is_no_batch_is_refused_when_it_is_exported():

@@ -44,12 +44,14 @@ struct Connection::Ahead {
         self.made = arena.allocate(self.bytes);
         if (self.made.status != Status::ok) return;
         std::byte* const own = arena.at(self.made.handle);
-        if (!self.made.is_zero) std::memset(own, 0, self.bytes);
-        // In steps: the isolate's thread waits for each when it maps or unmaps. Where the kernel can't, first touches do it.
+        // In steps: the isolate's thread waits for each when it maps, unmaps or leaves. Where the kernel can't populate, first touches do.
         constexpr std::uint64_t step = 2 << 20;
         std::byte* const first = self.shown + self.made.handle.offset / layout::page_bytes * layout::page_bytes;
-        for (std::uint64_t at = 0; at < self.bytes; at += step)
-            ::madvise(first + at, std::min(step, self.bytes - at), MADV_POPULATE_WRITE);
+        for (std::uint64_t at = 0; at < self.bytes && !self.connection->leaves_; at += step) {
+            const std::uint64_t bytes = std::min(step, self.bytes - at);
+            if (!self.made.is_zero) std::memset(own + at, 0, bytes);
+            ::madvise(first + at, bytes, MADV_POPULATE_WRITE);
+        }
     }
 
     /// Resolves to [status, block, generation, offset].

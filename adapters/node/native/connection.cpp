@@ -110,6 +110,7 @@ napi_value Connection::lend(napi_env env, napi_callback_info info) {  // the iso
 void Connection::leave() {
     if (auto wake = std::exchange(wake_, nullptr)) wake->close();
     {
+        leaves_ = true;
         std::lock_guard lock(ahead_);
         bus_.reset();
     }

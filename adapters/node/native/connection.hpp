@@ -7,6 +7,7 @@
 
 #include <node_api.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -206,6 +207,7 @@ private:
     std::vector<Name> names_;
     std::unordered_map<std::uint32_t, Felt> felt_;  // by block
     std::mutex ahead_;                              // held while another thread allocates: the bus stays
+    std::atomic<bool> leaves_ = false;              // that thread gives up
     std::int64_t felt_bytes_ = 0;
     int nudges_left_ = 0;
     std::vector<std::uint32_t> lost_;                            // slots of calls whose link is gone

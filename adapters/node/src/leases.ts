@@ -45,11 +45,15 @@ interface Leased {
   [partOf]?: Leased
 }
 
-/** How the use of a view, or of the one that it is a part of, ended, if it did. Its block may still be in use for a while. */
-export function endOf(view: object): End | undefined {
+function wholeOf(view: object): Leased {
   let whole: Leased = view
   while (whole[partOf] !== undefined) whole = whole[partOf]
-  const lease = whole[leaseOf]
+  return whole
+}
+
+/** How the use of a view, or of the one that it is a part of, ended, if it did. Its block may still be in use for a while. */
+export function endOf(view: object): End | undefined {
+  const lease = wholeOf(view)[leaseOf]
   return typeof lease === 'string' ? lease : undefined
 }
 
@@ -103,8 +107,10 @@ const dispose = {
 export function release(array: TypedArray | NDArray | ArrowTable): boolean {
   const table = tableIn(array)
   if (table === undefined) return end(array as TypedArray | NDArray, 'released')
+  // Of a table that came over the bus, also what its columns were cut from.
+  const came = Object.hasOwn(table, Symbol.dispose)
   let released = false
-  for (const view of new Set(buffersOf(table))) released = end(view, 'released') || released
+  for (const view of new Set(buffersOf(table))) released = end(came ? (wholeOf(view) as TypedArray) : view, 'released') || released
   return released
 }
 

@@ -538,7 +538,9 @@ function unpacked(bytes: Uint8Array | null): Map<string, string> {
   let at = 4
   const text = () => {
     const begin = at + 4
-    at = begin + buffer.readInt32LE(at)
+    const length = buffer.readInt32LE(at)
+    if (length < 0 || begin + length > buffer.length) throw new RangeError("a table's metadata is torn")
+    at = begin + length
     return buffer.toString('utf8', begin, at)
   }
   for (let left = buffer.readInt32LE(0); left > 0; --left) {

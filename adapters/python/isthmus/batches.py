@@ -154,10 +154,9 @@ class _Gathering:
             else:
                 call.result.set_result(result)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, _: asyncio.Task[None]) -> None:
         self._running = None
-        if not task.cancelled():  # as when the loop ends
-            self._look()
+        self._look()
 
     def _gathered(self, values: list[Any]) -> Any:
         if not self._batch.stack:

@@ -77,9 +77,12 @@ def dtype_from(code: str) -> np.dtype[Any]:
     import numpy as np
 
     try:
-        return np.dtype(_fields(json.loads(code)) if code.startswith("[") else code)
+        dtype = np.dtype(_fields(json.loads(code)) if code.startswith("[") else code)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"'{code[:200]}' is no dtype: {error}") from None
+    if dtype.hasobject or dtype.kind not in "biufcmMSUV":  # they hold pointers, which a peer may not choose
+        raise ValueError(f"arrays of dtype '{code[:200]}' can't travel")
+    return dtype
 
 
 def _fields(listed: Any) -> Any:

@@ -242,8 +242,10 @@ public:
         if (call_.info != nullptr) Py_CLEAR(call_.info);
         if (!context_) return;
         (void)PyContext_Exit(context_.get());
-        if (is_fresh_ && PyObject_Size(context_.get()) == PyObject_Size(dispatcher_.base_context_.get()))
-            dispatcher_.spare_context_ = std::move(context_);
+        if (!is_fresh_) return;
+        const int is_untouched = PyObject_RichCompareBool(context_.get(), dispatcher_.base_context_.get(), Py_EQ);
+        if (is_untouched == 1) dispatcher_.spare_context_ = std::move(context_);
+        if (is_untouched < 0) PyErr_Clear();
     }
     Performs(const Performs&) = delete;
     Performs& operator=(const Performs&) = delete;

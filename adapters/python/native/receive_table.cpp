@@ -13,6 +13,25 @@ using Is = ArrowLayout::Is;
 
 constexpr std::int64_t most = std::int64_t{1} << 48;  // rows, or items in lists: what is more is no honest number
 
+/// Whether bytes are what ArrowSchema.metadata points to, whose readers trust them: the number of pairs, and for each of their
+/// texts its length and its bytes.
+bool is_metadata(std::string_view bytes) {
+    const auto take = [&bytes](std::int32_t& number) {
+        if (bytes.size() < sizeof number) return false;
+        std::memcpy(&number, bytes.data(), sizeof number);
+        bytes.remove_prefix(sizeof number);
+        return number >= 0;
+    };
+    std::int32_t pairs = 0;
+    if (!take(pairs)) return false;
+    for (std::int64_t texts = std::int64_t{pairs} * 2; texts > 0; --texts) {
+        std::int32_t length = 0;
+        if (!take(length) || static_cast<std::size_t>(length) > bytes.size()) return false;
+        bytes.remove_prefix(static_cast<std::size_t>(length));
+    }
+    return true;
+}
+
 }  // namespace
 
 Batch::~Batch() {
@@ -30,7 +49,11 @@ public:
         into.format = text();
         into.name = text();
         into.flags = integer();
-        if (const auto metadata = plain_buffer()) into.metadata = std::string(metadata->begin(), metadata->end());
+        if (const auto metadata = plain_buffer()) {
+            std::string copy(metadata->begin(), metadata->end());
+            if (!is_metadata(copy)) torn();
+            into.metadata = std::move(copy);
+        }
         const auto layout = layout_of(into.format);
         if (!layout) torn();
         into.layout = *layout;
