@@ -44,11 +44,6 @@ class Track(ctypes.Structure):
     _fields_ = (("name", ctypes.c_char * 3), ("points", Point * 2), ("length", ctypes.c_float))
 
 
-class Packed(ctypes.Structure):
-    _pack_ = 1
-    _fields_ = (("flag", ctypes.c_bool), ("number", ctypes.c_int64))
-
-
 class Foreign(ctypes.BigEndianStructure):
     _fields_ = (("x", ctypes.c_int16), ("y", ctypes.c_int32))
 
@@ -155,7 +150,6 @@ def test_numpy_is_not_needed_to_send_any_of_it(serve, name):
         ((ctypes.c_longdouble * 2)(), "format '<g', whose 'g' can't travel"),
         ((ctypes.c_void_p * 2)(), "format '<P', whose 'P' can't travel"),
         ((ctypes.py_object * 2)(), "format '<O', whose 'O' can't travel"),
-        ((Packed * 2)(), "format 'B', which makes 1 bytes and not 9"),
     ],
 )
 def test_a_format_that_means_nothing_elsewhere_is_an_error(echo, value, says):
