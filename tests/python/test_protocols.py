@@ -488,7 +488,9 @@ def test_what_belongs_to_its_receiver_is_seen_by_everyone_and_may_be_written(ech
         assert x[0] == 7
 
 
-@pytest.mark.parametrize("code", ["O", "|O8", "T", '[["a", "|O"]]', '[["a", [["b", "|O"]], [2]]]', "no dtype", "[1]"])
+@pytest.mark.parametrize(
+    "code", ["O", "|O8", "T", '[["a", "|O"]]', '[["a", [["b", "|O"]], [2]]]', "no dtype", "[1]"]
+)
 def test_no_peer_names_a_dtype_whose_elements_are_pointers(code):
-    with pytest.raises(ValueError, match="can't travel|is no dtype"):
+    with pytest.raises(ValueError, match=r"can't travel|is no dtype"):
         isthmus.protocols.dtype_from(code)

@@ -110,7 +110,8 @@ export function release(array: TypedArray | NDArray | ArrowTable): boolean {
   // Of a table that came over the bus, also what its columns were cut from.
   const came = Object.hasOwn(table, Symbol.dispose)
   let released = false
-  for (const view of new Set(buffersOf(table))) released = end(came ? (wholeOf(view) as TypedArray) : view, 'released') || released
+  for (const view of new Set(buffersOf(table)))
+    released = end(came ? (wholeOf(view) as TypedArray) : view, 'released') || released
   return released
 }
 
