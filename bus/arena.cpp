@@ -187,6 +187,10 @@ std::uint64_t Arena::take_chunks(Lock& lock, std::uint64_t wanted, std::uint32_t
         }
         if (!idle.empty()) first = find_chunks(lock, wanted, blocks);
     }
+    while (first == no_chunk && returning_ > 0) {  // another thread is giving back what may be enough
+        returned_.wait(lock);
+        first = find_chunks(lock, wanted, blocks);
+    }
     return first;
 }
 
@@ -319,13 +323,16 @@ Handle Arena::find(const void* address, std::uint64_t bytes) {
 }
 
 void Arena::trim(std::chrono::steady_clock::time_point idle_since) {
-    std::unique_lock lock(mutex_);
+    Lock lock(mutex_);
     const std::vector<Run> idle = disown_idle(idle_since);
+    returning_ += idle.size();
     for (const Run& run : idle) {
         lock.unlock();
         give_up(run);
         lock.lock();
         note_returned(run);
+        --returning_;
+        returned_.notify_all();
     }
 }
 

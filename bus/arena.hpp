@@ -12,6 +12,7 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -182,6 +183,8 @@ private:
     layout::Counters& counters_;
 
     std::mutex mutex_;
+    std::condition_variable returned_;
+    std::uint64_t returning_ = 0;  // runs of chunks that trim has taken off the account, and not given back yet
     std::unordered_map<std::uint32_t, Hold> holds_;
     std::unordered_map<std::uint32_t, OwnChunk> own_;  // by first chunk
     SizeClass small_[size_classes];

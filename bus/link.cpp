@@ -268,8 +268,7 @@ Status Link::answer(const wire::Draft& draft) {
     Status sent = bytes > wire::max_bytes ? Status::too_large : hold(draft.payloads) ? Status::ok : Status::stale;
     if (sent == Status::ok) {
         sent = behind ? defer(draft, bytes) : send(draft, bytes, small ? 0 : reserve_bytes());
-        if (sent == Status::full && (behind || !small))
-            sent = small ? send(draft, bytes, 0) : send_indirect(draft, bytes, 0);
+        if (sent == Status::full && !small) sent = send_indirect(draft, bytes, 0);
         if (sent != Status::ok) drop(draft.payloads);
     }
     Status told = sent;

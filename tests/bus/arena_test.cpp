@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <future>
 #include <random>
 #include <set>
 #include <thread>
@@ -294,6 +295,21 @@ TEST_CASE("trim gives back what is idle and only that", "[arena]") {
     CHECK(give(*arena, kept) == Status::ok);
     arena->trim(any_time);
     CHECK(box.owned_chunks() == 0);
+}
+
+TEST_CASE("an allocation waits for what is being given back, and is not refused", "[arena]") {
+    ArenaBox box(4);
+    auto arena = box.arena(0);
+    if (GENERATE(false, true)) arena->set_quota(4 * chunk);
+    give(*arena, take(*arena, 2 * chunk));
+    give(*arena, take(*arena, chunk));
+    std::future<Arena::Allocation> made;
+    box.pages.on_punch = [&] {
+        if (!made.valid()) made = std::async(std::launch::async, [&] { return arena->allocate(4 * chunk); });
+        CHECK(made.wait_for(20ms) == std::future_status::timeout);
+    };
+    arena->trim(any_time);
+    CHECK(made.get().status == Status::ok);
 }
 
 TEST_CASE("with poisoning, what is found free reads as poison, and what is leased does not", "[arena]") {

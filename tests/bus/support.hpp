@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -24,10 +25,14 @@ struct FakePages : ArenaPages {
         reserved += chunks;
         return Status::ok;
     }
-    void punch(std::uint64_t, std::uint64_t chunks) override { punched += chunks; }
+    void punch(std::uint64_t, std::uint64_t chunks) override {
+        if (on_punch) on_punch();
+        punched += chunks;
+    }
 
     std::atomic<std::uint64_t> reserved{0}, punched{0};
     std::atomic<bool> refuse{false};
+    std::function<void()> on_punch;
 };
 
 /// An arena without a segment.

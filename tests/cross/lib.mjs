@@ -180,13 +180,16 @@ export const isAlive = pid => {
 export const threads = pid => status(pid, 'Threads')
 export const descriptors = pid => readdirSync(`/proc/${pid}/fd`).length
 
-/** Processor time of all threads that live, in milliseconds. */
-export function busyMs(pid) {
-  const tasks = `/proc/${pid}/task`
-  const ns = readdirSync(tasks).map(task =>
-    Number(readFileSync(join(tasks, task, 'schedstat'), 'utf8').split(' ')[0]),
-  )
-  return ns.reduce((sum, each) => sum + each, 0) / 1e6
+/** Of all threads that live: their processor time in milliseconds, and how often they have slept. */
+export function activity(pid) {
+  const tasks = readdirSync(`/proc/${pid}/task`).map(task => `/proc/${pid}/task/${task}`)
+  const sum = figure => tasks.reduce((total, task) => total + Number(figure(task)), 0)
+  return {
+    busyMs: sum(task => readFileSync(join(task, 'schedstat'), 'utf8').split(' ')[0]) / 1e6,
+    sleeps: sum(
+      task => readFileSync(join(task, 'status'), 'utf8').match(/^voluntary_ctxt_switches:\s+(\d+)/m)[1],
+    ),
+  }
 }
 
 const schedule = openSync('/proc/thread-self/schedstat')

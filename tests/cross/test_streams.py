@@ -103,7 +103,7 @@ def test_a_slow_consumer_of_a_million_items_holds_the_producer_up_and_nobody_gro
             time.sleep(0.001)
             furthest = max(furthest, bus.call("how_many") - taken)
         if taken % 100_000 == 0:
-            figures.append((private_bytes("self"), private_bytes(other.pid)))
+            figures.append((private_bytes("self"), other.used_bytes()))
     assert taken == MILLION
     assert furthest <= AHEAD
     grown = [max(side[5:]) - max(side[:5]) for side in zip(*figures, strict=True)]

@@ -119,9 +119,7 @@ export class Replies {
     control[words.idLow] = call.idLow
     control[words.idHigh] = call.idHigh
     control[words.target] = call.target
-    // The end of a stream stays behind its items.
-    const ends = kind === kinds.item ? 0 : call.flags & frames.streams
-    control[words.flags] = this.#encoder.references | ends
+    control[words.flags] = this.#encoder.references
     control[words.number] = items
     this.#native.answer()
     const wasSent = control[words.status] === OK

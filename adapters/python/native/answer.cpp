@@ -33,7 +33,6 @@ void Dispatcher::reply(Call& call, Outgoing& out, wire::Kind kind, Status status
     }
     wire::Draft draft{.kind = kind, .status = status, .target = call.index, .id = call.frame.id};
     out.fill(draft);
-    draft.flags |= call.frame.flags & wire::frame_streams;
     const bool was_large = draft.heap.size() > most_kept_heap;
     const bool was_sent = call.link != nullptr && bus_.answer(*call.link, draft) == Status::ok;
     out.end(*memory_, was_sent);
@@ -74,7 +73,6 @@ void Dispatcher::refuse(Call& call, Status status) {
         draft.cells = about.cells();
         draft.heap = about.heap();
     }
-    draft.flags |= call.frame.flags & wire::frame_streams;
     (void)bus_.answer(link, draft);
     unpublished_ = true;
 }

@@ -71,7 +71,6 @@ void Deferred::send(Bus& bus, Memory& memory) {
                           .id = entry.id,
                           .number = answer.items};
         answer.out.fill(draft);
-        if (answer.kind != wire::Kind::item) draft.flags |= entry.flags & wire::frame_streams;
         Status sent = Status::ok;
         if (!entry.is_post)
             sent = answer.kind == wire::Kind::item ? bus.submit(*entry.link, draft) : bus.answer(*entry.link, draft);
@@ -79,11 +78,7 @@ void Deferred::send(Bus& bus, Memory& memory) {
         if (answer.kind == wire::Kind::item && sent == Status::ok) continue;
         if (answer.kind == wire::Kind::item) {  // items are not left out: the stream ends
             mark_cancelled(answer.token, entry);
-            const wire::Draft end{.kind = wire::Kind::error,
-                                  .status = sent,
-                                  .target = entry.index,
-                                  .id = entry.id,
-                                  .flags = wire::frame_streams};
+            const wire::Draft end{.kind = wire::Kind::error, .status = sent, .target = entry.index, .id = entry.id};
             (void)bus.answer(*entry.link, end);
         }
         tokens_.erase({entry.link, entry.id});

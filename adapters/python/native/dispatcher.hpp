@@ -125,6 +125,7 @@ private:
     void await_cancels();
     void unpark();
     Call take_parked();
+    bool may_park() const;
     bool receive_aside();
     void accept(const Bus::Received& received, std::span<const std::byte> bytes, bool to_batch);
     void park(const Bus::Received& received, std::span<const std::byte> bytes);

@@ -45,8 +45,7 @@ bool Dispatcher::gather() {
     bool any = batch_.size() > before;
     for (;;) {
         const bool to_batch = parked_.empty() && batch_.size() < most_calls && used_ < most_batch_bytes;
-        const bool ahead =
-            (was_slow_ || !parked_.empty()) && parked_.size() < most_parked && parked_bytes_ < most_parked_bytes;
+        const bool ahead = (was_slow_ || !parked_.empty()) && may_park();
         if (!to_batch && !ahead) break;
         const std::span<std::byte> room{room_.get() + used_, room_bytes_ - used_};
         const Bus::Received received = bus_.receive(room);
@@ -76,7 +75,7 @@ void Dispatcher::await_cancels() {
     saw_cancel_ = false;
     if (patience < least_patience) return;
     bus_.flush();
-    for (std::uint64_t until = now_ns() + patience; now_ns() < until && parked_.size() < most_parked;) {
+    for (std::uint64_t until = now_ns() + patience; now_ns() < until && may_park();) {
         if (receive_aside()) {
             bus_.flush();
             until = now_ns() + patience;
@@ -111,22 +110,27 @@ Dispatcher::Call Dispatcher::take_parked() {
     return call;
 }
 
-/// Receives all there is behind what waits already. False when there was nothing.
+/// Whether what waits here already leaves room for more to be received ahead of its turn.
+bool Dispatcher::may_park() const { return parked_.size() < most_parked && parked_bytes_ < most_parked_bytes; }
+
+/// Receives behind what waits already: all there is while a call of one's own is awaited, as its reply may be behind the rest;
+/// else what there is room for. False when there was nothing.
 bool Dispatcher::receive_aside() {
     bool any = false;
     std::unique_ptr<std::byte[]> larger;
     std::span<std::byte> room{room_.get() + used_, room_bytes_ - used_};
-    for (;;) {
+    while (blocked_ != nullptr || may_park()) {
         const Bus::Received received = bus_.receive(room);
         if (received.status == Status::too_large) {
             larger = std::make_unique_for_overwrite<std::byte[]>(up_to_8(received.bytes));
             room = {larger.get(), up_to_8(received.bytes)};
             continue;
         }
-        if (received.status != Status::ok) return any;
+        if (received.status != Status::ok) break;
         any = true;
         accept(received, room.first(received.bytes), false);
     }
+    return any;
 }
 
 void Dispatcher::accept(const Bus::Received& received, std::span<const std::byte> bytes, bool to_batch) {
