@@ -224,3 +224,28 @@ def test_the_65th_peer_is_refused(serve, name):
     finally:
         for peer in peers:
             peer.close()
+
+
+def test_stats_may_be_asked_for_while_the_garbage_collector_drops_remote_objects(name, run):
+    done = run(
+        """
+        import gc, sys
+        import isthmus
+
+        class Thing:
+            pass
+
+        isthmus.export(name="thing")(Thing)
+        with isthmus.Host(sys.argv[1]), isthmus.connect(sys.argv[1]) as bus:
+            for _ in range(300):
+                gc.disable()
+                ring = Thing()
+                ring.ring, ring.thing = ring, bus.call("thing")
+                del ring
+                gc.set_threshold(1, 1, 1)
+                gc.enable()
+                bus.stats()
+        """,
+        name,
+    )
+    assert done.returncode == 0, done.stderr

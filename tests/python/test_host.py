@@ -246,6 +246,60 @@ def test_a_program_that_fails_ends_with_its_own_error(run, name, sockets):
     assert not (sockets / f"{name}.sock").exists()
 
 
+def test_a_coroutine_whose_caller_is_gone_is_not_begun(serve, name, run, until):
+    served = serve("""
+        import isthmus
+
+        began = []
+
+        @isthmus.export
+        def linger():
+            call = isthmus.current()
+            print("began", flush=True)
+            while not call.cancelled:
+                pass
+            async def late():
+                began.append(1)
+            return late()
+
+        @isthmus.export
+        def how_many():
+            return len(began)
+    """).ready()
+    program = "import sys, isthmus; isthmus.connect(sys.argv[1]).call('linger')"
+    caller = subprocess.Popen([sys.executable, "-c", program, name])
+    assert served.process.stdout.readline() == "began\n"
+    caller.kill()
+    caller.wait()
+    with isthmus.connect(name) as bus:
+        assert bus.call("how_many", timeout=20) == 0
+    assert served.end() == 0
+    assert "never awaited" not in served.stderr()
+
+
+def test_a_program_that_is_interrupted_while_its_host_starts_ends(run, name, sockets):
+    done = run(
+        """
+        import sys, threading
+        import isthmus
+        from isthmus import peer
+
+        class Interrupted(threading.Event):
+            def wait(self, timeout=None):
+                raise KeyboardInterrupt
+
+        peer.threading.Event = Interrupted
+        try:
+            isthmus.Host(sys.argv[1]).start()
+        except KeyboardInterrupt:
+            print("interrupted")
+        """,
+        name,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+    assert not (sockets / f"{name}.sock").exists()
+
+
 def test_hosts_and_callers_come_and_go_in_every_order(until, name):
     def host_first(host, bus):
         host.stop()

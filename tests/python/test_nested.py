@@ -1,5 +1,6 @@
 """Callbacks: who waits serves the calls that belong to what it waits for meanwhile, and no others."""
 
+import asyncio
 import threading
 import time
 
@@ -59,6 +60,16 @@ APP = """
         while not isthmus.current().cancelled and time.monotonic() < until:
             pass
         log.append("cancelled" if isthmus.current().cancelled else "never")
+
+    @isthmus.export
+    def look():
+        until = time.monotonic() + 0.1
+        while not isthmus.current().cancelled and time.monotonic() < until:
+            time.sleep(0.001)
+        return "looked"
+
+    for name in ("look_1", "look_2", "look_3"):
+        isthmus.export(name=name)(look)
 
     class Rude(Exception):
         def __str__(self):
@@ -133,6 +144,17 @@ def test_what_does_not_belong_to_the_call_keeps_its_turn(bus):
 
 def test_a_callback_reads_a_stream_of_the_host_that_waits_for_it(bus):
     assert bus.call("each", [3, 5], lambda to: list(bus.stream("count", to))) == [[0, 1, 2], [0, 1, 2, 3, 4]]
+
+
+def test_calls_that_come_while_one_of_them_looks_whether_it_is_cancelled_are_performed_too(bus):
+    async def callback():
+        looks = []
+        for name in ("look", "look_1", "look_2", "look_3"):
+            looks.append(asyncio.ensure_future(bus.call_async(name)))
+            await asyncio.sleep(0.03)
+        return [await each for each in looks]
+
+    assert bus.call("each", [0], lambda _: callback()) == [["looked"] * 4]
 
 
 def test_the_exception_of_a_callback_is_the_very_same_when_it_comes_home(bus):

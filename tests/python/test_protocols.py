@@ -33,6 +33,13 @@ def address(x):
     return x.__array_interface__["data"][0]
 
 
+@pytest.mark.parametrize("offsets", [[0, 0], [4, 0]])
+def test_records_whose_fields_overlap_or_are_out_of_order_are_refused_with_their_place(echo, offsets):
+    dtype = np.dtype({"names": ["a", "b"], "formats": ["<i4", "<i2"], "offsets": offsets})
+    with pytest.raises(isthmus.EncodeError, match=r"args\[0\]\[1\] is an array .* overlap"):
+        echo.call("echo", [1, np.zeros(3, dtype)])
+
+
 # --- PEP 3118 --------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,11 @@ returned = threading.Event()
 
 class Account:
     interest = 2
+    made_by = sys
+
+    @property
+    def runs_in(self):
+        return sys._getframe()
 
     def __init__(self, owner):
         self.owner = owner
@@ -230,6 +235,12 @@ def test_a_context_manager_is_entered_and_left_over_there(account):
     assert list(account) == ["entered", None, "entered", "ZeroDivisionError", "entered", "KeyError"]
 
 
+def test_whatever_the_exception_is_that_it_is_left_with(account):
+    with contextlib.suppress(UnicodeDecodeError), account:
+        raise UnicodeDecodeError("utf-8", b"x", 0, 1, "a class that takes five arguments")
+    assert account[-1] == "PythonError"
+
+
 def test_operators_ask_both_operands_as_ever(bus, account):
     account.pay(5)
     assert account + 1 == 6
@@ -331,6 +342,57 @@ def test_an_object_of_the_dead_says_so(serve, name):
     # What a killed host leaves on disk the next one of its name takes over.
     with isthmus.Host(name):
         pass
+
+
+# --- what strangers may have of an object ---
+
+
+def operate(bus, subject, *steps):
+    """One operation, as whoever speaks the protocol may send it."""
+    return bus._peer.native.call(("operate", subject, list(steps)), (), {}, None)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ["__class__"],
+        ["__init__", "__globals__"],
+        ["pay", "__func__"],
+        ["pay", "__self__"],
+        ["made_by"],
+        ["runs_in"],
+        ["owner", "format"],
+        ["__getattribute__", ("call", ["__class__"])],
+        ["__setattr__", ("call", ["__class__", 1])],
+        ["log", "__reduce_ex__"],
+    ],
+)
+def test_an_object_does_not_lead_out_of_itself(bus, account, path):
+    steps = [["get", step] if isinstance(step, str) else list(step) for step in path]
+    with pytest.raises(isthmus.PythonError, match=r"does not let others have .*--allow") as caught:
+        operate(bus, account.__isthmus_reference__, *steps)
+    assert caught.value.type == "PermissionError"
+
+
+def test_nor_is_it_given_another_class_or_relieved_of_what_it_is(bus, account):
+    for step in (["set", "__class__", 1], ["del", "__dict__"]):
+        with pytest.raises(isthmus.PythonError, match="does not let others have"):
+            operate(bus, account.__isthmus_reference__, step)
+
+
+def test_but_where_everything_is_allowed_it_does(name):
+    with isthmus.Host(name, allow="*"), isthmus.connect(name) as bus:
+        account = bus.call("rem_open", "Ada")
+        assert (
+            operate(bus, account.__isthmus_reference__, ["get", "__class__"], ["get", "__name__"])
+            == "Account"
+        )
+
+
+@pytest.mark.parametrize("subject", [1, None, [], {"a": 1}])
+def test_an_operation_is_on_an_object_of_the_host_and_on_nothing_else(bus, subject):
+    with pytest.raises(isthmus.PythonError, match="begins with one of this peer's objects"):
+        operate(bus, subject, ["get", "real"])
 
 
 # --- functions that are handed over ---

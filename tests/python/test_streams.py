@@ -100,6 +100,19 @@ async def st_who():
     yield isthmus.current().name
 
 
+@isthmus.export
+async def st_aticks():
+    for i in range(3):
+        await asyncio.sleep(0.1)
+        yield i
+
+
+@isthmus.export
+async def st_never():
+    await asyncio.Event().wait()
+    yield
+
+
 @pytest.fixture
 def bus(name):
     log.clear()
@@ -325,6 +338,41 @@ def test_closing_a_stream_ends_the_wait_of_who_reads_it(bus):
     stream.close()
     reader.join(20)
     assert not reader.is_alive()
+
+
+def test_who_asks_while_another_task_waits_is_told_so(bus):
+    async def play():
+        stream = bus.stream("st_aticks")
+        first, second = (asyncio.create_task(stream.__anext__()) for _ in range(2))
+        with pytest.raises(RuntimeError, match="another task is waiting"):
+            await second
+        assert await first == 0
+        assert await stream.__anext__() == 1
+
+    asyncio.run(play())
+
+
+def test_closing_a_stream_in_another_thread_ends_the_wait_of_the_task_that_reads_it(bus):
+    async def play():
+        stream = bus.stream("st_never")
+        reader = asyncio.create_task(collect(stream))
+        await asyncio.sleep(0)
+        threading.Thread(target=stream.close).start()
+        assert await asyncio.wait_for(reader, 20) == []
+
+    asyncio.run(play())
+
+
+def test_a_stream_that_could_not_begin_says_so_each_time(bus):
+    async def play():
+        endless = []
+        endless.append(endless)
+        stream = bus.stream("st_list", endless)
+        for _ in range(2):
+            with pytest.raises(isthmus.EncodeError, match="contains itself"):
+                await stream.__anext__()
+
+    asyncio.run(play())
 
 
 def test_a_stream_ends_with_its_time(bus, until):

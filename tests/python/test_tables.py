@@ -204,6 +204,21 @@ def test_what_pandas_and_pyarrow_compute_with_numpy_is_not_copied(serve, name):
             assert copied(bus) == 0
 
 
+def test_a_stream_of_rows_that_somebody_has_taken_is_refused(echo):
+    class Taken:
+        columns = ("x",)
+
+        def __init__(self):
+            self.capsule = pa.table({"x": [1]}).__arrow_c_stream__()
+            pa.RecordBatchReader._import_from_c_capsule(self.capsule)
+
+        def __arrow_c_stream__(self, schema=None):
+            return self.capsule
+
+    with pytest.raises(isthmus.EncodeError, match="taken by somebody else already"):
+        echo.call("echo", Taken())
+
+
 def test_thousands_of_tables_leave_nothing_behind(echo, until):
     table = pa.table({"x": np.arange(1000), "s": ["a", "bcd"] * 500})
     for calls in (200, 2000):

@@ -49,7 +49,8 @@ class Host(Caller):
 
     ``allow`` names the modules that callers may import as remote objects, with all that can be reached from
     them: ``["numpy"]``, or ``["*"]`` for every module; by default none. Whoever may import ``os`` or ``sys``
-    can do what this process can.
+    can do what this process can. Without ``"*"`` objects that exports return don't show what leads out of
+    them: their class, globals, frames, modules.
 
     ``numpy_memory`` says whether arrays that exports make with numpy lie in the memory of the bus from 32 KiB
     on, so that results are not copied; ``isthmus.numpy_memory`` decides it for a part of an export.

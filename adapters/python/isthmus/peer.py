@@ -65,12 +65,16 @@ class Peer:
 
     def start(self) -> None:
         """Joins the bus. Raises what went wrong."""
+        _open.add(self)
         self._thread.start()
-        self._joined.wait()
+        try:
+            self._joined.wait()
+        except BaseException:  # Ctrl-C: the process is not to wait for this peer
+            self._bus.stop()
+            raise
         if self._failure is not None:
             self._thread.join()
             raise self._failure
-        _open.add(self)
 
     def stop(self) -> None:
         """Leaves, once what runs has finished. Waits for that, unless this peer's own export calls it."""

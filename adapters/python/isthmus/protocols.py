@@ -58,9 +58,9 @@ def _of_ndarray(array: np.ndarray[Any, Any]) -> tuple[str, Any] | str:
         if not dtype.isnative:
             dtype = dtype.newbyteorder("=")
             array = array.astype(dtype)
-        code = json.dumps(dtype.descr)
         if not _is_packed(dtype):
             return f"is an array of dtype {dtype}, whose fields overlap or have titles: copy those you want"
+        code = json.dumps(dtype.descr)
     return code, array.view(np.ndarray).view(f"V{dtype.itemsize}")
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
+import functools
 import importlib
 import inspect
 import operator
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from types import CodeType, FrameType, ModuleType, TracebackType
+from typing import Any, NoReturn
 
 from .errors import remote_error
 
@@ -40,6 +43,21 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
 }
 REFLECTED = {f"__r{name[2:]}": function for name, function in BINARY.items()}
 
+# What everyone may have of an object, of the names that begin with two underscores.
+OFFERED = frozenset(
+    (
+        *(name for name, function in vars(operator).items() if name.startswith("__") and callable(function)),
+        *REFLECTED,
+        *(f"__{name}__" for name in ("len", "iter", "next", "reversed", "bool", "int", "float", "complex")),
+        *(f"__{name}__" for name in ("str", "repr", "format", "hash", "divmod", "round", "trunc", "floor")),
+        *(f"__{name}__" for name in ("ceil", "enter", "exit", "aenter", "aexit", "aiter", "anext", "fspath")),
+        *(f"__{name}__" for name in ("name", "qualname", "doc", "version", "all")),
+        *(f"__{name}__" for name in ("array", "array_interface", "dlpack", "dlpack_device", "dataframe")),
+        *(f"__arrow_c_{name}__" for name in ("schema", "array", "stream")),
+    )
+)
+INNER = (FrameType, CodeType, TracebackType)
+
 
 def allowed_modules(allow: str | Iterable[str] | None) -> frozenset[str]:
     """The modules of a list or a text with commas; ``"*"`` among them stands for all."""
@@ -48,14 +66,21 @@ def allowed_modules(allow: str | Iterable[str] | None) -> frozenset[str]:
 
 
 class Operator:
-    """Performs the operations that a peer is sent."""
+    """Performs the operations that a peer is sent.
+
+    Where not every module is allowed, it keeps to what objects show of themselves: Python's inner works lead
+    from any object to all there is in the process.
+    """
 
     def __init__(self, name: str, allow: frozenset[str] = frozenset()) -> None:
         self._name = name
         self._allow = allow
+        self._verbs = _verbs | (
+            {} if EVERYTHING in allow else {"get": self._get, "set": self._set, "del": self._del}
+        )
 
     def __call__(self, subject: Any, steps: Sequence[Step], call: object) -> Any:
-        return _perform(self._module(subject) if isinstance(subject, str) else subject, steps, 0)
+        return self._perform(self._module(subject) if isinstance(subject, str) else subject, steps, 0)
 
     def _module(self, name: str) -> Any:
         parts = name.split(".")
@@ -68,40 +93,72 @@ class Operator:
             )
         return importlib.import_module(name)
 
+    def _perform(self, value: Any, steps: Sequence[Step], at: int) -> Any:
+        """Goes the steps from the one at `at` on; behind a coroutine, once that has its result."""
+        owner: Any = None
+        while at < len(steps):
+            step = steps[at]
+            try:
+                before, value = (
+                    value,
+                    self._go(value, step, owner, steps[at - 1][1] if owner is not None else ""),
+                )
+            except Exception as error:
+                _note(error, steps, at)
+                raise
+            owner = before if step[0] == "get" else None
+            at += 1
+            if at < len(steps) and inspect.iscoroutine(value):
+                return self._go_on(value, steps, at)
+        return value
 
-def _perform(value: Any, steps: Sequence[Step], at: int) -> Any:
-    """Goes the steps from the one at `at` on; behind a coroutine, once that has its result."""
-    owner: Any = None
-    while at < len(steps):
-        step = steps[at]
-        try:
-            before, value = value, _go(value, step, owner, steps[at - 1][1] if owner is not None else "")
-        except Exception as error:
-            _note(error, steps, at)
-            raise
-        owner = before if step[0] == "get" else None
-        at += 1
-        if at < len(steps) and inspect.iscoroutine(value):
-            return _go_on(value, steps, at)
-    return value
+    async def _go_on(self, awaitable: Awaitable[Any], steps: Sequence[Step], at: int) -> Any:
+        result = self._perform(await awaitable, steps, at)
+        return await result if inspect.isawaitable(result) else result
 
+    def _go(self, value: Any, step: Step, owner: Any, name: str) -> Any:
+        verb, *rest = step
+        if verb == "call":
+            result = value(*(rest[0] if rest else ()), **(rest[1] if len(rest) > 1 else {}))
+            return _operate(owner, name, rest[0]) if result is NotImplemented else result
+        if verb == "exit":
+            return _leave(value, rest[0] if rest else None)
+        one = self._verbs.get(verb)
+        if one is None:
+            raise ValueError(f"there is no step '{verb}': use {', '.join(sorted((*_verbs, 'call', 'exit')))}")
+        return one(value, *rest)
 
-async def _go_on(awaitable: Awaitable[Any], steps: Sequence[Step], at: int) -> Any:
-    result = _perform(await awaitable, steps, at)
-    return await result if inspect.isawaitable(result) else result
+    def _get(self, value: Any, name: str) -> Any:
+        verb = _verbs_by_name.get(name)
+        if verb is not None:
+            return functools.partial(self._verbs[verb], value)
+        self._check(value, name)
+        found = getattr(value, name)
+        if isinstance(found, INNER) or (isinstance(found, ModuleType) and not isinstance(value, ModuleType)):
+            self._refuse(name)
+        return found
 
+    def _set(self, value: Any, name: str, new: Any) -> None:
+        self._check(value, name)
+        setattr(value, name, new)
 
-def _go(value: Any, step: Step, owner: Any, name: str) -> Any:
-    verb, *rest = step
-    if verb == "call":
-        result = value(*(rest[0] if rest else ()), **(rest[1] if len(rest) > 1 else {}))
-        return _operate(owner, name, rest[0]) if result is NotImplemented else result
-    if verb == "exit":
-        return _leave(value, rest[0] if rest else None)
-    one = _verbs.get(verb)
-    if one is None:
-        raise ValueError(f"there is no step '{verb}': use {', '.join(sorted((*_verbs, 'call', 'exit')))}")
-    return one(value, *rest)
+    def _del(self, value: Any, name: str) -> None:
+        self._check(value, name)
+        delattr(value, name)
+
+    def _check(self, value: Any, name: str) -> None:
+        is_inner = name.startswith("__") and name not in OFFERED
+        if is_inner or (
+            isinstance(value, str) and name in ("format", "format_map")
+        ):  # a format goes to attributes
+            self._refuse(name)
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise PermissionError(
+            f"the host of '{self._name}' does not let others have '{name}', which leads to all of its "
+            "process: serve it with `--allow '*'` or allow=[\"*\"] if they may; in JavaScript, spawn takes "
+            "{ allow: ['*'] }"
+        )
 
 
 def _operate(owner: Any, name: str, args: Sequence[Any]) -> Any:
@@ -136,7 +193,8 @@ def _exception(about: dict[str, Any]) -> BaseException:
     """What another peer's error is here: of the same class, where that is a built-in one."""
     kind = getattr(builtins, str(about.get("type")), None) if about.get("module") == "builtins" else None
     if isinstance(kind, type) and issubclass(kind, Exception):
-        return kind(about.get("message", ""))
+        with contextlib.suppress(TypeError):  # those that want more than a message
+            return kind(about.get("message", ""))
     return remote_error(about)
 
 
@@ -167,6 +225,9 @@ _verbs: dict[str, Callable[..., Any]] = {
     "dir": dir,
     "type": _kind,
 }
+
+
+_verbs_by_name = {"__getattribute__": "get", "__setattr__": "set", "__delattr__": "del"}
 
 
 def _note(error: Exception, steps: Sequence[Step], at: int) -> None:

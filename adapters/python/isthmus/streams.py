@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +22,8 @@ CREDIT = 1024  # items that the other side may be ahead
 class _Inbox:
     """What has come for an `async for`. It does not know the stream, which ends when nobody reads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self.items: deque[Any] = deque()
         self.failure: BaseException | None = None
         self.ended = False
@@ -39,10 +41,12 @@ class _Inbox:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
-    async def wait(self) -> None:
-        while not self.items and not self.ended:
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
+    def more(self) -> asyncio.Future[None]:
+        """Done when something has come, or when the stream was closed."""
+        if self._reader is not None and not self._reader.done():
+            raise RuntimeError("another task is waiting for this stream's next item")
+        self._reader = self.loop.create_future()
+        return self._reader
 
 
 class Stream(Iterator[Any], AsyncIterator[Any]):
@@ -52,8 +56,8 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
     closes the generator on the other side: ``close`` does it, ``with``, ``async with``, the cancellation of
     the task that reads it, or dropping it. An error comes after the items before it.
 
-    One thread at a time may wait for the next item, and another that asks meanwhile gets RuntimeError; any
-    thread may close it, which ends the wait.
+    One thread or task at a time may wait for the next item, and another that asks meanwhile gets
+    RuntimeError; any thread may close it, which ends the wait.
     """
 
     __isthmus_reference__: _isthmus.Reference | None = None
@@ -122,22 +126,30 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
         if inbox is None:
             if self._blocking is not None:
                 raise RuntimeError("this stream is read by `for`, so `async for` can't read it")
-            inbox = self._inbox = _Inbox()
-            sink = sink_of(asyncio.get_running_loop())
-            if not self._closed:
+            inbox = _Inbox(asyncio.get_running_loop())
+            if self._closed:
+                inbox.ended = True
+            else:
+                sink = sink_of(inbox.loop)
                 self._handle = self._native.start(*self._call, _isthmus.STREAMS, CREDIT, sink, inbox)
-        if not inbox.items and not self._closed:
+            self._inbox = inbox
+        while not inbox.items and not inbox.ended:
+            more = inbox.more()
             try:
-                await inbox.wait()
+                await more
             except BaseException:
                 self.close()
                 raise
-        if inbox.items and not self._closed:
+        try:
+            item = inbox.items.popleft()
+        except IndexError:
+            pass
+        else:
             self._taken += 1
             if self._taken == CREDIT // 2:
                 self._native.credit(self._handle, self._taken)
                 self._taken = 0
-            return inbox.items.popleft()
+            return item
         failure, inbox.failure = inbox.failure, None
         self.close()
         if failure is not None:
@@ -157,7 +169,8 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
                 self._native.cancel(self._handle)
             self._inbox.ended = True
             self._inbox.items.clear()
-            self._inbox.wake()
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+                self._inbox.loop.call_soon_threadsafe(self._inbox.wake)
 
     async def aclose(self) -> None:
         """The same as ``close``."""

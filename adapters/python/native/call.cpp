@@ -15,7 +15,7 @@ PyObject* call(PyObject* self, PyObject* arguments) {
         if (!call) return nullptr;
         if (Dispatcher::serves_here(*call->memory)) call->flags |= wire::frame_blocks;
         if (!begin(peer, call)) return nullptr;
-        const Awaited awaited = await(peer, *call, call->deadline);
+        const Awaited awaited = await(*call, call->deadline);
         if (awaited == Awaited::settled) return result_of(state, *call);
         PyObject *type, *error, *traceback;
         PyErr_Fetch(&type, &error, &traceback);

@@ -37,6 +37,8 @@ bool Calls::give_up(std::uint64_t id) {
     call = std::move(at->second);
     calls_.erase(at);
     call->given_up = true;
+    if (call->sink != nullptr && call->deadline != 0) given_up_.emplace_back(call->deadline, call->id);
+    has_work_.store(true, std::memory_order_relaxed);
     if (call->link != nullptr) {
         tell(*call, 0);
     } else {
@@ -73,6 +75,7 @@ void Calls::send(Bus& bus) {
     std::lock_guard lock(mutex_);
     if (!held_.empty()) send_held(bus);
     has_work_.store(false, std::memory_order_relaxed);
+    for (const auto& given_up : std::exchange(given_up_, {})) deadlines_.erase(given_up);
     for (const Word& word : words_) {
         const auto kind = word.credit == 0 ? wire::Kind::cancel : wire::Kind::credit;
         const wire::Draft draft{.kind = kind, .id = word.id, .number = word.credit};

@@ -52,6 +52,9 @@ struct Pending {
     std::vector<Frame> items;  // likewise, in order
 };
 
+/// How a wait for a call ended.
+enum class Awaited { settled, timed_out, interrupted };
+
 class Calls {
 public:
     // Any thread, with or without the GIL.
@@ -118,7 +121,9 @@ private:
     std::unordered_map<const Link*, std::deque<std::shared_ptr<Pending>>> held_;  // until earlier ones are answered
     std::unordered_map<std::string, Known> known_;
     std::vector<std::shared_ptr<Pending>> events_;
-    std::set<std::pair<std::uint64_t, std::uint64_t>> deadlines_;  // of calls with a sink, with their ids
+    using Deadline = std::pair<std::uint64_t, std::uint64_t>;  // with the call's id
+    std::set<Deadline> deadlines_;                             // of calls with a sink
+    std::vector<Deadline> given_up_;                           // guarded by mutex_: to be taken out of deadlines_
 };
 
 }  // namespace isthmus::python

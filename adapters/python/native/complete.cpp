@@ -77,9 +77,7 @@ public:
     }
 
 private:
-    Root root(const char* name) const {
-        return Root::of_call(name, entry_.flags, memory_.pickles_for(call_info(entry_.info).slot));
-    }
+    Root root(const char* name) const { return Root::of_call(name, entry_.flags, memory_.pickles_for(entry_.caller)); }
 
     void push(Deferred::Answer&& answer) {
         if (answer.out.has_copies()) {

@@ -23,7 +23,8 @@ public:
         Link* link;
         std::uint64_t id;
         std::uint32_t index;
-        std::uint16_t flags;  // of the call's frame
+        std::uint16_t flags;   // of the call's frame
+        std::uint32_t caller;  // its slot
         bool is_post, tells_origin;
         bool cancelled = false;
         std::string name;

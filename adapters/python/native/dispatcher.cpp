@@ -156,7 +156,7 @@ void Dispatcher::run_batch() {
 /// From now on what exports compute lies in the bus, if it is large. Once numpy is there; GIL held.
 void Dispatcher::share_numpy_memory() {
     if (std::exchange(shares_numpy_memory_, true)) return;
-    const Ref before(use_numpy_memory(state_, true));  // in this thread's context
+    const Ref before(use_numpy_memory(true));  // in this thread's context
     base_context_ = Ref();
     spare_context_ = Ref();
     if (!before) log_exception(state_, "numpy can't allocate in the bus", take_exception().get());

@@ -62,9 +62,8 @@ public:
     /// Receives what has come, so that a cancelled call learns of it.
     void look();
 
-    enum class Waited { settled, timed_out, interrupted };
     /// Waits until `done` of the call is posted. Meanwhile serves the calls of its activity, and all that needs no order.
-    Waited await(Pending& call, std::uint64_t until);
+    Awaited await(Pending& call, std::uint64_t until);
 
 private:
     struct Call {

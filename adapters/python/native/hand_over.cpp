@@ -25,6 +25,12 @@ bool Dispatcher::defer_call(Call& call, PyObject* callable, const std::vector<Py
 
 /// Has Bus.runner perform it, or go on with what it has resulted in (then args is None). False with an exception set.
 bool Dispatcher::defer(Call& call, PyObject* what, PyObject* args, PyObject* kwargs) {
+    const bool is_post = call.frame.kind == wire::Kind::post;
+    if (call.link == nullptr && !is_post) {  // its caller is gone meanwhile: it is not begun
+        const Ref closed(PyCoro_CheckExact(what) ? PyObject_CallMethod(what, "close", nullptr) : Py_NewRef(Py_None));
+        if (!closed) PyErr_Clear();
+        return true;
+    }
     if (!hooks_.get(Hook::runner)) {
         PyErr_SetString(state_.error, "there is no event loop here to run it on");
         return false;
@@ -34,7 +40,7 @@ bool Dispatcher::defer(Call& call, PyObject* what, PyObject* args, PyObject* kwa
     if (!info || !handing_over_) return false;
     if (call.cancelled) call_info(info.get()).cancelled = true;
     const std::uint64_t token =
-        deferred_.add({call.link, call.frame.id, call.index, call.frame.flags, call.frame.kind == wire::Kind::post,
+        deferred_.add({call.link, call.frame.id, call.index, call.frame.flags, call_info(info.get()).slot, is_post,
                        tells_origin(call), false, call.target->name, Py_NewRef(info.get())});
     const Ref entry(Py_BuildValue("(KOOOO)", static_cast<unsigned long long>(token), what, args, kwargs, info.get()));
     if (!entry || PyList_Append(handing_over_.get(), entry.get()) < 0) {

@@ -18,16 +18,17 @@ struct alignas(16) Lease {
     Memory::Hold hold;
     std::byte* data;
     Py_ssize_t bytes;
-    std::atomic<Py_ssize_t> exports;  // buffers that are out
+    std::atomic<Py_ssize_t> exports;  // buffers that are out; `ended` when the memory was given back
     wire::DType dtype;
     int dimensions;
     bool fortran;
     bool writable;
-    std::atomic<bool> released;
 
     Py_ssize_t* shape() { return reinterpret_cast<Py_ssize_t*>(this + 1); }
     Py_ssize_t* strides() { return shape() + dimensions; }
 };
+
+constexpr Py_ssize_t ended = -1;
 
 Lease& lease_of(PyObject* self) { return *reinterpret_cast<Lease*>(self); }
 
@@ -42,7 +43,6 @@ Lease* make(State& state, const Layout& layout, Py_ssize_t own_bytes, bool writa
     new (&lease.memory) std::shared_ptr<Memory>();
     new (&lease.hold) Memory::Hold();
     new (&lease.exports) std::atomic<Py_ssize_t>(0);
-    new (&lease.released) std::atomic<bool>(false);
     lease.dtype = layout.dtype;
     lease.dimensions = static_cast<int>(dimensions);
     lease.fortran = layout.fortran;
@@ -59,9 +59,21 @@ Lease* make(State& state, const Layout& layout, Py_ssize_t own_bytes, bool writa
     return &lease;
 }
 
-void end(Lease& lease) {
-    if (lease.released.exchange(true) || !lease.memory) return;
-    lease.memory->drop(lease.hold);
+/// Gives the memory back. False while buffers are out.
+bool end(Lease& lease) {
+    Py_ssize_t none = 0;
+    if (!lease.exports.compare_exchange_strong(none, ended)) return none == ended;
+    if (lease.memory) lease.memory->drop(lease.hold);
+    return true;
+}
+
+/// One more buffer. False when the memory was given back.
+bool hand_out(Lease& lease) {
+    Py_ssize_t out = lease.exports;
+    while (out != ended) {
+        if (lease.exports.compare_exchange_weak(out, out + 1)) return true;
+    }
+    return false;
 }
 
 }  // namespace
@@ -102,7 +114,7 @@ namespace {
 
 void dealloc(PyObject* self) {
     Lease& lease = lease_of(self);
-    end(lease);
+    (void)end(lease);
     lease.memory.~shared_ptr();
     PyTypeObject* type = Py_TYPE(self);
     type->tp_free(self);
@@ -114,7 +126,6 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
     view->obj = nullptr;
     const char* refusal = nullptr;
     const auto asks_for = [flags](int what) { return (flags & what) == what; };
-    if (lease.released) refusal = "the memory was released already";
     if (asks_for(PyBUF_WRITABLE) && !lease.writable) {
         refusal = "the memory belongs to the sender and is read-only here: copy it, or let the sender move it";
     }
@@ -123,6 +134,7 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
             refusal = "the elements lie in Fortran order";
         if (!lease.fortran && asks_for(PyBUF_F_CONTIGUOUS)) refusal = "the elements lie in C order";
     }
+    if (refusal == nullptr && !hand_out(lease)) refusal = "the memory was released already";
     if (refusal != nullptr) {
         PyErr_SetString(PyExc_BufferError, refusal);
         return -1;
@@ -138,7 +150,6 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
     view->strides = asks_for(PyBUF_STRIDES) ? lease.strides() : nullptr;
     view->suboffsets = nullptr;
     view->internal = nullptr;
-    ++lease.exports;
     return 0;
 }
 
@@ -146,23 +157,20 @@ void release_buffer(PyObject* self, Py_buffer*) { --lease_of(self).exports; }
 
 PyObject* release(PyObject* self, PyObject*) {
     Lease& lease = lease_of(self);
-    if (lease.exports > 0) {
-        PyErr_Format(PyExc_BufferError, "%zd array(s) or memoryview(s) still look at this memory: drop them first",
-                     lease.exports.load());
-        return nullptr;
-    }
-    end(lease);
-    Py_RETURN_NONE;
+    if (end(lease)) Py_RETURN_NONE;
+    PyErr_Format(PyExc_BufferError, "%zd array(s) or memoryview(s) still look at this memory: drop them first",
+                 lease.exports.load());
+    return nullptr;
 }
 
 PyObject* enter(PyObject* self, PyObject*) { return Py_NewRef(self); }
 
 PyObject* leave(PyObject* self, PyObject*) { return release(self, nullptr); }
 
-PyObject* get_released(PyObject* self, void*) { return PyBool_FromLong(lease_of(self).released.load()); }
+PyObject* get_released(PyObject* self, void*) { return PyBool_FromLong(lease_of(self).exports == ended); }
 PyObject* get_nbytes(PyObject* self, void*) { return PyLong_FromSsize_t(lease_of(self).bytes); }
 PyObject* get_in_bus(PyObject* self, void*) {
-    return PyBool_FromLong(lease_of(self).memory && !lease_of(self).released.load());
+    return PyBool_FromLong(lease_of(self).memory && lease_of(self).exports != ended);
 }
 
 // --- slot tables ---------------------------------------------------------------------------------------------

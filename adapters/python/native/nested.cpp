@@ -29,6 +29,7 @@ void Dispatcher::serve_nested() {
         Link* const link = std::exchange(waiting.link, nullptr);
         Call call = std::move(waiting);
         call.link = link;
+        find_target(call);
         if (refuse_if_late(call)) return;
         Scratch scratch;
         perform(call, scratch);
@@ -45,20 +46,20 @@ void Dispatcher::serve_nested() {
     if (!pumps_.empty()) run_pumps();
 }
 
-Dispatcher::Waited Dispatcher::await(Pending& call, std::uint64_t until) {
+Awaited Dispatcher::await(Pending& call, std::uint64_t until) {
     constexpr std::uint64_t slice = 100'000'000;  // ns, after which signals are looked at
     const std::uint64_t activity = call.activity != 0 ? call.activity : wire::activity_of(bus_.slot(), call.id);
     Blocked here{activity, &call, blocked_};
     blocked_ = &here;
     if (handing_over_) hand_over();
-    Waited waited;
+    Awaited waited;
     for (;;) {
-        waited = Waited::settled;
+        waited = Awaited::settled;
         if (::sem_trywait(&call.done) == 0) break;
-        waited = Waited::timed_out;
+        waited = Awaited::timed_out;
         const std::uint64_t now = now_ns();
         if (until != 0 && now >= until) break;
-        waited = Waited::interrupted;
+        waited = Awaited::interrupted;
         if (PyErr_CheckSignals() < 0) break;
         give_gil();
         const std::uint64_t wake = until != 0 ? std::min(until, now + slice) : now + slice;

@@ -156,7 +156,7 @@ SetHandler* set_handler() {
 
 }  // namespace
 
-PyObject* use_numpy_memory(State&, bool on) {
+PyObject* use_numpy_memory(bool on) {
     SetHandler* const set = set_handler();
     if (set == nullptr) return nullptr;
     if (!on) return set(nullptr);  // numpy's own
@@ -164,9 +164,9 @@ PyObject* use_numpy_memory(State&, bool on) {
     return capsule ? set(capsule.get()) : nullptr;
 }
 
-PyObject* use_numpy_memory(PyObject* module, PyObject* on) {
+PyObject* use_numpy_memory(PyObject*, PyObject* on) {
     const int wanted = PyObject_IsTrue(on);
-    return wanted < 0 ? nullptr : use_numpy_memory(state_of(module), wanted == 1);
+    return wanted < 0 ? nullptr : use_numpy_memory(wanted == 1);
 }
 
 PyObject* restore_numpy_memory(PyObject*, PyObject* handler) {

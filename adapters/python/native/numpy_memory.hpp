@@ -12,7 +12,7 @@ inline constexpr std::size_t numpy_bytes_from = 32 << 10;
 
 /// Lets numpy allocate in the bus, or as before (`on` false), in the context that is current. Returns the handler that was
 /// in use, to be handed to restore_numpy_memory; null with an exception set. numpy must be importable. GIL held.
-PyObject* use_numpy_memory(State& state, bool on);
+PyObject* use_numpy_memory(bool on);
 /// use_numpy_memory(on) and restore_numpy_memory(handler), as functions of the module. GIL held.
 PyObject* use_numpy_memory(PyObject* module, PyObject* on);
 PyObject* restore_numpy_memory(PyObject* module, PyObject* handler);

@@ -105,7 +105,6 @@ void Objects::remember(const Key& key, Ref weak, const void* by) {
     Proxy& proxy = proxies_[key];
     before = Ref(std::exchange(proxy.weak, weak.give()));
     proxy.by = by;
-    if (before) buried_.push_back(before.give());
 }
 
 void Objects::forget(const Key& key, const void* by) {

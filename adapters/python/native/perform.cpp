@@ -100,7 +100,13 @@ Ref Dispatcher::operate(Call& call, Decoder& decoder) {
         PyErr_SetString(state_.error, "this peer takes no operations on its objects");
         return {};
     }
-    const Ref subject(decoder.at_end() ? Py_NewRef(Py_None) : decoder.next());
+    const wire::Tag tag = decoder.at_end() ? wire::Tag::null : decoder.peek().tag;
+    if (tag != wire::Tag::text && tag != wire::Tag::reference) {
+        PyErr_SetString(PyExc_TypeError,
+                        "an operation begins with one of this peer's objects, or the name of a module");
+        return {};
+    }
+    const Ref subject(decoder.next());
     const Ref steps(subject ? PyList_New(0) : nullptr);
     if (!steps) return {};
     while (!decoder.at_end()) {

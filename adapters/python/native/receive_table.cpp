@@ -90,6 +90,7 @@ private:
         into.null_count = integer();
         into.offset = integer();
         if (into.length < 0 || into.offset < 0 || into.length > most || into.offset > most) torn();
+        if (into.null_count < -1 || into.null_count > into.length) torn();
         const std::int64_t all = into.offset + into.length;
         const std::uint32_t count = expect(wire::Tag::list);
         const ArrowLayout& layout = schema.layout;

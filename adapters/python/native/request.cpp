@@ -174,15 +174,10 @@ Awaited await_elsewhere(Pending& call, std::uint64_t deadline) {
 
 }  // namespace
 
-Awaited await(Peer&, Pending& call, std::uint64_t until) {
+Awaited await(Pending& call, std::uint64_t until) {
     Dispatcher* here = Dispatcher::of_this_thread();
     if (here == nullptr || &here->memory() != call.memory.get()) return await_elsewhere(call, until);
-    switch (here->await(call, until)) {
-        case Dispatcher::Waited::settled: return Awaited::settled;
-        case Dispatcher::Waited::timed_out: return Awaited::timed_out;
-        case Dispatcher::Waited::interrupted: break;
-    }
-    return Awaited::interrupted;
+    return here->await(call, until);
 }
 
 // --- what came of it -----------------------------------------------------------------------------------------------

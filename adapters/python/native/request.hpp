@@ -11,10 +11,9 @@ std::shared_ptr<Pending> prepare(Peer& peer, PyObject* target, PyObject* positio
 /// Brings its arrays into the bus and queues it. False with an exception set.
 bool begin(Peer& peer, const std::shared_ptr<Pending>& call);
 
-enum class Awaited { settled, timed_out, interrupted };
 /// Waits until `done` is posted, with the GIL free; the dispatcher's own thread serves the call's activity meanwhile.
 /// `until` is CLOCK_MONOTONIC nanoseconds, or 0. A signal ends it when its handler raises.
-Awaited await(Peer& peer, Pending& call, std::uint64_t until);
+Awaited await(Pending& call, std::uint64_t until);
 
 /// What a settled call has resulted in; null with an exception set.
 PyObject* result_of(State& state, Pending& call);

@@ -38,6 +38,10 @@ template <class Struct>
 bool take_over(PyObject* capsule, const char* name, Struct& into) {
     auto* held = static_cast<Struct*>(PyCapsule_GetPointer(capsule, name));
     if (held == nullptr) return false;
+    if (held->release == nullptr) {
+        PyErr_SetString(PyExc_ValueError, "its rows were taken by somebody else already");
+        return false;
+    }
     into = std::exchange(*held, Struct{});
     return true;
 }
@@ -333,8 +337,9 @@ TableSent read(PyObject* object, Source& source) {
         ArrowArrayStream rows{};
         if (!take_over(handed.get(), "arrow_array_stream", rows)) return refusal();
         const WithoutGil without;
+        const std::unique_ptr<ArrowArrayStream, void (*)(ArrowArrayStream*)> released(
+            &rows, [](ArrowArrayStream* stream) { stream->release(stream); });
         const std::string failure = read_all(rows, source);
-        rows.release(&rows);
         if (!failure.empty()) return {Outcome::refused, {}, "can't become an Arrow table: " + failure};
         return {};
     }

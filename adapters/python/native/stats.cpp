@@ -1,6 +1,10 @@
 // The method Bus.stats: counters, and who has what of the memory, straight from the segment.
+#include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "errors.hpp"
 #include "peer.hpp"
@@ -12,6 +16,20 @@ namespace {
 PyObject* decode_label(const std::string& label) {
     return PyUnicode_DecodeUTF8(label.data(), static_cast<Py_ssize_t>(label.size()), "replace");
 }
+
+/// What stats tells, without Python objects.
+struct Figures {
+    std::shared_ptr<const void> mapping;  // keeps the counters
+    const layout::Counters *own, *host;
+    std::uint64_t quota;
+    Census now;
+    struct Member {
+        std::string name;
+        std::uint32_t pid;
+        Census::Share share;
+    };
+    std::vector<Member> members;
+};
 
 PyObject* counters_dict(const layout::Counters* counters) {
     if (counters == nullptr) return Py_NewRef(Py_None);
@@ -63,41 +81,53 @@ bool put_bytes(PyObject* dict, const char* name, std::uint64_t bytes) {
     return number && PyDict_SetItemString(dict, name, number.get()) == 0;
 }
 
-PyObject* memory_dict(const Bus& bus) {
-    const Census now = bus.census();
+PyObject* memory_dict(const Figures& figures) {
+    const Census& now = figures.now;
     const Ref dict(PyDict_New()), peers(PyList_New(0));
     if (!dict || !peers || PyDict_SetItemString(dict.get(), "peers", peers.get()) < 0) return nullptr;
-    const bool put = put_bytes(dict.get(), "bytes", now.bytes) && put_bytes(dict.get(), "quota", bus.quota()) &&
+    const bool put = put_bytes(dict.get(), "bytes", now.bytes) && put_bytes(dict.get(), "quota", figures.quota) &&
                      put_bytes(dict.get(), "free", now.free) && put_bytes(dict.get(), "longest", now.longest) &&
                      put_bytes(dict.get(), "leased", now.leased) && put_bytes(dict.get(), "orphaned", now.orphaned);
     if (!put) return nullptr;
-    for (std::uint32_t slot = 0; slot < layout::max_peers; ++slot) {
-        if (bus.counters_of(slot) == nullptr) continue;
-        const Ref peer(Py_BuildValue("{s:N,s:I}", "name", decode_label(bus.label(slot)), "pid", bus.peer(slot).pid));
-        if (!peer || !put_bytes(peer.get(), "owned", now.peers[slot].owned) ||
-            !put_bytes(peer.get(), "leased", now.peers[slot].leased) || PyList_Append(peers.get(), peer.get()) < 0)
+    for (const auto& [name, pid, share] : figures.members) {
+        const Ref peer(Py_BuildValue("{s:N,s:I}", "name", decode_label(name), "pid", pid));
+        if (!peer || !put_bytes(peer.get(), "owned", share.owned) || !put_bytes(peer.get(), "leased", share.leased) ||
+            PyList_Append(peers.get(), peer.get()) < 0)
             return nullptr;
     }
     return Py_NewRef(dict.get());
 }
 
+/// Nothing when the bus was left. The gate keeps the segment while it is read; no object is made under it, as the garbage
+/// collector may run then, and what it frees wants the gate.
+std::optional<Figures> figures_of(Peer& peer) {
+    std::lock_guard lock(peer.gate);
+    if (!peer.bus) return {};
+    Bus& bus = *peer.bus;
+    const std::uint32_t host = peer.is_service              ? bus.slot()
+                               : peer.dispatcher != nullptr ? peer.dispatcher->service_slot()
+                                                            : layout::max_peers;
+    Figures figures{bus.mapping(), &bus.counters(), bus.counters_of(host), bus.quota(), bus.census(), {}};
+    for (std::uint32_t slot = 0; slot < layout::max_peers; ++slot) {
+        if (bus.counters_of(slot) == nullptr) continue;
+        figures.members.push_back({bus.label(slot), bus.peer(slot).pid, figures.now.peers[slot]});
+    }
+    return figures;
+}
+
 }  // namespace
 
-// The gate keeps the segment while it is read.
 PyObject* stats(PyObject* self, PyObject*) {
     Peer& peer = peer_of(self);
     if (!is_ours(peer)) return nullptr;
-    std::lock_guard lock(peer.gate);
-    if (!peer.bus) {
+    const auto figures = figures_of(peer);
+    if (!figures) {
         raise(*peer.state, Status::closed, "the bus '" + peer.name + "' is closed");
         return nullptr;
     }
-    const std::uint32_t host = peer.is_service              ? peer.bus->slot()
-                               : peer.dispatcher != nullptr ? peer.dispatcher->service_slot()
-                                                            : layout::max_peers;
-    Ref own(counters_dict(&peer.bus->counters()));
-    Ref hosts(own ? counters_dict(peer.bus->counters_of(host)) : nullptr);
-    Ref memory(hosts ? memory_dict(*peer.bus) : nullptr);
+    const Ref own(counters_dict(figures->own));
+    const Ref hosts(own ? counters_dict(figures->host) : nullptr);
+    const Ref memory(hosts ? memory_dict(*figures) : nullptr);
     if (!memory) return nullptr;
     return Py_BuildValue("{s:O,s:O,s:O}", "self", own.get(), "host", hosts.get(), "memory", memory.get());
 }

@@ -142,7 +142,7 @@ PyObject* next_batch(PyObject* self, PyObject* timeout) {
                 if (items == nullptr) end(reader);
                 return items;
             }
-            const Awaited awaited = await(peer, call, until);
+            const Awaited awaited = await(call, until);
             if (awaited == Awaited::interrupted) return nullptr;
             if (awaited == Awaited::timed_out) {
                 if (until == call.deadline) {
