@@ -12,13 +12,13 @@ seen: list[object] = []
 gate = threading.Event()
 
 
-@isthmus.export(batch=isthmus.Batch(max=4, wait=0.05))
+@isthmus.export(batch=isthmus.Batch(max=4, wait=0.5))
 def ba_double(numbers):
     seen.append((list(numbers), threading.current_thread().name, isthmus.current()))
     return [number * 2 for number in numbers]
 
 
-@isthmus.export(batch=isthmus.Batch(max=64, wait=0.02))
+@isthmus.export(batch=isthmus.Batch(max=64, wait=0.5))
 def ba_add(a, b, *, scale):
     seen.append(len(a))
     return [(x + y) * z for x, y, z in zip(a, b, scale, strict=True)]
@@ -31,7 +31,7 @@ async def ba_later(numbers):
     return np.array(numbers) * 2
 
 
-@isthmus.export(batch=isthmus.Batch(max=64, wait=0.02, stack=True))
+@isthmus.export(batch=isthmus.Batch(max=64, wait=0.5, stack=True))
 def ba_stacked(x):
     seen.append(x.shape)
     return x.sum(axis=-1)

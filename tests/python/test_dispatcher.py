@@ -27,9 +27,9 @@ APP = """
         raise ValueError(x)
 
     @isthmus.export
-    def nap(seconds):
-        time.sleep(seconds)
-        return seconds
+    def hold(flag):
+        while not flag[0]:
+            time.sleep(0.001)
 
     @isthmus.export
     def burn(seconds):
@@ -66,7 +66,22 @@ def bus(serve, name):
         yield bus
 
 
-def together(bus, calls):
+class Held:
+    """A call that keeps the host busy until it is let go."""
+
+    def __init__(self, bus, until):
+        self.flag = isthmus.empty(1, "int32")
+        self.flag[0] = 0
+        before = bus.stats()["host"]["gil_takes"]
+        self.call = bus.submit("hold", self.flag)
+        until(lambda: bus.stats()["host"]["gil_takes"] > before)
+
+    def let_go(self):
+        self.flag[0] = 1
+        self.call.result(20)
+
+
+def together(bus, until, calls):
     """Makes the calls while the host is busy, so that they are one batch. Their outcomes, in their order."""
     outcomes = [None] * len(calls)
 
@@ -76,21 +91,20 @@ def together(bus, calls):
         except isthmus.Error as error:
             outcomes[i] = error
 
-    busy = threading.Thread(target=bus.call, args=["nap", 0.3])
-    busy.start()
-    time.sleep(0.1)
+    busy = Held(bus, until)
     before = bus.stats()
     callers = [threading.Thread(target=call, args=[i, *each]) for i, each in enumerate(calls)]
     for caller in callers:
         caller.start()
+    until(lambda: bus.stats()["self"]["calls"] == before["self"]["calls"] + len(calls))
+    busy.let_go()
     for caller in callers:
         caller.join()
-    busy.join()
     return outcomes, before["host"], bus.stats()["host"]
 
 
-def test_calls_that_wait_are_one_batch_and_one_gil_take(bus):
-    outcomes, before, after = together(bus, [("add", i, 1) for i in range(64)])
+def test_calls_that_wait_are_one_batch_and_one_gil_take(bus, until):
+    outcomes, before, after = together(bus, until, [("add", i, 1) for i in range(64)])
     assert outcomes == [i + 1 for i in range(64)]
     assert after["gil_takes"] - before["gil_takes"] <= 2
     assert after["batches"] - before["batches"] <= 2
@@ -98,11 +112,11 @@ def test_calls_that_wait_are_one_batch_and_one_gil_take(bus):
     assert after["replies"] - before["replies"] == 65
 
 
-def test_a_failing_call_spares_the_rest_of_its_batch(bus):
+def test_a_failing_call_spares_the_rest_of_its_batch(bus, until):
     calls = [
         ("fail", i) if i % 3 == 0 else ("missing", i) if i % 3 == 1 else ("add", i, 1) for i in range(48)
     ]
-    outcomes, before, after = together(bus, calls)
+    outcomes, before, after = together(bus, until, calls)
     for i, outcome in enumerate(outcomes):
         if i % 3 == 0:
             assert isinstance(outcome, isthmus.PythonError)
@@ -115,40 +129,32 @@ def test_a_failing_call_spares_the_rest_of_its_batch(bus):
     assert after["gil_takes"] - before["gil_takes"] <= 4
 
 
-def test_large_results_of_one_batch_all_arrive(bus):
+def test_large_results_of_one_batch_all_arrive(bus, until):
     outcomes, _, _ = together(
-        bus, [("ones", size) for size in (1, 20_000, 300, 100_000, 5000, 0, 30_000)] * 3
+        bus, until, [("ones", size) for size in (1, 20_000, 300, 100_000, 5000, 0, 30_000)] * 3
     )
     assert [len(each) for each in outcomes] == [1, 20_000, 300, 100_000, 5000, 0, 30_000] * 3
     assert all((np.asarray(each) == 1).all() for each in outcomes)
 
 
-def test_an_answer_does_not_wait_for_a_slow_call_behind_it(bus):
-    ended = {}
-
-    def call(key, *args):
-        bus.call(*args)
-        ended[key] = time.monotonic()
-
-    busy = threading.Thread(target=bus.call, args=["nap", 0.2])
-    busy.start()
-    time.sleep(0.1)
-    callers = []
-    for key, args in [("fast", ("add", 1, 2)), ("slow", ("burn", 0.5)), ("last", ("add", 3, 4))]:
-        callers.append(threading.Thread(target=call, args=[key, *args]))
-        callers[-1].start()
-        time.sleep(0.02)
-    for caller in callers:
-        caller.join()
-    busy.join()
-    assert ended["slow"] - ended["fast"] > 0.4
-    assert ended["last"] - ended["slow"] < 0.1
+def test_an_answer_does_not_wait_for_a_slow_call_behind_it(bus, until):
+    busy = Held(bus, until)
+    flag = isthmus.empty(1, "int32")
+    flag[0] = 0
+    fast, slow, last = (bus.submit(*call) for call in [("add", 1, 2), ("hold", flag), ("add", 3, 4)])
+    busy.let_go()
+    assert fast.result(20) == 3
+    assert not slow.done()
+    assert not last.done()
+    flag[0] = 1
+    assert last.result(20) == 7
+    assert slow.done()
 
 
-def test_other_threads_of_the_host_get_the_gil_between_slices_of_a_batch(bus):
+def test_other_threads_of_the_host_get_the_gil_between_slices_of_a_batch(bus, until):
     bus.call("start_other")
     before = bus.call("other")
-    outcomes, stats_before, stats_after = together(bus, [("burn", 0.004)] * 40)
+    outcomes, stats_before, stats_after = together(bus, until, [("burn", 0.004)] * 40)
     assert outcomes == [0.004] * 40
     assert stats_after["gil_takes"] - stats_before["gil_takes"] >= 10
     assert bus.call("other") > before

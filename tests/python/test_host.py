@@ -113,7 +113,7 @@ def test_a_bus_has_its_programs_name_when_it_is_given_none(tmp_path):
     assert done.stdout == "my-app.v2\n", done.stderr
 
 
-def test_stop_lets_the_call_that_runs_finish_and_refuses_what_has_not_begun(name):
+def test_stop_lets_the_call_that_runs_finish_and_refuses_what_has_not_begun(name, until):
     begun, hold = threading.Event(), threading.Event()
 
     @isthmus.export(name=f"hold-{name}")
@@ -135,7 +135,7 @@ def test_stop_lets_the_call_that_runs_finish_and_refuses_what_has_not_begun(name
         for caller in callers:
             caller.start()
         begun.wait()
-        time.sleep(0.05)
+        until(lambda: bus.stats()["self"]["calls"] == 5)
         stopper = threading.Thread(target=host.stop)
         stopper.start()
         time.sleep(0.05)
@@ -203,7 +203,7 @@ def test_a_second_signal_ends_the_host_at_once(until, serve, name, sockets):
         time.sleep(0.3)
         assert served.process.poll() is None
         assert served.end(signal.SIGINT) == 128 + signal.SIGINT
-        caller.join(2)
+        caller.join(20)
         assert len(failures) == 1
     assert not (sockets / f"{name}.sock").exists()
 
