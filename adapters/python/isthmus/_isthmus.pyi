@@ -7,6 +7,10 @@ dtypes: dict[str, int]
 calling: ContextVar[Call | None]
 
 CALLABLE: int
+RESULT: int
+RAISED: int
+ITEMS: int
+END: int
 ITERABLE: int
 ASYNC: int
 EXCEPTION: int

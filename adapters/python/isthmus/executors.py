@@ -39,14 +39,9 @@ def performer(executor: str | Executor) -> Performer:
 
     Raises TypeError for what is no executor.
     """
-    if executor == "threads":
-        return lambda function, *args, **kwargs: _shared_threads().submit(
-            copy_context().run, function, *args, **kwargs
-        )
-    if isinstance(executor, ThreadPoolExecutor):
-        return lambda function, *args, **kwargs: executor.submit(
-            copy_context().run, function, *args, **kwargs
-        )
+    if executor == "threads" or isinstance(executor, ThreadPoolExecutor):
+        pool = _shared_threads if isinstance(executor, str) else lambda: executor
+        return lambda function, *args, **kwargs: pool().submit(copy_context().run, function, *args, **kwargs)
     if isinstance(executor, Executor):
         return executor.submit
     raise TypeError(

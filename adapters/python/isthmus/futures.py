@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from . import _isthmus
+from ._isthmus import RESULT
 
-__all__ = ["RESULT", "begin", "is_in_loop", "sink_of", "submit"]
-
-RESULT = 0  # what an event tells; all others but ITEMS are exceptions
+__all__ = ["begin", "is_in_loop", "sink_of", "submit"]
 
 
 def is_in_loop() -> bool:

@@ -68,8 +68,8 @@ def allowed_modules(allow: str | Iterable[str] | None) -> frozenset[str]:
 class Operator:
     """Performs the operations that a peer is sent.
 
-    Where not every module is allowed, it keeps to what objects show of themselves: Python's inner works lead
-    from any object to all there is in the process.
+    Where not every module is allowed, it keeps to what objects show of themselves: from any object Python's
+    inner works lead to all there is in the process.
     """
 
     def __init__(self, name: str, allow: frozenset[str] = frozenset()) -> None:

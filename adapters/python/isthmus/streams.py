@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Any
 
 from . import _isthmus
-from .futures import RESULT, sink_of
+from ._isthmus import ITEMS, RESULT
+from .futures import sink_of
 
 __all__ = ["Stream"]
 
-ITEMS = 2
 CREDIT = 1024  # items that the other side may be ahead
 
 

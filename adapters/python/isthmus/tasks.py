@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 from . import _isthmus
+from ._isthmus import END, ITEMS, RAISED, RESULT
 from .errors import Error
 
 __all__ = ["Tasks"]
 
-RESULT, EXCEPTION, ITEMS, END = range(4)
 MOST_ITEMS = 256  # of a stream that are handed over together
 HOLD_BACK = 100e-6  # seconds that an item may wait for the next ones
 
@@ -121,7 +121,7 @@ class Tasks:
     def _run(self, batch: Sequence[_isthmus.Deferred]) -> None:
         if not self._post(self._begin_all, batch):
             gone = Error(f"the event loop that '{self._name}' runs coroutines on has ended")
-            self._native.complete([(token, EXCEPTION, gone) for token, *_ in batch])
+            self._native.complete([(token, RAISED, gone) for token, *_ in batch])
 
     def _cancel(self, tokens: Sequence[Hashable]) -> None:
         self._post(self._cancel_all, tokens)
@@ -202,7 +202,7 @@ class Tasks:
                     continue
                 task = work if asyncio.isfuture(work) else loop.create_task(_guarded(work))
             except BaseException as error:
-                self._tell((token, EXCEPTION, _without_own_frames(error)))
+                self._tell((token, RAISED, _without_own_frames(error)))
                 continue
             finally:
                 _isthmus.calling.reset(restore)
@@ -259,7 +259,7 @@ class Tasks:
         if isinstance(result, _Ended):
             error = result.error
         if error is not None:
-            self._tell((token, EXCEPTION, _without_own_frames(error)))
+            self._tell((token, RAISED, _without_own_frames(error)))
         else:
             self._tell((token, END, None) if is_stream else (token, RESULT, result))
 

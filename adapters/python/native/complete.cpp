@@ -7,9 +7,6 @@ namespace isthmus::python {
 
 namespace {
 
-constexpr std::uint64_t most_items = 256;         // of a frame
-constexpr std::uint64_t most_item_bytes = 65536;  // likewise, but for one that is larger by itself
-
 bool is_cancelled_error(State& state, PyObject* exception) {
     if (PyErr_GivenExceptionMatches(exception, state.cancelled)) return true;
     PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "asyncio.exceptions");

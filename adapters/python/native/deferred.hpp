@@ -14,7 +14,10 @@
 
 namespace isthmus::python {
 
-/// What Bus.complete is told of a call.
+inline constexpr std::uint64_t most_items = 256;         // of a frame
+inline constexpr std::uint64_t most_item_bytes = 65536;  // likewise, but for one that is larger by itself
+
+/// What Bus.complete is told of a call, and what a sink is told. RESULT, RAISED, ITEMS and END in Python.
 enum class What : int { result, exception, items, end };
 
 class Deferred {

@@ -19,10 +19,6 @@ constexpr std::uint64_t attend_every = 50'000;    // ns
 constexpr std::uint64_t second = 1'000'000'000;
 
 /// Of a counter that this thread alone writes.
-void count(layout::Word64& counter) {
-    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-}
-
 thread_local Dispatcher* running_here = nullptr;
 
 }  // namespace

@@ -20,6 +20,11 @@
 
 namespace isthmus::python {
 
+/// One more, of a counter that the dispatcher's thread alone writes.
+inline void count(layout::Word64& counter) {
+    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+}
+
 // Made, run and destroyed on one thread, the peer's.
 class Dispatcher {
 public:

@@ -30,12 +30,6 @@ Ref steady_dict(PyObject* dict) {
 #endif
 }
 
-bool has(PyTypeObject* type, const char* name) {
-    const Ref attribute(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), name));
-    PyErr_Clear();
-    return static_cast<bool>(attribute);
-}
-
 /// Whether this one object, and not its type, has an __array_interface__.
 bool has_own_interface(PyObject* object) {
     if (Py_TYPE(object)->tp_dictoffset == 0 || PyType_Check(object) || PyModule_Check(object)) return false;

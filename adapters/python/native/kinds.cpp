@@ -4,6 +4,12 @@
 
 namespace isthmus::python {
 
+bool has(PyTypeObject* type, const char* name) {
+    const Ref attribute(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), name));
+    PyErr_Clear();
+    return static_cast<bool>(attribute);
+}
+
 namespace {
 
 constexpr Py_ssize_t most_types = 4096;  // remembered; a program that makes types without end does not make this grow
@@ -19,12 +25,6 @@ bool derives(PyTypeObject* type, const char* module_name, const char* name) {
         return false;
     }
     return PyType_IsSubtype(type, reinterpret_cast<PyTypeObject*>(base.get())) != 0;
-}
-
-bool has(PyTypeObject* type, const char* name) {
-    Ref attribute(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), name));
-    PyErr_Clear();
-    return static_cast<bool>(attribute);
 }
 
 bool is_a(PyTypeObject* type, PyObject* base) {

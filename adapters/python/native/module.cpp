@@ -84,13 +84,14 @@ bool add_dtypes(PyObject* module) {
            PyModule_AddObjectRef(module, "dtypes", dtypes.get()) == 0;
 }
 
-bool add_flags(PyObject* module) {
-    const auto add = [module](const char* name, std::uint16_t flag) {
-        return PyModule_AddIntConstant(module, name, flag) == 0;
+bool add_constants(PyObject* module) {
+    const auto add = [module](const char* name, auto value) {
+        return PyModule_AddIntConstant(module, name, static_cast<long>(value)) == 0;
     };
     return add("CALLABLE", wire::reference_callable) && add("ITERABLE", wire::reference_iterable) &&
            add("ASYNC", wire::reference_async) && add("EXCEPTION", wire::reference_exception) &&
-           add("STREAMS", wire::frame_streams) && add("KEEPS", wire::frame_keeps);
+           add("STREAMS", wire::frame_streams) && add("KEEPS", wire::frame_keeps) && add("RESULT", What::result) &&
+           add("RAISED", What::exception) && add("ITEMS", What::items) && add("END", What::end);
 }
 
 PyObject* socket_path(PyObject* module, PyObject* name) {
@@ -116,7 +117,7 @@ int exec(PyObject* module) {
                       add_type(module, lease_spec, state.lease) && add_type(module, reference_spec, state.reference) &&
                       add_type(module, call_spec, state.call) && add_type(module, stream_spec, state.stream) &&
                       add_type(module, view_spec, state.view) && add_type(module, table_spec, state.table) &&
-                      PyModule_AddObjectRef(module, "calling", state.calling) == 0 && add_flags(module) &&
+                      PyModule_AddObjectRef(module, "calling", state.calling) == 0 && add_constants(module) &&
                       add_dtypes(module);
     return done ? 0 : -1;
 }

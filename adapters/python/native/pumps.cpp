@@ -8,12 +8,10 @@ namespace isthmus::python {
 
 namespace {
 
-constexpr std::uint32_t most_items = 256;         // of a frame
-constexpr std::uint64_t most_item_bytes = 65536;  // likewise, but for one that is larger by itself
-constexpr std::uint64_t hold_back = 100'000;      // ns that an item may wait for the next ones
-constexpr std::uint64_t slow_item = 50'000;       // ns from which an item counts as slow
-constexpr std::int32_t wary_items = 64;           // after a slow one
-constexpr std::uint64_t turn = 1'000'000;         // ns, after which others have theirs
+constexpr std::uint64_t hold_back = 100'000;  // ns that an item may wait for the next ones
+constexpr std::uint64_t slow_item = 50'000;   // ns from which an item counts as slow
+constexpr std::int32_t wary_items = 64;       // after a slow one
+constexpr std::uint64_t turn = 1'000'000;     // ns, after which others have theirs
 
 }  // namespace
 

@@ -23,10 +23,6 @@ std::size_t up_to_8(std::size_t bytes) { return (bytes + 7) & ~std::size_t{7}; }
 
 std::size_t bytes_of(const wire::Draft& frame) { return frame.heap.size() + frame.cells.size_bytes(); }
 
-void count(layout::Word64& counter) {
-    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-}
-
 }  // namespace
 
 /// Receives calls up to the bounds of a batch, behind those that an earlier take has left over. False when there was nothing.
