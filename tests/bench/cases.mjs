@@ -6,6 +6,7 @@ import { Worker } from 'node:worker_threads'
 
 const kB = 1024
 const MB = 1024 * kB
+const GB = 1024 * MB
 
 export const cases = {
   sync,
@@ -16,6 +17,9 @@ export const cases = {
   'handoff-1kB': handOff(kB),
   'handoff-1MB': handOff(MB),
   'handoff-64MB': handOff(64 * MB),
+  'handoff-1GB': handOff(GB),
+  'double-64MB': doubled(64 * MB),
+  'copied-64MB': copied(64 * MB),
   'async-10000': sleepers,
   'stream-1M': millionItems,
   idle: null, // measured from outside, on all peers at once
@@ -125,6 +129,37 @@ function handOff(bytes) {
         throw new Error(`the array came back wrong: ${y.length} elements`)
       peer.release(y)
     }).finally(() => peer.release(x))
+  }
+}
+
+/** What numpy makes of an array, there and back; and how many times what the operation takes alone that is. */
+function doubled(bytes) {
+  return async (peer, { ms }) => {
+    const x = filled(peer, bytes)
+    try {
+      const found = await timed(peer, ms, async () => {
+        const y = await peer.double(x)
+        if (y.length !== x.length || y[7] !== 2 * x[7]) throw new Error(`the array came back wrong: ${y[7]}`)
+        peer.release(y)
+      })
+      const alone = await peer.doubleAlone(x, ms / 1000)
+      return { ...found, of_numpy_alone: [found.p50_us[0] / alone, '1'] }
+    } finally {
+      peer.release(x)
+    }
+  }
+}
+
+/** An array of JavaScript's own memory, which is copied into the bus; and the part of memcpy's bandwidth that comes to. */
+function copied(bytes) {
+  return async (peer, { ms }) => {
+    const x = new Float64Array(bytes / 8).fill(1)
+    const y = new Float64Array(bytes / 8).fill(2)
+    const found = await timed(peer, ms, async () => {
+      if ((await peer.length(x)) !== x.length) throw new Error('the array came wrong')
+    })
+    const { p50_us } = await timed({}, ms, () => y.set(x))
+    return { ...found, of_memcpy: [p50_us[0] / found.p50_us[0], '1'] }
   }
 }
 
