@@ -288,7 +288,13 @@ def test_a_program_that_is_interrupted_while_its_host_starts_ends(run, name, soc
             def wait(self, timeout=None):
                 raise KeyboardInterrupt
 
-        peer.threading.Event = Interrupted
+        made = peer.Peer.__init__
+
+        def make(self, *args, **kwargs):
+            made(self, *args, **kwargs)
+            self._joined = Interrupted()
+
+        peer.Peer.__init__ = make
         try:
             isthmus.Host(sys.argv[1]).start()
         except KeyboardInterrupt:

@@ -66,8 +66,8 @@ class Peer:
     def start(self) -> None:
         """Joins the bus. Raises what went wrong."""
         _open.add(self)
-        self._thread.start()
         try:
+            self._thread.start()
             self._joined.wait()
         except BaseException:  # Ctrl-C: the process is not to wait for this peer
             self._bus.stop()

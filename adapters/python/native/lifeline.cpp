@@ -4,8 +4,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -14,7 +18,21 @@ namespace isthmus::python {
 
 namespace {
 
+using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds grace{300};
+constexpr std::chrono::seconds most_owed{10};
+
+/// How long the threads of this process have been ready to run and had no processor.
+std::chrono::nanoseconds owed() {
+    std::uint64_t sum = 0;
+    std::error_code none;
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task", none)) {
+        std::uint64_t ran = 0, waited = 0;
+        std::ifstream(task.path() / "schedstat") >> ran >> waited;
+        sum += waited;
+    }
+    return std::chrono::nanoseconds(sum);
+}
 
 /// The lifeline's thread; no lock, no Python.
 void watch(int fd, const std::string& socket) {
@@ -26,7 +44,11 @@ void watch(int fd, const std::string& socket) {
         if ((line.revents & (POLLHUP | POLLRDHUP | POLLERR)) != 0) break;
     }
     ::kill(::getpid(), SIGTERM);
-    std::this_thread::sleep_for(grace);
+    // On a machine that has no time for this process, it has longer.
+    const auto began = Clock::now();
+    const auto before = owed();
+    const auto more = [before] { return std::clamp<std::chrono::nanoseconds>(owed() - before, {}, most_owed); };
+    while (Clock::now() - began < grace + more()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
     ::unlink(socket.c_str());
     ::unlink((socket.substr(0, socket.rfind('.')) + ".lock").c_str());
     ::_exit(0);
