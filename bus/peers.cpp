@@ -133,16 +133,32 @@ bool free_slot(const Segment& segment, std::uint32_t slot) {
 
 }  // namespace peers
 
+namespace {
+
+/// Pages come and go in steps: while the kernel is at one, whoever else on the bus needs or returns some waits.
+constexpr std::uint64_t step_bytes = 2 << 20;
+
+}  // namespace
+
 Status SegmentPages::reserve(std::uint64_t first_chunk, std::uint64_t chunks, std::uint32_t blocks) {
     const auto& g = segment_.geometry();
     constexpr std::uint64_t table_bytes = layout::blocks_per_chunk * sizeof(layout::Block);
     const Status tables = segment_.reserve(g.blocks + first_chunk * table_bytes, blocks * sizeof(layout::Block));
     if (tables != Status::ok) return tables;
-    return segment_.reserve(g.arena + first_chunk * layout::chunk_bytes, chunks * layout::chunk_bytes);
+    const std::uint64_t first = g.arena + first_chunk * layout::chunk_bytes, end = first + chunks * layout::chunk_bytes;
+    for (std::uint64_t at = first; at < end; at += step_bytes) {
+        const Status status = segment_.reserve(at, std::min(step_bytes, end - at));
+        if (status == Status::ok) continue;
+        segment_.punch(first, at - first);
+        return status;
+    }
+    return Status::ok;
 }
 
 void SegmentPages::punch(std::uint64_t first_chunk, std::uint64_t chunks) {
-    segment_.punch(segment_.geometry().arena + first_chunk * layout::chunk_bytes, chunks * layout::chunk_bytes);
+    const std::uint64_t first = segment_.geometry().arena + first_chunk * layout::chunk_bytes;
+    const std::uint64_t end = first + chunks * layout::chunk_bytes;
+    for (std::uint64_t at = first; at < end; at += step_bytes) segment_.punch(at, std::min(step_bytes, end - at));
 }
 
 ArenaMemory arena_memory(const Segment& segment) {

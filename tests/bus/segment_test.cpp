@@ -9,19 +9,16 @@
 #include <functional>
 
 #include "catch.hpp"
+#include "support.hpp"
 
 namespace isthmus {
 namespace {
 
+using test::resident;
+
 constexpr int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
 Segment make() { return Segment::create("test", 64 << 10, 1 << 20); }
-
-std::uint64_t resident(const Segment& segment) {
-    struct stat file{};
-    REQUIRE(::fstat(segment.fd(), &file) == 0);
-    return static_cast<std::uint64_t>(file.st_blocks) * 512;
-}
 
 /// A memfd with this header, as a broker might hand it over.
 Fd forged(const layout::Header& header, std::uint64_t bytes, int with_seals) {

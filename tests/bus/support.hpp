@@ -1,6 +1,8 @@
 // What the tests of several rooms need: an arena in given memory, a value in one line, a wait with a deadline.
 #pragma once
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -71,6 +73,13 @@ struct ArenaBox {
     FakePages pages;
     layout::Counters counters[layout::max_peers]{};
 };
+
+/// Bytes of a segment that have pages.
+inline std::uint64_t resident(const Segment& segment) {
+    struct stat file{};
+    ::fstat(segment.fd(), &file);
+    return static_cast<std::uint64_t>(file.st_blocks) * 512;
+}
 
 /// Whether `done` becomes true in time.
 template <class Done>

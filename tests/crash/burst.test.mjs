@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
 import { release, spawn } from 'isthmus'
 import { privateDirectory, segmentBytes, until } from '../cross/lib.mjs'
 
@@ -13,6 +14,7 @@ const available = Number(readFileSync('/proc/meminfo', 'utf8').match(/MemAvailab
 const burst = Math.max(256 << 20, Math.min(2 ** 31, available / 3))
 const piece = 32 << 20
 const pieces = Math.ceil(burst / piece)
+const megabytes = Math.ceil(burst / 2 ** 20)
 const limit = 64e6
 const memory = Math.ceil(burst * 1.5)
 
@@ -49,9 +51,20 @@ test('what JavaScript allocated, filled and released', async t => {
 })
 
 test('what JavaScript allocated and forgot', async t => {
-  await goesBack(t, py => {
+  const most = await goesBack(t, (py, look) => {
     for (let i = 0; i < pieces; i++) py.alloc(Uint8Array, piece).fill(1)
+    look()
   })
+  assert.ok(most >= burst)
+})
+
+test('arrays that Python computed, all held at once and then forgotten', async t => {
+  const most = await goesBack(t, async (py, look) => {
+    const arrays = await Promise.all(Array.from({ length: pieces }, () => py.call('ones', [piece])))
+    look()
+    assert.ok(arrays.every(array => array.at(-1) === 1))
+  })
+  assert.ok(most >= burst)
 })
 
 test('large messages both ways', async t => {
@@ -61,4 +74,30 @@ test('large messages both ways', async t => {
   await goesBack(t, async py => {
     for (let i = 0; i < messages; i++) await py.call('text', [piece])
   })
+})
+
+test('streams of arrays both ways', async t => {
+  await goesBack(t, async py => {
+    let last
+    for await (const array of py.stream('stream', [megabytes, 1 << 20])) last = array
+    assert.equal(last.at(-1), 1)
+  })
+  await goesBack(t, async py => {
+    const arrays = function* () {
+      for (let i = 0; i < megabytes; i++) yield py.alloc(Uint8Array, 1 << 20).fill(1)
+    }
+    assert.equal(await py.call('bytes_of', [arrays()]), megabytes * 2 ** 20)
+  })
+})
+
+test('what a worker allocated that never runs again', async t => {
+  const most = await goesBack(t, async (py, look) => {
+    const worker = new Worker(new URL('burst_worker.mjs', import.meta.url), {
+      workerData: [py.name, pieces, piece],
+    })
+    await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
+    look()
+    t.after(() => worker.terminate())
+  })
+  assert.ok(most >= burst)
 })

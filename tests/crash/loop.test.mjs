@@ -1,10 +1,20 @@
 // The event loop, and the processor, while Python computes, is stopped, or rests.
 
 import assert from 'node:assert/strict'
+import { freemem } from 'node:os'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { connect, IsthmusError, spawn, TimeoutError } from 'isthmus'
-import { activity, ownTime, privateDirectory, serve, sleep, start } from '../cross/lib.mjs'
+import {
+  activity,
+  ownTime,
+  privateDirectory,
+  segmentBytes,
+  serve,
+  sleep,
+  start,
+  status,
+} from '../cross/lib.mjs'
 
 privateDirectory()
 const app = fileURLToPath(new URL('host.py', import.meta.url))
@@ -176,6 +186,40 @@ test('closing while the host computes with the GIL held does not hold the loop u
     return delay
   })
 })
+
+for (const [what, isAllocating] of [
+  ['turns', false],
+  ['turns and allocates', true],
+]) {
+  test(`while another thread finds and maps the pages of a large array, the loop ${what}`, async t => {
+    const bytes = Math.max(256 << 20, Math.min(1.5 * 2 ** 30, freemem() / 4))
+    const py = await spawn(app, { memory: bytes * 2, quota: bytes * 2 })
+    const most = 256 // arrays of a chunk each
+    const own = 1 << 20
+    const held = []
+    const pages = () => [segmentBytes(process.pid), status(process.pid, 'RssShmem') * 1024]
+    let last = pages()
+    let going = true
+    let turns = 0
+    const grown = [0, 0] // in how many turns more pages were found and mapped
+    const turn = () => {
+      turns++
+      if (isAllocating && held.length < most) held.push(py.alloc(Uint8Array, 256 << 10))
+      const now = pages()
+      for (const i of [0, 1]) if (now[i] - last[i] > (isAllocating ? own : 0)) grown[i]++
+      last = now
+      if (going) setImmediate(turn)
+    }
+    setImmediate(turn)
+    const array = await py.allocAsync(Uint8Array, bytes)
+    going = false
+    t.diagnostic(`${turns} turns, in which pages were found ${grown[0]} times, and mapped ${grown[1]} times`)
+    assert.equal(array.length, bytes)
+    assert.ok(pages()[1] > 0.95 * bytes)
+    assert.ok(Math.min(...grown) >= 20)
+    await py.close()
+  })
+}
 
 test('an idle bus sleeps', async t => {
   const program = start(process.execPath, [child, 'rest'])

@@ -29,8 +29,12 @@ process.env.ISTHMUS_PYTHON = python
 const list = variable => (process.env[variable] ?? '').split(':').filter(Boolean)
 /** The Nodes under test, and the Pythons beside the main one. */
 export const nodes = list('ISTHMUS_TEST_NODES').length > 0 ? list('ISTHMUS_TEST_NODES') : [process.execPath]
-/** The version of a Node, like 20.20.2. */
-export const nodeVersion = node => evaluate(node, 'process.versions.node')
+/** What a runtime under test calls itself, like Node 20.20.2 or Bun 1.4.5. */
+export const runtimeName = program =>
+  evaluate(
+    program,
+    "(v => v.bun ? 'Bun ' + v.bun : v.deno ? 'Deno ' + v.deno : 'Node ' + v.node)(process.versions)",
+  )
 /** What an expression comes to there, as text. */
 export const evaluate = (node, expression) =>
   execFileSync(node, ['-p', expression], { encoding: 'utf8' }).trim()

@@ -3,13 +3,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { nodes, nodeVersion, runNode } from './lib.mjs'
+import { nodes, runNode, runtimeName } from './lib.mjs'
 
 const { NODE_TEST_CONTEXT, ...env } = process.env
 
-for (const node of nodes.filter(each => nodeVersion(each) !== process.versions.node)) {
+for (const node of nodes.filter(each => runtimeName(each) !== `Node ${process.versions.node}`)) {
   for (const name of ['arrays', 'callbacks', 'cancel', 'errors', 'hops', 'property', 'remote', 'streams']) {
-    test(`${name} on Node ${nodeVersion(node)}`, async () => {
+    test(`${name} on ${runtimeName(node)}`, async () => {
       const file = fileURLToPath(new URL(`${name}.test.mjs`, import.meta.url))
       const run = await runNode(file, [], { node, env, ms: 110_000 })
       assert.equal(run.code, 0, `${run.out}${run.err}`)

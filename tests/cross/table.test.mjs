@@ -10,10 +10,10 @@ import {
   evaluate,
   finish,
   nodes,
-  nodeVersion,
   otherPythons,
   privateDirectory,
   python,
+  runtimeName,
   serve,
   start,
 } from './lib.mjs'
@@ -46,7 +46,7 @@ const thisNode = js(process.execPath, 'main')
 const nameOf = ({ language, program, place }) =>
   language === 'python'
     ? `Python ${basename(dirname(dirname(program))).replace('.venv', '(the main one)')}`
-    : `Node ${nodeVersion(program)} (${place})`
+    : `${runtimeName(program)} (${place})`
 
 const pairs = [
   ...nodes.flatMap(node => ['main', 'worker'].map(place => [js(node, place), py(python)])),

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "connection.hpp"
+#include "shared_memory.hpp"
 
 namespace isthmus::node {
 
@@ -223,6 +224,7 @@ Napi::Object constants(Napi::Env env) {
 Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("join", Napi::Function::New(env, join, "join"));
     exports.Set("constants", constants(env));
+    exports.Set("wrapsMemory", wraps_memory());
     return exports;
 }
 

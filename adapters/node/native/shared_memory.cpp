@@ -35,6 +35,14 @@ napi_value external(napi_env env, ExternalShared create, int fd, std::uint64_t o
     return buffer;
 }
 
+/// The engine's own function for it, which the program that has loaded this addon exports if it has it.
+ExternalShared own_function() {
+    // Tests have engines that know both ways take the other.
+    const char* const way = std::getenv("ISTHMUS_SHARED_ARRAY_BUFFER");
+    if (way != nullptr && std::string_view(way) == "overlay") return nullptr;
+    return reinterpret_cast<ExternalShared>(::dlsym(RTLD_DEFAULT, "node_api_create_external_sharedarraybuffer"));
+}
+
 /// A growable buffer's memory is whole pages that V8 mapped for it alone and will unmap: the segment is mapped over them.
 napi_value overlay(napi_env env, int fd, std::uint64_t offset, std::uint64_t bytes) {
     napi_value global, constructor, length, options, buffer, bytes_of, zero, one, view;
@@ -67,14 +75,11 @@ napi_value overlay(napi_env env, int fd, std::uint64_t offset, std::uint64_t byt
 
 }  // namespace
 
+bool wraps_memory() { return own_function() != nullptr; }
+
 napi_value share_arena(napi_env env, Bus& bus) {
     const std::uint64_t bytes = bus.arena().memory().bytes;
-    // RTLD_DEFAULT: the function is in the program that has loaded this addon, if it has it.
-    const auto create =
-        reinterpret_cast<ExternalShared>(::dlsym(RTLD_DEFAULT, "node_api_create_external_sharedarraybuffer"));
-    // Tests have engines that know both ways take the other.
-    const char* const way = std::getenv("ISTHMUS_SHARED_ARRAY_BUFFER");
-    if (create != nullptr && (way == nullptr || std::string_view(way) != "overlay"))
+    if (const ExternalShared create = own_function())
         return external(env, create, bus.memory_fd(), bus.arena_offset(), bytes);
     return overlay(env, bus.memory_fd(), bus.arena_offset(), bytes);
 }

@@ -39,6 +39,9 @@ export async function joinBus<Exports extends object>(
   milliseconds: number,
   companion: Companion | undefined,
 ): Promise<Bus<Exports>> {
+  // Without, memory is mapped over a buffer's own; JavaScriptCore would use that again, for others.
+  if ('bun' in process.versions && !native.wrapsMemory)
+    throw new ConnectError(`${engine()} can't wrap the memory of a bus: use the newest Bun`)
   const buffers = makeBuffers()
   let connection: Awaited<ReturnType<typeof native.join>>
   const target = { ...buffers, onWake: () => buffers.onWake() }
@@ -60,9 +63,15 @@ function tooLarge(bus: string, bytes: number): string {
   const gib = (size: number) => `${Math.floor((size / 2 ** 30) * 10) / 10} GiB`
   const most = gib(bufferLimits.MAX_LENGTH)
   return (
-    `the bus '${bus}' has ${gib(bytes)} of memory, and a buffer of this engine (${process.release.name} ${process.version}) holds ` +
+    `the bus '${bus}' has ${gib(bytes)} of memory, and a buffer of this engine (${engine()}) holds ` +
     `at most ${most}: serve it with --memory ${most.replace(' ', '')}, or use Node 22 or later`
   )
+}
+
+function engine(): string {
+  const { bun, deno, node } = process.versions
+  if (bun !== undefined) return `Bun ${bun}`
+  return deno === undefined ? `Node ${node}` : `Deno ${deno}`
 }
 
 function explained(bus: string, error: Error & { status?: number }): ConnectError {

@@ -213,6 +213,8 @@ interface Buffers {
 interface Addon {
   join(bus: string, label: string, milliseconds: number, buffers: Buffers): Promise<NativeConnection>
   readonly constants: Numbers<NativeDType>
+  /** Whether this engine makes SharedArrayBuffers of memory that is given to it. */
+  readonly wrapsMemory: boolean
 }
 
 const load = require('node-gyp-build') as (directory: string) => Addon
