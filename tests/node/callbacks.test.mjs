@@ -32,6 +32,18 @@ test('callSync serves the callbacks of its own call', () => {
   assert.throws(() => py.callSync('apply', [async x => x, 1]), /blocked in callSync/)
 })
 
+test('callSync keeps nothing of the callbacks that it has served', () => {
+  const used = []
+  const measure = i => {
+    if (i % 20_000 !== 10_000) return
+    globalThis.gc()
+    used.push(process.memoryUsage().heapUsed)
+  }
+  py.callSync('apply_often', [measure, 50_001])
+  const [early, , late] = used
+  assert.ok(late - early < 100_000, `${late - early} bytes more`)
+})
+
 test('calls go back and forth fifty deep, awaited and blocking', async () => {
   const later = async n => await py.call('depth', [later, n])
   assert.equal(await py.call('depth', [later, 50]), 50)
