@@ -88,6 +88,36 @@ test('an error that passes through Python is the same one again', async () => {
   assert.deepEqual(await py.call('type_of_failure', [fails]), ['JsError', 'RangeError: mine'])
 })
 
+test('what a call inside of one that fails has sent stays, and nothing else does', async () => {
+  const f = () => 1
+  const fails = { code: 'ERR_ISTHMUS_ENCODE' }
+  let inner
+  const calls = {
+    get inner() {
+      inner = py.call('same', [f])
+      return null
+    },
+  }
+  await assert.rejects(py.call('same', [[f, calls, Symbol('fails')]]), fails)
+  assert.equal(await inner, f)
+  const unsent = await (async () => {
+    const g = () => 2
+    const failsToo = {
+      get inner() {
+        inner = assert.rejects(py.call('same', [[g, Symbol('fails')]]), fails)
+        return null
+      },
+    }
+    await assert.rejects(py.call('same', [[g, failsToo, g, Symbol('fails')]]), fails)
+    await inner
+    return new WeakRef(g)
+  })()
+  await until('it was collected', async () => {
+    await collectGarbage()
+    return unsent.deref() === undefined
+  })
+})
+
 test('functions that Python has dropped are collected', async () => {
   const made = await (async () => {
     const references = []

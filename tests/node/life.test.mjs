@@ -105,6 +105,17 @@ test('closing ends the host', async () => {
   assert.equal(isAlive(pid), false)
 })
 
+test('nothing keeps a program running once its host has ended', async () => {
+  const left = "console.log(process.getActiveResourcesInfo().filter(each => each === 'Timeout'))"
+  const { out } = await run(`${imports}
+    const py = await spawn(${JSON.stringify(app)})
+    await py.close()
+    ${left}
+    await spawn('no_such_app').catch(() => {})
+    ${left}`)
+  assert.equal(out, '[]\n[]\n')
+})
+
 test('what the host prints is passed through as it is written', async () => {
   const seen = []
   const { out } = await run(

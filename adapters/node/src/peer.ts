@@ -111,11 +111,6 @@ export class Peer implements Port {
     return this.#words[words.inFlight] as number
   }
 
-  /** Own objects that others may refer to. */
-  get lent(): number {
-    return this.#objects.lent
-  }
-
   set loop(loop: number) {
     this.#words[words.loop] = loop
     this.native.settled()
