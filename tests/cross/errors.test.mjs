@@ -8,6 +8,7 @@ import {
   HostLostError,
   IsthmusError,
   kwargs,
+  NDArray,
   NotExportedError,
   PythonError,
   spawn,
@@ -35,6 +36,10 @@ class Money {
   amount = 5
 }
 
+const detached = new ArrayBuffer(16)
+const views = [detached, new Float64Array(detached), new NDArray(new Int32Array(detached), [2, 2])]
+structuredClone(detached, { transfer: [detached] })
+
 // name, arguments, where, and a word of the message
 const unsendable = [
   ['a symbol deep inside', [0, { rows: [1, 2, 3, { handle: Symbol('s') }] }], 'args[1].rows[3].handle'],
@@ -53,6 +58,9 @@ const unsendable = [
   ['a WeakMap', [{ w: new WeakMap() }], 'args[0].w'],
   ['a regular expression', [/x/], 'args[0]'],
   ['an instance of a class', [{ price: new Money() }], 'args[0].price'],
+  ['a detached buffer', [{ of: views[0] }], 'args[0].of', /detached/],
+  ['a view of a detached buffer', [1, [views[1]]], 'args[1][0]', /detached/],
+  ['an NDArray of a detached buffer', [views[2]], 'args[0]', /detached/],
   ['a key that is no identifier', [{ 'a b': { 0: [Symbol('s')] } }], /^args\[0\].*a b.*0.*\[0\]$/],
 ]
 

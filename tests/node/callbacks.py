@@ -13,6 +13,12 @@ def apply(f, *args, **kwargs):
 
 
 @isthmus.export
+def apply_often(f, n):
+    for i in range(n):
+        f(i)
+
+
+@isthmus.export
 async def apply_later(f, *args):
     await asyncio.sleep(0)
     return await f(*args)

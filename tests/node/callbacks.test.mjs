@@ -32,6 +32,18 @@ test('callSync serves the callbacks of its own call', () => {
   assert.throws(() => py.callSync('apply', [async x => x, 1]), /blocked in callSync/)
 })
 
+test('callSync keeps nothing of the callbacks that it has served', () => {
+  const used = []
+  const measure = i => {
+    if (i % 20_000 !== 10_000) return
+    globalThis.gc()
+    used.push(process.memoryUsage().heapUsed)
+  }
+  py.callSync('apply_often', [measure, 50_001])
+  const [early, , late] = used
+  assert.ok(late - early < 100_000, `${late - early} bytes more`)
+})
+
 test('calls go back and forth fifty deep, awaited and blocking', async () => {
   const later = async n => await py.call('depth', [later, n])
   assert.equal(await py.call('depth', [later, 50]), 50)
@@ -74,6 +86,36 @@ test('an error that passes through Python is the same one again', async () => {
     error => error === mine,
   )
   assert.deepEqual(await py.call('type_of_failure', [fails]), ['JsError', 'RangeError: mine'])
+})
+
+test('what a call inside of one that fails has sent stays, and nothing else does', async () => {
+  const f = () => 1
+  const fails = { code: 'ERR_ISTHMUS_ENCODE' }
+  let inner
+  const calls = {
+    get inner() {
+      inner = py.call('same', [f])
+      return null
+    },
+  }
+  await assert.rejects(py.call('same', [[f, calls, Symbol('fails')]]), fails)
+  assert.equal(await inner, f)
+  const unsent = await (async () => {
+    const g = () => 2
+    const failsToo = {
+      get inner() {
+        inner = assert.rejects(py.call('same', [[g, Symbol('fails')]]), fails)
+        return null
+      },
+    }
+    await assert.rejects(py.call('same', [[g, failsToo, g, Symbol('fails')]]), fails)
+    await inner
+    return new WeakRef(g)
+  })()
+  await until('it was collected', async () => {
+    await collectGarbage()
+    return unsent.deref() === undefined
+  })
 })
 
 test('functions that Python has dropped are collected', async () => {

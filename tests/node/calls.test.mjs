@@ -76,6 +76,17 @@ test('callMany rejects with the first failure, or has the failures in their plac
   assert.equal(impossible.code, 'ERR_ISTHMUS_ENCODE')
 })
 
+test('callMany makes no call when what gives the calls fails', async () => {
+  const calls = (function* () {
+    yield ['made']
+    yield ['made too']
+    throw new RangeError('no more')
+  })()
+  await assert.rejects(py.callMany('post', calls), RangeError)
+  await assert.rejects(py.callMany('no_such', 5), TypeError)
+  assert.deepEqual(await py.call('take_posted'), [])
+})
+
 test('post waits for nothing, and closing delivers what was posted', async () => {
   assert.equal(py.post('post', ['first']), undefined)
   const other = await connect(py.name)

@@ -13,7 +13,7 @@ import {
   spawn,
   TimeoutError,
 } from 'isthmus'
-import { app, collectGarbage, until } from './support.mjs'
+import { app, collectGarbage, delay, until } from './support.mjs'
 
 let py
 let worker
@@ -236,6 +236,81 @@ test('ten thousand calls that are cancelled before they begin never run', async 
   await blocker
   assert.equal(await py.call('js_ran'), before)
 })
+
+test('a steady trickle of posts keeps no call waiting after a long handler', async () => {
+  const long = py.call('js_spend', [500])
+  const answered = py.call('js_add', [1, 1]).then(() => true)
+  let posts = 0
+  while (posts < 2000 && !(await Promise.race([answered, delay(2, false)]))) {
+    py.post('js_run')
+    ++posts
+  }
+  await long
+  assert.ok(posts < 2000, 'it was answered while posts still came')
+})
+
+test('what a handler has begun is not bound by the time of its call once that is answered', async () => {
+  const other = await connect(py.name)
+  let deadline
+  let goOn
+  let later
+  other.export('main_begins', () => {
+    deadline = current().deadline
+    later = new Promise(resolve => {
+      goOn = resolve
+    }).then(() => other.call('add', [1, 2]))
+  })
+  await py.call('main_begins', [], { timeout: 500 })
+  await until('the time is over', () => performance.now() > deadline)
+  goOn()
+  assert.equal(await later, 3)
+  await other.close()
+})
+
+const oddHandlers = {
+  'a thenable whose then throws': () => ({
+    // biome-ignore lint/suspicious/noThenProperty: that is what is tested
+    then() {
+      throw new Error('from then')
+    },
+  }),
+  'an error whose message is no text': () => {
+    throw Object.assign(new Error(), { message: Object.create(null) })
+  },
+  'such an error later': async () => {
+    throw Object.assign(new Error(), { message: Object.create(null) })
+  },
+  'an error whose stack can not be read': () => {
+    throw Object.defineProperty(new Error('x'), 'stack', {
+      get() {
+        throw new Error('no stack')
+      },
+    })
+  },
+  'something that was revoked': () => {
+    const { proxy, revoke } = Proxy.revocable({}, {})
+    revoke()
+    throw proxy
+  },
+}
+for (const [what, handler] of Object.entries(oddHandlers)) {
+  test(`a handler that gives ${what} is answered, and so is the rest of its batch`, {
+    timeout: 20_000,
+  }, async () => {
+    const other = await connect(py.name)
+    other.export('main_odd', handler)
+    const [odd, ...rest] = await Promise.allSettled([
+      py.call('main_odd'),
+      ...[1, 2, 3].map(i => py.call('add', [i, 0])),
+    ])
+    assert.ok(odd.reason instanceof JsError, String(odd.reason))
+    assert.deepEqual(
+      rest.map(({ value }) => value),
+      [1, 2, 3],
+    )
+    await other.close()
+  })
+}
 
 test('what another isolate throws is a JsError with its stack and its cause', async () => {
   await assert.rejects(py.call('js_fail', ['it broke']), error => {

@@ -105,6 +105,17 @@ test('closing ends the host', async () => {
   assert.equal(isAlive(pid), false)
 })
 
+test('nothing keeps a program running once its host has ended', async () => {
+  const left = "console.log(process.getActiveResourcesInfo().filter(each => each === 'Timeout'))"
+  const { out } = await run(`${imports}
+    const py = await spawn(${JSON.stringify(app)})
+    await py.close()
+    ${left}
+    await spawn('no_such_app').catch(() => {})
+    ${left}`)
+  assert.equal(out, '[]\n[]\n')
+})
+
 test('what the host prints is passed through as it is written', async () => {
   const seen = []
   const { out } = await run(
@@ -289,6 +300,24 @@ test('an exception in a callback of a call is the program’s own', async () => 
     console.error(await py.call('add', [1, 2]))`)
   assert.equal(code, 0)
   assert.equal(err, 'caught mine\n3\n')
+})
+
+test('an exception in what follows a lost call spares the other calls that are lost', async () => {
+  const doomed = await spawn(app)
+  const pid = await doomed.call('pid')
+  const { code, out } = await run(
+    `${imports}
+    process.on('uncaughtException', () => {})
+    const py = await connect(${JSON.stringify(doomed.name)})
+    const calls = Array.from({ length: 500 }, () => py.call('sleep', [60]))
+    for (const call of calls) call.catch(() => process.nextTick(() => { throw new Error('mine') }))
+    console.log('called')
+    const ended = await Promise.allSettled(calls)
+    console.log(ended.filter(each => each.reason.code === 'ERR_ISTHMUS_HOST_LOST').length)`,
+    { onOutput: (_, text) => text === 'called\n' && process.kill(pid, 'SIGKILL') },
+  )
+  assert.deepEqual([code, out], [0, 'called\n500\n'])
+  await doomed.close()
 })
 
 test('AsyncLocalStorage follows the calls', async () => {

@@ -206,6 +206,24 @@ for (const dtype of [...named, ...coded]) {
   })
 }
 
+test('a field of records in bus memory ends with them, and keeps them as long as it is there', async () => {
+  const type = '[["x", "<f8"], ["y", "<f8"]]'
+  const records = py.alloc(type, [1000])
+  const x = records.field('x')
+  const few = x.data.subarray(0, 10)
+  release(records)
+  const released = { code: 'ERR_ISTHMUS_RELEASED' }
+  assert.throws(() => x.at(0), released)
+  assert.throws(() => x.toNested(), released)
+  assert.throws(() => few.subarray(1), released)
+  for (const part of [x, few]) await assert.rejects(py.call('zeros', [part]), { code: 'ERR_ISTHMUS_ENCODE' })
+  const part = py.alloc(type, [100_000]).field('y').data.subarray(0, 10).fill(7)
+  await collectGarbage()
+  const others = Array.from({ length: 10 }, () => py.alloc(type, [100_000]))
+  assert.deepEqual([...part], Array(10).fill(7))
+  for (const other of others) other[Symbol.dispose]()
+})
+
 test('alloc takes a length or a shape, and says what is no type, shape or length', async () => {
   assert.ok(py.alloc(Float32Array, 6) instanceof Float32Array)
   const grid = py.alloc(BigInt64Array, [2, 3])
@@ -214,6 +232,8 @@ test('alloc takes a length or a shape, and says what is no type, shape or length
   assert.equal(py.alloc('complex128', []).data.length, 2)
   if (globalThis.Float16Array) assert.equal(py.alloc(Float16Array, [4]).dtype, 'float16')
   assert.throws(() => py.alloc('object', 3), { name: 'TypeError', message: "'object' is no dtype" })
+  for (const nearly of ['i4xyz', 'S3zz', 'f8[ns]', '<i4 ', 'xi4'])
+    assert.throws(() => py.alloc(nearly, 3), { name: 'TypeError', message: `'${nearly}' is no dtype` })
   assert.throws(() => py.alloc(Array, 3), { name: 'TypeError', message: 'Array is no typed array' })
   assert.throws(() => py.alloc('float64', [2, -1]), RangeError)
 })

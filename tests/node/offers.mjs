@@ -57,6 +57,10 @@ bus.export('js_block', flag => {
   Atomics.store(flag, 0, 1)
   while (Atomics.load(flag, 0) === 1);
 })
+bus.export('js_spend', ms => {
+  const end = performance.now() + ms
+  while (performance.now() < end);
+})
 bus.export('js_run', () => void ++ran)
 bus.export('js_ran', () => ran)
 bus.export('js_fail', message => {

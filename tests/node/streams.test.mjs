@@ -95,6 +95,23 @@ test('an abandoned stream is closed once it is collected', async () => {
   })
 })
 
+test('a stream that somebody waits for is not collected', async () => {
+  const other = await connect(py.name)
+  let goOn
+  const mayGoOn = new Promise(resolve => {
+    goOn = resolve
+  })
+  other.export('held_up', async function* () {
+    await mayGoOn
+    yield 1
+  })
+  const item = (() => py.stream('held_up').next())()
+  for (let i = 0; i < 5; ++i) await collectGarbage()
+  goOn()
+  assert.deepEqual(await item, { done: false, value: 1 })
+  await other.close()
+})
+
 test('several consumers may ask at once', async () => {
   const stream = py.stream('ticks', [4])
   const results = await Promise.all([
@@ -297,6 +314,29 @@ test('what an isolate exports is a stream for another', async () => {
   } finally {
     await other.close()
   }
+})
+
+test('an iterator that gives no result ends its stream with an error, however late', {
+  timeout: 20_000,
+}, async () => {
+  const other = await connect(py.name)
+  for (const good of [0, 3000]) {
+    let i = 0
+    const iterator = {
+      next: () => (i < good ? { done: false, value: i++ } : undefined),
+      [Symbol.iterator]: () => iterator,
+    }
+    other.export('no_result', () => iterator)
+    const items = []
+    await assert.rejects(
+      async () => {
+        for await (const item of py.stream('no_result')) items.push(item)
+      },
+      error => error instanceof JsError && error.type === 'TypeError',
+    )
+    assert.deepEqual(items, first(good))
+  }
+  await other.close()
 })
 
 test('memory stays flat however long a stream is', { timeout: 60_000 }, async () => {

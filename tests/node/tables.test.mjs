@@ -277,6 +277,10 @@ test('a table of a chain stays in Python until it is asked for', async () => {
   assert.ok(isRemote((await keptGroups(df))[0]))
   await assert.rejects(toTable(df.shape), TypeError)
   await assert.rejects(toTable(df.n), TypeError)
+  const own = () => 1
+  const noTable = { name: 'TypeError', message: /no table/ }
+  await assert.rejects(toTable(py.import('operator').getitem([own], 0)), noTable)
+  await assert.rejects(toTable(own), noTable)
   assert.deepEqual(column(await py.call(await df.head, [1]), 'n'), [1n])
 })
 

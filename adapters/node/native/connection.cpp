@@ -32,34 +32,36 @@ void Connection::flush() {
 
 void Connection::enter() {
     napi_handle_scope scope = nullptr;
+    bool returned = false;
     entered_ = true;
     do {
         if (napi_open_handle_scope(env_, &scope) != napi_ok) break;
         napi_value function = nullptr, result = nullptr;
-        if (napi_get_reference_value(env_, on_wake_, &function) == napi_ok)
-            report(napi_make_callback(env_, nullptr, function, function, 0, nullptr, &result));
+        returned = napi_get_reference_value(env_, on_wake_, &function) == napi_ok &&
+                   report(napi_make_callback(env_, nullptr, function, function, 0, nullptr, &result));
         napi_close_handle_scope(env_, scope);
-    } while (!lost_.empty() || !gone_.empty());
+    } while (returned && (!lost_.empty() || !gone_.empty()));
     entered_ = false;
 }
 
 void Connection::call_on_wake() {
     napi_value function = nullptr, result = nullptr;
+    bool returned = false;
     entered_ = true;
     do {
-        if (napi_get_reference_value(env_, on_wake_, &function) != napi_ok) break;
-        report(napi_call_function(env_, function, function, 0, nullptr, &result));
-    } while (!lost_.empty() || !gone_.empty());
+        returned = napi_get_reference_value(env_, on_wake_, &function) == napi_ok &&
+                   report(napi_call_function(env_, function, function, 0, nullptr, &result));
+    } while (returned && (!lost_.empty() || !gone_.empty()));
     entered_ = false;
 }
 
-/// An exception must not stay pending in a native callback: it is the program's own uncaught one.
-void Connection::report(napi_status called) {
+/// An exception must not stay pending in a native callback: it is the program's own uncaught one. False when there was one;
+/// what is left to be told is told in the event loop's next turn.
+bool Connection::report(napi_status called) {
     napi_value error = nullptr;
-    if (called == napi_ok) return;
+    if (called == napi_ok) return true;
     if (napi_get_and_clear_last_exception(env_, &error) == napi_ok) napi_fatal_exception(env_, error);
-    lost_.clear();
-    gone_.clear();
+    return false;
 }
 
 /// Shows what was submitted, in the middle of a batch.

@@ -164,7 +164,7 @@ private:
     }
     void outcome(Status status) { word(Word::status) = static_cast<std::int32_t>(status); }
 
-    void report(napi_status called);
+    bool report(napi_status called);
     std::uint64_t wide(Word low, Word high) const {
         return std::uint64_t{index(high)} << 32 | std::uint64_t{index(low)};
     }

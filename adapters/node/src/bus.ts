@@ -174,9 +174,12 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     calls: Iterable<ArgumentsOf<Exports[Name]>>,
     options?: WithNamed<Exports[Name], CallManyOptions>,
   ): Promise<ResultOf<Exports[Name]>[]>
-  callMany(name: string, calls: Iterable<readonly unknown[]>, options?: CallManyOptions): Promise<unknown[]> {
-    const promises: Promise<unknown>[] = []
-    for (const args of calls) promises.push((this as Bus).call(name, args, options))
+  async callMany(
+    name: string,
+    calls: Iterable<readonly unknown[]>,
+    options?: CallManyOptions,
+  ): Promise<unknown[]> {
+    const promises = [...calls].map(args => (this as Bus).call(name, args, options))
     if (options?.settled !== true) return Promise.all(promises)
     const asError = (reason: unknown) =>
       reason instanceof Error ? reason : new Error(String(reason), { cause: reason })

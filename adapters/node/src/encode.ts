@@ -23,6 +23,8 @@ const LEASED = flags.leased
 const bytesOfItems = 64 << 10
 const itemsInFrame = 256
 
+const released = 'was released already'
+
 const firstDate = Date.parse('0001-01-01T00:00:00Z')
 const lastDate = Date.UTC(9999, 11, 31, 23, 59, 59, 999)
 
@@ -44,7 +46,7 @@ export class Encoder extends Staging {
   #payload = 0
   #payloadBase = 0
   #moving: Moved[] | undefined
-  // Own objects that were not lent before the message that is being staged, and those of the one staged last.
+  // Own objects that nobody was sent before the message that is being staged, and those of the one staged last.
   #lending: number[] | undefined
   #lent: number[] | undefined
   readonly #control: Int32Array
@@ -157,7 +159,7 @@ export class Encoder extends Staging {
         this.#payload = firstPayload
         this.#memory.unstage(firstPayload)
       }
-      this.#forget(this.#lending)
+      if (this.#lending !== undefined) this.#objects.unsent(this.#lending)
       this.#lending = undefined
       this.references = references
       throw error
@@ -184,12 +186,12 @@ export class Encoder extends Staging {
     this.cell = control[words.firstCell] as number
     this.heapAt = control[words.firstHeap] as number
     this.#payload = control[words.firstPayload] as number
-    if (!wasSent) this.#forget(this.#lent)
+    if (this.#lent !== undefined) {
+      if (wasSent) this.#objects.sent(this.#lent)
+      else this.#objects.unsent(this.#lent)
+      this.#lent = undefined
+    }
     if (this.cell === 0) this.shrink()
-  }
-
-  #forget(ids: number[] | undefined): void {
-    if (ids !== undefined) for (const id of ids) this.#objects.forget(id)
   }
 
   #keyed(list: string, i: number, value: unknown): void {
@@ -368,6 +370,8 @@ export class Encoder extends Staging {
 
   #ndarray(array: NDArray, flag: number): void {
     const item = itemOf(array.dtype)
+    this.#checkInUse(array.data)
+    if (array.data.length === 0 && array.size > 0) this.#bytesOf(array.data.buffer, 0, 0)
     const start = array.offset * item.per
     const dense = isDense(array, 'C') ? 0 : isDense(array, 'F') ? flags.fortran : undefined
     const strided = dense === undefined && array.shape.length > 1 && this.#memory.has(array.data.buffer)
@@ -429,28 +433,41 @@ export class Encoder extends Staging {
   ): void {
     let where: number
     if (bytes > 0 && this.#memory.has(buffer)) {
-      const end = endOf(view)
-      where = end === undefined ? this.#memory.stage(offset, bytes) : -1
-      if (where < 0)
-        this.fail(end === 'moved' ? "was moved already: it is its callee's" : 'was released already')
+      this.#checkInUse(view)
+      where = this.#memory.stage(offset, bytes)
+      if (where < 0) this.fail(released)
       this.#payload = where + 1
       where -= this.#payloadBase
       flag |= LEASED
     } else if (bytes >= sizes.leasedFrom) {
-      where = this.#memory.stageCopy(new Uint8Array(buffer, offset, bytes))
+      where = this.#memory.stageCopy(this.#bytesOf(buffer, offset, bytes))
       this.#payload = where + 1
       where -= this.#payloadBase
       flag |= LEASED
     } else {
+      const few = this.#bytesOf(buffer, offset, bytes)
       this.heapAt = (this.heapAt + 7) & ~7
       where = this.room(bytes)
-      this.heap.set(new Uint8Array(buffer, offset, bytes), where)
+      this.heap.set(few, where)
       this.heapAt = where + bytes
       where -= this.heapBase
     }
     this.i32[at] = (this.i32[at] as number) | (flag << 16)
     this.i32[at + 2] = where
     this.i32[at + 3] = 0
+  }
+
+  #checkInUse(view: object): void {
+    const end = endOf(view)
+    if (end !== undefined) this.fail(end === 'moved' ? "was moved already: it is its callee's" : released)
+  }
+
+  #bytesOf(buffer: ArrayBufferLike, offset: number, bytes: number): Uint8Array {
+    try {
+      return new Uint8Array(buffer, offset, bytes)
+    } catch {
+      this.fail('is detached: it was transferred elsewhere')
+    }
   }
 
   #table(table: Table): void {
@@ -490,7 +507,7 @@ export class Encoder extends Staging {
 
   #reference(reference: Reference): void {
     if (reference.port !== this.#port) this.fail('is an object of another bus')
-    if (reference.released) this.fail('was released already')
+    if (reference.released) this.fail(released)
     this.#identify(reference.slot, reference.generation, reference.id, reference.flags)
   }
 

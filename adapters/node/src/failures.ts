@@ -28,8 +28,28 @@ function ownStack(error: PythonError | JsError): string {
   return end < 0 ? stack : stack.slice(0, end)
 }
 
-/** What is told of something that was thrown. With `lends`, also who it is, so that it may come home as itself. */
+const unreadable: Failure = {
+  language: 'javascript',
+  type: 'Error',
+  module: '',
+  message: "an error that can't be read",
+  traceback: '',
+  args: [],
+  cause: null,
+}
+
+/**
+ * What is told of something that was thrown, whatever it is. With `lends`, also who it is, so that it may come home as itself.
+ */
 export function describeFailure(reason: unknown, lends: boolean, depth = 0): Failure {
+  try {
+    return described(reason, lends, depth)
+  } catch {
+    return unreadable
+  }
+}
+
+function described(reason: unknown, lends: boolean, depth: number): Failure {
   if (reason instanceof PythonError || reason instanceof JsError) {
     const isPython = reason instanceof PythonError
     const origin = originOf(reason)

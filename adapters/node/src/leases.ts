@@ -77,18 +77,25 @@ function define(view: TypedArray, key: symbol, value: unknown): void {
   hidden.value = undefined
 }
 
-// A part of an array would not keep the array from being collected: both only hold the buffer, which is one for all.
 const trackedSubarray = {
   value: function subarray(this: TypedArray, begin?: number, end?: number): TypedArray {
     checkInUse(this)
     const part = Object.getPrototypeOf(this).subarray.call(this, begin, end) as TypedArray
-    Object.defineProperty(part, 'subarray', trackedSubarray)
-    define(part, partOf, this)
+    makePart(part, this)
     return part
   },
   writable: true,
   configurable: true,
   enumerable: false,
+}
+
+/**
+ * Has a view of the same buffer end when another one does, and keep that one from being collected: both only hold the buffer, which is
+ * one for all.
+ */
+export function makePart(view: TypedArray, of: TypedArray): void {
+  define(view, partOf, of)
+  Object.defineProperty(view, 'subarray', trackedSubarray)
 }
 
 const dispose = {

@@ -1,7 +1,7 @@
 // n-dimensional arrays: elements in a typed array, and where each dimension's next one is.
 
 import { byName, type DType, type Elements, elementsOfView, type TypedArray } from './dtypes.js'
-import { checkInUse, release } from './leases.js'
+import { checkInUse, makePart, release } from './leases.js'
 import { itemOf, type RecordType, recordOf } from './records.js'
 
 /** Where the elements of an NDArray are: in C order (the last dimension varies fastest), Fortran order, or anywhere. */
@@ -149,7 +149,7 @@ export class NDArray<T extends TypedArray = TypedArray> {
       const skipped = (start - source.byteOffset) % itemBytes
       const length = Math.floor((source.byteLength - skipped) / itemBytes) * elements.per
       const view = new elements.Type(source.buffer, source.byteOffset + skipped, length)
-      keepAlive.set(view, source)
+      makePart(view, source)
       const strides = this.strides.map(stride => (stride * record.itemBytes) / itemBytes)
       const offset = (start - source.byteOffset - skipped) / itemBytes
       return new NDArray(view, this.shape, elements.name, { strides, offset })
@@ -162,9 +162,6 @@ export class NDArray<T extends TypedArray = TypedArray> {
     release(this)
   }
 }
-
-// A view of other elements over the same buffer: as long as it lives, so does the array that holds the block.
-const keepAlive = new WeakMap<object, object>()
 
 function copyOfField(array: NDArray, record: RecordType, field: RecordType['fields'][number]): NDArray {
   const elements = itemOf(field.type)

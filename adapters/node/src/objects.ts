@@ -25,6 +25,8 @@ export class Objects {
   // Own objects, while others refer to them. An object has one id as long as it is here.
   readonly #own = new Map<number, unknown>()
   readonly #ids = new WeakMap<object, number>()
+  // How often those are in messages that are being staged which no message has brought to anybody yet.
+  readonly #pending = new Map<number, number>()
   #lastId = 0
   // By the owner's place, then by id.
   readonly #proxies = new Map<number, Map<number, WeakRef<object>>>()
@@ -44,24 +46,40 @@ export class Objects {
     return this.#words[words.selfGeneration] as number
   }
 
-  /** How many own objects others may refer to. */
-  get lent(): number {
-    return this.#own.size
-  }
-
-  /** The id of an object that is about to be sent; negative when it was not lent before. */
+  /** The id of an object that is about to be sent; negative as long as it was never sent, of which `sent` or `unsent` is told. */
   lend(value: unknown): number {
     const isObject = (typeof value === 'object' && value !== null) || typeof value === 'function'
-    const known = isObject ? this.#ids.get(value) : undefined
-    if (known !== undefined) return known
-    const id = ++this.#lastId
-    this.#own.set(id, value)
-    if (isObject) this.#ids.set(value, id)
+    let id = isObject ? this.#ids.get(value) : undefined
+    if (id === undefined) {
+      id = ++this.#lastId
+      this.#own.set(id, value)
+      if (isObject) this.#ids.set(value, id)
+      this.#pending.set(id, 0)
+    }
+    const pending = this.#pending.get(id)
+    if (pending === undefined) return id
+    this.#pending.set(id, pending + 1)
     return -id
   }
 
-  /** Nobody refers to the object any more, or it was not sent after all. */
-  forget(id: number): void {
+  /** A message with these is on its way. */
+  sent(ids: readonly number[]): void {
+    for (const id of ids) this.#pending.delete(id)
+  }
+
+  /** A message with these was not sent. Another one, staged while this one was, may have brought them to somebody. */
+  unsent(ids: readonly number[]): void {
+    for (const id of ids) {
+      const pending = this.#pending.get(id)
+      if (pending === undefined) continue
+      this.#pending.set(id, pending - 1)
+      if (pending > 1) continue
+      this.#pending.delete(id)
+      this.#forget(id)
+    }
+  }
+
+  #forget(id: number): void {
     const value = this.#own.get(id)
     this.#own.delete(id)
     if ((typeof value === 'object' && value !== null) || typeof value === 'function') this.#ids.delete(value)
@@ -70,7 +88,7 @@ export class Objects {
   /** Lets go of what nobody refers to. Every frame that was drained must have been decoded. */
   sweep(): void {
     const free = this.#native.takeFree()
-    if (free !== undefined) for (const id of free) this.forget(id)
+    if (free !== undefined) for (const id of free) this.#forget(id)
   }
 
   /** What a reference that has arrived stands for. */

@@ -27,6 +27,8 @@ const { kinds, sizes, statuses, words, doubles, frames, targets, peers } = const
 const OK = statuses.ok
 const longestTimer = 2 ** 31 - 1
 const mostQueued = 1 << 14
+/** Frames, also of those that wait in no queue. */
+const mostInLook = 1 << 14
 /** Calls that wait for one another, each blocking its isolate. */
 const deepest = 128
 
@@ -107,11 +109,6 @@ export class Peer implements Port {
   /** Calls and posts that were sent, and streams that run. */
   get inFlight(): number {
     return this.#words[words.inFlight] as number
-  }
-
-  /** Own objects that others may refer to. */
-  get lent(): number {
-    return this.#objects.lent
   }
 
   set loop(loop: number) {
@@ -256,7 +253,8 @@ export class Peer implements Port {
     }
     const control = this.#words
     const outer = serving()
-    const isNested = outer !== undefined && outer.owner === this
+    // What a handler has begun, and which goes on after its answer, is a call of its own.
+    const isNested = outer !== undefined && outer.owner === this && outer.state !== 'done'
     if (isNested && outer.deadline !== undefined) timeout = this.#inherited(outer.deadline, timeout, target)
     if (typeof target === 'string') {
       const name = target === this.#lastName ? this.#lastNumber : this.#intern(target)
@@ -406,8 +404,11 @@ export class Peer implements Port {
 
   /** Takes all that has arrived, so that calls that were cancelled meanwhile do not begin. */
   #look(): void {
-    do this.#answers.settleAll(this.native.drain())
-    while (this.#words[words.frames] === sizes.mostFrames && this.server.queued < mostQueued)
+    let most = mostInLook
+    do {
+      this.#answers.settleAll(this.native.drain())
+      most -= sizes.mostFrames
+    } while (this.#words[words.frames] === sizes.mostFrames && this.server.queued < mostQueued && most > 0)
   }
 
   // --- end ---------------------------------------------------------------------------------------------------

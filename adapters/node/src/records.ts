@@ -39,12 +39,12 @@ function makeItem(dtype: string): Item {
   if (plain !== undefined) return { ...plain, read: readOf(plain) as Item['read'] }
   const record = recordOf(dtype)
   if (record !== undefined) return coded(dtype, Uint8Array, record.itemBytes, recordReader(record))
-  const [, order, kind, digits] = /^([<>|=]?)([a-zA-Z])(\d*)/.exec(dtype) ?? []
+  const [, order, kind, digits, unit] = /^([<>|=]?)([a-zA-Z])(\d*)(\[[^\]]*\])?$/.exec(dtype) ?? []
   const size = Number(digits)
-  if (order !== '>') {
-    if ((kind === 'M' || kind === 'm') && size === 8) {
-      return coded(dtype, BigInt64Array, 1, (data: BigInt64Array, i) => data[i])
-    }
+  if ((kind === 'M' || kind === 'm') && size === 8 && order !== '>') {
+    return coded(dtype, BigInt64Array, 1, (data: BigInt64Array, i) => data[i])
+  }
+  if (order !== '>' && unit === undefined) {
     if (kind === 'S' && digits) return coded(dtype, Uint8Array, size, readBytes(size))
     if (kind === 'U' && digits) return coded(dtype, Uint8Array, 4 * size, readText(4 * size))
     if (kind === 'V' && digits) {

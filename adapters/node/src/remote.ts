@@ -267,7 +267,7 @@ export async function toTable<Table = Any>(remote: Chain | Remote): Promise<Tabl
     if (typeof value === 'object' && value !== null && tableIn(value)) return value as Table
     throw new TypeError('the remote object is no table that Arrow could express')
   } finally {
-    if (held !== remote) held.release()
+    if (held !== remote && reference) reference.port.giveBack(reference)
   }
 }
 

@@ -70,6 +70,10 @@ export class Replies {
       this.refuse(call, howCancelled(call))
       return
     }
+    this.#answerFailure(call, reason)
+  }
+
+  #answerFailure(call: Serving, reason: unknown): void {
     const failure = describeFailure(reason, call.returnsErrors)
     try {
       this.#encoder.stageResult(failure)
@@ -148,7 +152,8 @@ export class Replies {
         this.#answer(call, kinds.reply, OK)
       },
       fail: reason => {
-        if (call.state !== 'done') this.#failStream(call, reason)
+        // Also one that was cancelled tells what went wrong while it was closed.
+        if (call.state !== 'done') this.#answerFailure(call, reason)
       },
       onCredit: () => {},
       onCancel: () => {},
@@ -157,15 +162,5 @@ export class Replies {
     call.outlet = outlet
     serve(call, () => pump(source, call.credit, outlet))
     if (call.cancelled) outlet.onCancel()
-  }
-
-  /** Also one that was cancelled tells what went wrong while it was closed. */
-  #failStream(call: Serving, reason: unknown): void {
-    try {
-      this.#encoder.stageResult(describeFailure(reason, call.returnsErrors))
-    } catch {
-      this.#encoder.stageResult(describeFailure(String(reason), false))
-    }
-    this.#answer(call, kinds.error, OK)
   }
 }

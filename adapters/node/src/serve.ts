@@ -15,6 +15,8 @@ const longestTurn = 1
 /** Milliseconds of waiting for cancels: less is not worth it, and more is too much. */
 const leastPatience = 0.5
 const mostPatience = 20
+/** Places of calls that have begun, in the queue: not worth tidying. */
+const fewPlaces = 64
 
 /** What a blocked isolate waits for: calls that are a part of it are performed meanwhile. */
 export interface Blocked {
@@ -107,7 +109,8 @@ export class Server {
     } else if (kind === constants.peers.gone) {
       const peer = descriptors[at + fields.peer]
       const generation = descriptors[at + fields.peerGeneration]
-      for (const call of this.#waiting()) {
+      // What is told of the end may make calls, and so have the queue tidied.
+      for (const call of [...this.#waiting()]) {
         if (call.peer !== peer || call.peerGeneration !== generation) continue
         if (call.state === 'queued') call.state = 'done'
         call.cancel()
@@ -232,28 +235,38 @@ export class Server {
     const began = performance.now()
     let batch = began
     const end = batch + longestTurn
-    while (this.#head < this.#queue.length) {
-      const call = this.#queue[this.#head] as Serving | undefined
-      this.#queue[this.#head++] = undefined
-      if (call === undefined) continue
-      --this.#queued
-      if (call.state === 'queued') this.#perform(call)
-      const now = performance.now()
-      if (now > batch + longestBatch) {
-        this.#native.flush()
-        if (now > end) break
-        look()
-        batch = now
+    try {
+      while (this.#head < this.#queue.length) {
+        const call = this.#queue[this.#head] as Serving | undefined
+        this.#queue[this.#head++] = undefined
+        if (call === undefined) continue
+        --this.#queued
+        if (call.state === 'queued') this.#perform(call)
+        const now = performance.now()
+        if (now > batch + longestBatch) {
+          this.#native.flush()
+          if (now > end) break
+          look()
+          batch = now
+        }
       }
+    } finally {
+      this.#tidy()
+      this.#words[words.queued] = this.#queued
+      this.#words[words.serving] = 1
+      this.#took = performance.now() - began
     }
-    if (this.#head === this.#queue.length) {
-      this.#queue = []
-      this.#head = 0
-      this.#found = -1
-    }
-    this.#words[words.queued] = this.#queued
-    this.#words[words.serving] = 1
-    this.#took = performance.now() - began
+  }
+
+  /** Forgets the places of calls that have begun, once most of the queue is such. */
+  #tidy(): void {
+    const places = this.#queue.length - this.#head
+    if (places > 2 * this.#queued + fewPlaces) {
+      this.#queue = this.#queue.slice(this.#head).filter(call => call !== undefined)
+    } else if (places === 0) this.#queue = []
+    else return
+    this.#head = 0
+    this.#found = -1
   }
 
   /** Cancels that had no room in the ring while a handler took long come now, before what they cancel is begun. */
@@ -263,7 +276,8 @@ export class Server {
     this.#took = 0
     if (patience < leastPatience) return
     this.#native.flush()
-    for (let until = performance.now() + patience; performance.now() < until; ) {
+    const end = performance.now() + mostPatience
+    for (let until = performance.now() + patience; performance.now() < Math.min(until, end); ) {
       const before = this.#received
       look()
       if (this.#received === before) continue
@@ -287,6 +301,8 @@ export class Server {
       }
     } finally {
       this.#blocked = outer
+      // One that is blocked around this one goes through the queue itself.
+      if (outer.length === 0) this.#tidy()
       this.#words[words.queued] = this.#queued
     }
   }
@@ -298,23 +314,24 @@ export class Server {
     }
     call.state = 'running'
     this.#replies.running.add(call)
-    let result: unknown
+    let promise: Promise<unknown>
     try {
-      result = serve(call, invoke)
+      const result = serve(call, invoke)
       if (!isThenable(result)) {
         this.#replies.finish(call, result)
         return
       }
+      promise = Promise.resolve(result)
     } catch (error) {
       this.#replies.fail(call, error)
       return
     }
     if (this.#blocked.length > 0) {
-      result.then(undefined, () => {})
+      promise.catch(() => {})
       this.#replies.fail(call, new IsthmusError('ERR_ISTHMUS_NESTED', blockedMessage(call)))
       return
     }
-    result.then(
+    promise.then(
       value => this.#replies.finish(call, value),
       error => this.#replies.fail(call, error),
     )

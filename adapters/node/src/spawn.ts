@@ -139,13 +139,13 @@ class Host implements Companion {
       error?: { type: string; message: string; traceback: string }
     }
     if (message.ready) return
-    await Promise.race([this.#exit, pause(outputPatience)])
+    await within(outputPatience, this.#exit)
     await this.#lastOutput()
     throw this.#failure(message.error)
   }
 
-  #lastOutput(): Promise<unknown> {
-    return Promise.race([this.#closed, pause(outputPatience)])
+  #lastOutput(): Promise<void> {
+    return within(outputPatience, this.#closed)
   }
 
   #failure(error: { type: string; message: string; traceback: string } | undefined): ConnectError {
@@ -191,7 +191,7 @@ class Host implements Companion {
 
   async #waitForExit(): Promise<void> {
     this.#child.ref()
-    await Promise.race([this.#exit, pause(exitPatience)])
+    await within(exitPatience, this.#exit)
     this.#child.unref()
   }
 
@@ -210,6 +210,12 @@ class Host implements Companion {
   }
 }
 
-function pause(milliseconds: number): Promise<void> {
-  return new Promise(resolve => setTimeout(resolve, milliseconds))
+/** Waits for a promise, but not for longer. */
+async function within(milliseconds: number, promise: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const over = new Promise<void>(resolve => {
+    timer = setTimeout(resolve, milliseconds)
+  })
+  await Promise.race([promise, over])
+  clearTimeout(timer)
 }

@@ -1,5 +1,6 @@
 // Streams: what comes in is taken as fast as it is consumed, what goes out is sent as fast as the other side allows.
 
+import { types } from 'node:util'
 import { HostLostError, IsthmusError } from './errors.js'
 import type { StreamEvents, StreamHandle } from './port.js'
 
@@ -35,7 +36,7 @@ export class Incoming<T = unknown> implements AsyncIterableIterator<T>, AsyncDis
       abandoned.register(this, intake, this)
       intake.begin(this.#start)
     }
-    return intake.next() as Promise<IteratorResult<T, undefined>>
+    return intake.next(this) as Promise<IteratorResult<T, undefined>>
   }
 
   /** Closes the stream; what the other side does to clean up has been done when the promise is fulfilled. */
@@ -56,6 +57,8 @@ export class Incoming<T = unknown> implements AsyncIterableIterator<T>, AsyncDis
 }
 
 interface Waiter {
+  /** Not collected as long as it waits. */
+  readonly consumer: object
   resolve(result: IteratorResult<unknown, undefined>): void
   reject(reason: unknown): void
 }
@@ -99,12 +102,12 @@ class Intake implements StreamEvents {
     if (this.#state === 'closing') handle.cancel()
   }
 
-  next(): Promise<IteratorResult<unknown, undefined>> {
+  next(consumer: object): Promise<IteratorResult<unknown, undefined>> {
     if (this.#signal?.aborted) this.#drop()
     if (this.#hasItem()) return Promise.resolve(this.#take())
     if (this.#state === 'open') {
       return new Promise((resolve, reject) => {
-        this.#waiters.push({ resolve, reject })
+        this.#waiters.push({ consumer, resolve, reject })
       })
     }
     const failure = this.#failure
@@ -332,22 +335,25 @@ class SyncPump extends Pump {
     this.#state = 'running'
     let until = performance.now() + stretch
     while (this.credit > 0 && !this.closed) {
-      let result: IteratorResult<unknown>
+      let done: boolean | undefined
+      let value: unknown
       try {
-        result = this.#iterator.next()
+        const result = this.#iterator.next()
+        done = result.done
+        value = done ? undefined : result.value
       } catch (error) {
         this.finish({ error })
         return
       }
-      if (result.done) {
+      if (done) {
         this.finish(undefined)
         return
       }
-      if (result.value instanceof Promise) {
-        this.#wait(result.value)
+      if (types.isPromise(value)) {
+        this.#wait(value)
         return
       }
-      if (this.add(result.value)) this.flush()
+      if (this.add(value)) this.flush()
       if (performance.now() < until) continue
       this.flush()
       if (!this.outlet.isBlocked()) {
