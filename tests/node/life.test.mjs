@@ -320,6 +320,20 @@ test('an exception in what follows a lost call spares the other calls that are l
   await doomed.close()
 })
 
+test('a message that there is no memory for ends its link, and not the process', async () => {
+  const { code, signal, out } = await run(`${imports}
+    import { execFileSync } from 'node:child_process'
+    import { readFileSync } from 'node:fs'
+    const py = await spawn(${JSON.stringify(app)}, { memory: '1GiB' })
+    const { mul } = await py.import('operator')
+    const kilobytes = Number(/VmSize:\\s+(\\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1])
+    execFileSync('prlimit', ['--pid', process.pid, '--as=' + (kilobytes + (128 << 10)) * 1024])
+    await mul('x', 200 << 20).catch(error => console.log(error.code))
+    await py.close()
+    console.log('closed')`)
+  assert.deepEqual([code, signal, out], [0, null, 'ERR_ISTHMUS_HOST_LOST\nclosed\n'])
+})
+
 test('AsyncLocalStorage follows the calls', async () => {
   const { AsyncLocalStorage } = await import('node:async_hooks')
   const storage = new AsyncLocalStorage()

@@ -148,11 +148,12 @@ export class Server {
       name = this.#decoder.name(field(fields.name), field(fields.nameBytes))
     }
     const peer = field(fields.peer)
+    const generation = field(fields.peerGeneration)
     const call = new Serving(
       this.#owner,
       isPost,
       peer,
-      field(fields.peerGeneration),
+      generation,
       field(fields.idLow),
       field(fields.idHigh),
       target === targets.nameOnly && exported !== undefined
@@ -167,7 +168,7 @@ export class Server {
       name,
       handler,
       args,
-      () => this.#native.label(peer) ?? '',
+      () => this.#native.label(peer, generation) ?? '',
     )
     if (failure !== undefined) this.#replies.fail(call, failure)
     else if (timeLeft < 0) this.#replies.refuse(call, statuses.timed_out)
