@@ -160,6 +160,12 @@ export function closedError(): IsthmusError {
   return new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection is closed')
 }
 
+/** For a promise that could only be settled after the call that its isolate is blocked in. */
+export function blockedError(what: string, instead: string): IsthmusError {
+  const why = "but its isolate is blocked in callSync and can't wait for it"
+  return new IsthmusError('ERR_ISTHMUS_NESTED', `${what}, ${why}: ${instead}`)
+}
+
 const { statuses, sentences } = constants
 
 /** The error for an outcome of the core, where `subject` is what was tried. */
