@@ -67,8 +67,7 @@ def endless(size=0):
 async def two(flag):
     """Gives the second one when its caller sets the flag, which lies in bus memory."""
     yield 1
-    while not flag[0]:
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(peer.hold, flag)
     yield 2
 
 

@@ -1,6 +1,7 @@
 // Cells into values. What is decoded here was verified by the core: every offset, count and extent fits.
 
 import type { Memory } from './arrays.js'
+import { arrow } from './arrow.js'
 import { type Elements, elementsOf, sizeOf, type TypedArray } from './dtypes.js'
 import { Lease, releasable } from './leases.js'
 import { Slice } from './marks.js'
@@ -8,7 +9,7 @@ import { constants } from './native.js'
 import { NDArray } from './ndarray.js'
 import type { Objects } from './objects.js'
 import { itemOf } from './records.js'
-import { arrow, tableOf } from './tables.js'
+import { tableOf } from './tables.js'
 
 const { tags, flags, sizes } = constants
 const NULL = tags.null

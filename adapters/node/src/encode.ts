@@ -2,6 +2,7 @@
 
 import { types } from 'node:util'
 import { type Memory, Moved } from './arrays.js'
+import { type Table, tableIn } from './arrow.js'
 import { isChain } from './chain.js'
 import { type Elements, elementsOfView, type TypedArray } from './dtypes.js'
 import { originOf } from './errors.js'
@@ -14,7 +15,7 @@ import { type Port, type Reference, referenceOf } from './port.js'
 import { itemOf } from './records.js'
 import { Staging } from './staging.js'
 import { isStream } from './streams.js'
-import { partsOf, type Table, tableIn } from './tables.js'
+import { partsOf } from './tables.js'
 
 const { tags, dtypes, flags, sizes, words, references } = constants
 const BOOLEAN = tags.boolean

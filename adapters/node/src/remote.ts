@@ -1,13 +1,13 @@
 // Remote objects as JavaScript sees them.
 
 import { inspect } from 'node:util'
+import { tableIn } from './arrow.js'
 import { Access, accessKey, accessOf, lent, type Root, unnamed } from './chain.js'
 import { originOf, PythonError } from './errors.js'
 import { KeywordArguments } from './marks.js'
 import { constants } from './native.js'
 import { type Port, type PortOptions, type Reference, referenceKey, referenceOf, type Step } from './port.js'
 import { Incoming } from './streams.js'
-import { tableIn } from './tables.js'
 
 // biome-ignore lint/suspicious/noExplicitAny: what a remote object leads to is not known
 type Any = any
