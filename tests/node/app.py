@@ -43,6 +43,20 @@ def sleep(seconds):
 
 
 @isthmus.export
+def hold(flag):
+    """Lets nothing else begin until its caller sets the flag, which lies in bus memory."""
+    while not flag[0]:
+        time.sleep(0.001)
+
+
+@isthmus.export
+def compute_until(flag):
+    """Holds the GIL, and never gives it up for long, until its caller sets the flag."""
+    while not flag[0]:
+        pass
+
+
+@isthmus.export
 def compute(seconds):
     """Holds the GIL, and never gives it up for long."""
     end = time.monotonic() + seconds

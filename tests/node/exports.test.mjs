@@ -194,6 +194,22 @@ test('a handler knows who calls, until when, and nothing of other calls', async 
   assert.equal((await py.call('js_about')).left, null)
 })
 
+test('a caller that is gone is not taken for who has its place now', async () => {
+  const other = await startWorker()
+  let call
+  let before
+  py.export('main_note', () => {
+    call = current()
+    before = call.caller
+  })
+  other.postMessage('call main_note')
+  await until('it has called', () => call !== undefined)
+  assert.match(before, new RegExp(`worker ${other.threadId}`))
+  await stop(other)
+  for (let i = 0; i < 80; ++i) await (await connect(py.name)).close()
+  assert.equal(call.caller, '')
+})
+
 test('nested calls inherit the deadline', async () => {
   let left
   py.export('main_deadline', () => {
@@ -216,7 +232,7 @@ test('an aborted call aborts the signal of its handler', async () => {
 })
 
 test('a call that is not answered in time aborts the signal, too', async () => {
-  await assert.rejects(py.call('js_until_aborted', ['two'], { timeout: 20 }), TimeoutError)
+  await assert.rejects(py.call('js_until_aborted', ['two'], { timeout: 500 }), TimeoutError)
   await until('it was aborted', async () => (await py.call('js_notes')).includes('two aborted'))
 })
 

@@ -64,6 +64,14 @@ def endless(size=0):
 
 
 @isthmus.export
+async def two(flag):
+    """Gives the second one when its caller sets the flag, which lies in bus memory."""
+    yield 1
+    await asyncio.to_thread(peer.hold, flag)
+    yield 2
+
+
+@isthmus.export
 def pair():
     return iter([1, "two", None, [3], {"four": 4}])
 

@@ -286,6 +286,7 @@ test('`using` releases an object at the end of its block, `await using` leaves w
     const program = join(directory, 'using.mjs')
     const { stdout } = await promisify(execFile)(process.execPath, [program, py.name])
     assert.deepEqual(stdout.trim().split('\n'), [
+      'the connection is closed',
       `holds a box of 7 ${before + 1} []`,
       'the object was released',
       `entered, and got a box of 1 ${before + 1} [ 'enter' ]`,

@@ -174,7 +174,7 @@ Napi::Object constants(Napi::Env env) {
 #undef X
 #define X(name) ISTHMUS_NUMBER(Status, name)
     put("statuses", {X(ok) X(full) X(too_large) X(no_memory) X(over_quota) X(lost) X(corrupt) X(stale) X(timed_out)
-                         X(not_exported) X(no_bus) X(closed) X(busy) X(cancelled) X(empty)});
+                         X(not_exported) X(no_bus) X(closed) X(cancelled)});
 #undef X
 #define X(name) ISTHMUS_NUMBER(Loop, name)
     put("loops", {X(in_flight) X(always) X(never)});
@@ -208,11 +208,6 @@ Napi::Object constants(Napi::Env env) {
                   {"handle", sizeof(Handle)},
                   {"depth", wire::max_depth},
                   {"slots", 1U << slot_bits}});
-    auto itemBytes = Napi::Array::New(env);
-    for (std::uint8_t dtype = 0; dtype <= static_cast<std::uint8_t>(wire::DType::clamped8); ++dtype) {
-        itemBytes.Set(dtype, wire::item_bytes(static_cast<wire::DType>(dtype)));
-    }
-    object.Set("itemBytes", itemBytes);
     auto sentences = Napi::Array::New(env);
     for (std::uint8_t status = 0; status <= static_cast<std::uint8_t>(Status::over_quota); ++status) {
         sentences.Set(status, std::string(sentence(static_cast<Status>(status))));

@@ -194,13 +194,13 @@ napi_value Connection::copy_out(napi_env env, napi_callback_info info) {  // the
         const std::byte* from =
             self.bus_ ? self.bus_->arena().memory().base + static_cast<std::uint64_t>(self.real(Double::offset))
                       : nullptr;
-        void* data = nullptr;
-        napi_value buffer = nullptr;
-        if (from == nullptr || self.bus_->arena().find(from, bytes).bytes == 0 ||
-            napi_create_arraybuffer(env, bytes, &data, &buffer) != napi_ok) {
+        if (from == nullptr || self.bus_->arena().find(from, bytes).bytes == 0) {
             napi_throw_error(env, nullptr, "the array was released already");
             return nullptr;
         }
+        void* data = nullptr;
+        const napi_value buffer = make_buffer(env, bytes, &data);
+        if (buffer == nullptr) return nullptr;
         std::memcpy(data, from, bytes);
         count(self.bus_->counters().bytes_copied, bytes);
         return buffer;

@@ -32,7 +32,7 @@ namespace isthmus::node {
 #define ISTHMUS_DOUBLES(X)                                                                               \
     X(timeout) X(offset) X(bytes) X(object)
 // A descriptor of what arrived. `cells` and `payloads` count words from the inbox's start, `heap` and `name` bytes. The fields
-// from `target` on are those of calls and posts, cancels and credits; `timeLeft` is in microseconds, 0 without a deadline.
+// from `target` on are those of calls and posts, cancels and credits; `timeLeft` is in milliseconds, 0 without a deadline, -1 when it has passed.
 #define ISTHMUS_FIELDS(X)                                                                                \
     X(kind) X(status) X(slot) X(cells) X(cellCount) X(heap) X(payloads) X(payloadCount) X(peer)          \
     X(peerGeneration) X(flags) X(number) X(target) X(name) X(nameBytes) X(idLow) X(idHigh)               \

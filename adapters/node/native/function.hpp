@@ -4,6 +4,7 @@
 #include <node_api.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 
 #include "connection.hpp"
@@ -32,6 +33,20 @@ inline napi_value number(napi_env env, double value) {
     napi_value result = nullptr;
     napi_create_double(env, value, &result);
     return result;
+}
+
+/// An ArrayBuffer, made as a program makes it: napi_create_arraybuffer ends the process where memory is short. Null then, and a
+/// RangeError is pending.
+inline napi_value make_buffer(napi_env env, std::uint64_t bytes, void** data) {
+    const napi_value length = number(env, static_cast<double>(bytes));
+    napi_value global = nullptr, type = nullptr, buffer = nullptr;
+    std::size_t made = 0;
+    if (napi_get_global(env, &global) != napi_ok ||
+        napi_get_named_property(env, global, "ArrayBuffer", &type) != napi_ok ||
+        napi_new_instance(env, type, 1, &length, &buffer) != napi_ok ||
+        napi_get_arraybuffer_info(env, buffer, data, &made) != napi_ok || made < bytes)
+        return nullptr;
+    return buffer;
 }
 
 }  // namespace isthmus::node

@@ -72,18 +72,21 @@ napi_value Connection::take_free(napi_env env, napi_callback_info info) {  // th
     });
 }
 
-/// label(slot): what the peer calls itself.
+/// label(slot, generation): what the peer calls itself; undefined when another one has its slot.
 napi_value Connection::label(napi_env env, napi_callback_info info) {  // the isolate's thread; no lock
-    std::size_t count = 1;
-    napi_value slot = nullptr;
-    Connection& self = of(env, info, &count, &slot);
+    std::size_t count = 2;
+    napi_value place[2] = {};
+    Connection& self = of(env, info, &count, place);
     return guarded(env, [&]() -> napi_value {
-        std::uint32_t place = 0;
+        std::uint32_t slot = 0, generation = 0;
         napi_value text = nullptr;
-        if (!self.bus_ || napi_get_value_uint32(env, slot, &place) != napi_ok || place >= layout::max_peers)
+        if (!self.bus_ || napi_get_value_uint32(env, place[0], &slot) != napi_ok || slot >= layout::max_peers ||
+            napi_get_value_uint32(env, place[1], &generation) != napi_ok)
             return nullptr;
-        const auto& label = self.bus_->peer(place).label;
-        napi_create_string_utf8(env, label, ::strnlen(label, sizeof label), &text);
+        const std::string label = self.bus_->label(slot);
+        const auto life = self.bus_->peer(slot).life.load(std::memory_order_acquire);
+        if (layout::generation_of(life) != generation) return nullptr;
+        napi_create_string_utf8(env, label.data(), label.size(), &text);
         return text;
     });
 }

@@ -166,8 +166,15 @@ napi_value Connection::collect(napi_env env) {
         }
         if (word(Word::frames) > 0) break;
         void* data = nullptr;
-        napi_value buffer = nullptr;
-        if (napi_create_arraybuffer(env, received.bytes, &data, &buffer) != napi_ok) return nullptr;
+        napi_value buffer = make_buffer(env, received.bytes, &data);
+        if (buffer == nullptr) {
+            // It would be met again in each turn, and nothing behind it be read: its link ends.
+            napi_get_and_clear_last_exception(env, &buffer);
+            received.link->fail(Status::lost);
+            attend();
+            describe_lost();
+            break;
+        }
         received = bus_->receive({static_cast<std::byte*>(data), received.bytes});
         if (received.status == Status::ok && describe(received, static_cast<std::byte*>(data))) return buffer;
     }

@@ -164,7 +164,7 @@ export class Answers {
       try {
         value = this.#decoder.frame(cells, heap, payloads, descriptors[at + fields.payloadCount] as number)
       } catch (error) {
-        this.#decoder.giveUp(cells + count * (sizes.cell >> 2))
+        this.#decoder.giveUp(cells, count)
         throw error
       }
     }
@@ -192,7 +192,7 @@ export class Answers {
         field(fields.payloadCount),
       )
     } catch (error) {
-      this.#decoder.giveUp(cells + count * (sizes.cell >> 2))
+      this.#decoder.giveUp(cells, count)
       this.#calls.forget(slot)
       this.#lessInFlight()
       this.#abandon(slot)

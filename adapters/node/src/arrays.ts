@@ -1,6 +1,12 @@
 // Arrays in bus memory: views of one SharedArrayBuffer.
 
-import { elementsOfClass, elementsOfView, type TypedArray, type TypedArrayConstructor } from './dtypes.js'
+import {
+  elementsOfClass,
+  elementsOfView,
+  sizeOf,
+  type TypedArray,
+  type TypedArrayConstructor,
+} from './dtypes.js'
 import { BusFullError, closedError, errorOf, type IsthmusError } from './errors.js'
 import { holdBy, Lease } from './leases.js'
 import { constants, type NativeConnection } from './native.js'
@@ -39,7 +45,7 @@ function planned(
   const isFlat = typeof type !== 'string' && typeof extent === 'number'
   return {
     Type: typeof type === 'string' ? Type : type,
-    length: shape.reduce((product, each) => product * each, per),
+    length: sizeOf(shape) * per,
     shown: data => (isFlat ? data : new NDArray(data, shape, name)),
   }
 }

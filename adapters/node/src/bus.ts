@@ -1,6 +1,7 @@
 // A connection to a bus: calls, their answers, and the life of both.
 
 import type { Companion } from './answers.js'
+import type { ArrowTable } from './arrow.js'
 import type { DType, TypedArray, TypedArrayConstructor } from './dtypes.js'
 import { closedError } from './errors.js'
 import { release } from './leases.js'
@@ -12,7 +13,6 @@ import { referenceOf, type Target } from './port.js'
 import { type Chain, importModule, type Remote } from './remote.js'
 import type { Handler } from './serve.js'
 import { Incoming } from './streams.js'
-import type { ArrowTable } from './tables.js'
 import type {
   AnyExports,
   ArgumentsOf,

@@ -7,7 +7,7 @@ import type { Outlet } from './streams.js'
 export interface Call {
   /** The name of the export; empty when a function was called that had been passed. */
   readonly name: string
-  /** What the caller calls itself. */
+  /** What the caller calls itself; empty when it is gone, and another peer has its place. */
   readonly caller: string
   /** When the caller stops waiting, as `performance.now()` counts; undefined when it waits for ever. */
   readonly deadline: number | undefined

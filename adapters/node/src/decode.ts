@@ -1,14 +1,15 @@
 // Cells into values. What is decoded here was verified by the core: every offset, count and extent fits.
 
 import type { Memory } from './arrays.js'
-import { type Elements, elementsOf, type TypedArray } from './dtypes.js'
+import { arrow } from './arrow.js'
+import { type Elements, elementsOf, sizeOf, type TypedArray } from './dtypes.js'
 import { Lease, releasable } from './leases.js'
 import { Slice } from './marks.js'
 import { constants } from './native.js'
 import { NDArray } from './ndarray.js'
 import type { Objects } from './objects.js'
 import { itemOf } from './records.js'
-import { arrow, tableOf } from './tables.js'
+import { tableOf } from './tables.js'
 
 const { tags, flags, sizes } = constants
 const NULL = tags.null
@@ -37,7 +38,7 @@ export class Decoder {
   #at = 0
   #heap = 0
   #payloads = 0
-  #leases: (Lease | undefined)[] | undefined
+  #leases: Lease[] | undefined
 
   constructor(memory: Memory, inbox: ArrayBuffer, objects: Objects) {
     this.#memory = memory
@@ -61,13 +62,11 @@ export class Decoder {
     this.#at = cells
     this.#heap = heap
     if (count === 0) return this.#value()
-    this.#payloads = payloads
-    this.#leases = Array.from({ length: count }, (_, i) => this.#lease(i))
+    this.#hold(payloads, count)
     try {
       return this.#value()
     } finally {
-      for (const lease of this.#leases) lease?.drop()
-      this.#leases = undefined
+      this.#letGo()
     }
   }
 
@@ -75,17 +74,27 @@ export class Decoder {
   values(cells: number, cellCount: number, heap: number, payloads: number, count: number): unknown[] {
     this.#at = cells
     this.#heap = heap
-    this.#payloads = payloads
-    if (count > 0) this.#leases = Array.from({ length: count }, (_, i) => this.#lease(i))
+    this.#hold(payloads, count)
     const end = cells + cellCount * cellWords
     const values: unknown[] = []
     try {
       while (this.#at < end) values.push(this.#value())
     } finally {
-      if (count > 0) for (const lease of this.#leases as Lease[]) lease.drop()
-      this.#leases = undefined
+      this.#letGo()
     }
     return values
+  }
+
+  /** Until `letGo`, the frame that is being decoded holds its payloads once for itself. */
+  #hold(payloads: number, count: number): void {
+    this.#payloads = payloads
+    if (count > 0) this.#leases = Array.from({ length: count }, (_, i) => this.#lease(i))
+  }
+
+  #letGo(): void {
+    if (this.#leases === undefined) return
+    for (const lease of this.#leases) lease.drop()
+    this.#leases = undefined
   }
 
   /** A text that is no value: the name of an export. */
@@ -98,11 +107,12 @@ export class Decoder {
     this.#payloads = payloads
     for (let i = 0; i < count; ++i) this.#lease(i).drop()
     this.#at = cells
-    this.giveUp(cells + cellCount * cellWords)
+    this.giveUp(cells, cellCount)
   }
 
   /** Gives back the references that were not decoded, because what came before them failed. */
-  giveUp(end: number): void {
+  giveUp(cells: number, cellCount: number): void {
+    const end = cells + cellCount * cellWords
     for (; this.#at < end; this.#at += cellWords) {
       if (((this.#i32[this.#at] as number) & 0xff) !== tags.reference) continue
       const [slot, generation, id] = this.#identity(this.#at)
@@ -117,7 +127,6 @@ export class Decoder {
     return [high >>> 24, this.#i32[at + 1] as number, id]
   }
 
-  /** Held once for the frame itself, while it is being decoded. */
   #lease(index: number): Lease {
     const at = this.#payloads + index * handleWords
     const lease = new Lease(this.#memory, this.#i32[at + 4] as number, this.#i32[at + 5] as number)
@@ -279,7 +288,7 @@ export class Decoder {
     const itemBytes = elements.per * elements.Type.BYTES_PER_ELEMENT
     const length = strides
       ? Math.floor(this.#long(this.#payloads + where * handleWords + 2) / itemBytes) * elements.per
-      : shape.reduce((product, extent) => product * extent, elements.per)
+      : sizeOf(shape) * elements.per
     const data =
       flag & flags.leased ? this.#leased(elements, where, length) : this.#inline(elements, where, length)
     if (strides !== undefined) {

@@ -89,6 +89,11 @@ export const byName = new Map(
   table.filter(row => row[0] !== 'clamped8').map(row => [row[1] as string, elementsOf[dtypes[row[0]]]]),
 )
 
+/** How many elements an array of a shape has. */
+export function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, extent) => product * extent, 1)
+}
+
 /** How the elements of a typed array's class travel. */
 export function elementsOfClass(Type: TypedArrayConstructor): Elements | undefined {
   return byClass.get(Type?.name)

@@ -2,6 +2,7 @@
 
 import { types } from 'node:util'
 import { type Memory, Moved } from './arrays.js'
+import { type Table, tableIn } from './arrow.js'
 import { isChain } from './chain.js'
 import { type Elements, elementsOfView, type TypedArray } from './dtypes.js'
 import { originOf } from './errors.js'
@@ -14,7 +15,7 @@ import { type Port, type Reference, referenceOf } from './port.js'
 import { itemOf } from './records.js'
 import { Staging } from './staging.js'
 import { isStream } from './streams.js'
-import { partsOf, type Table, tableIn } from './tables.js'
+import { partsOf } from './tables.js'
 
 const { tags, dtypes, flags, sizes, words, references } = constants
 const BOOLEAN = tags.boolean
@@ -292,9 +293,7 @@ export class Encoder extends Staging {
   #list(values: readonly unknown[]): void {
     this.#enter(values)
     const count = values.length
-    const head = this.put(tags.list, count)
-    this.i32[head + 2] = 0
-    this.i32[head + 3] = 0
+    this.container(tags.list, count)
     for (let i = 0; i < count; ++i) {
       const value = values[i]
       if (typeof value === 'number') {
@@ -319,9 +318,7 @@ export class Encoder extends Staging {
     }
     this.#enter(value)
     const keys = Object.keys(value)
-    const head = this.put(tags.object | (flag << 16), keys.length)
-    this.i32[head + 2] = 0
-    this.i32[head + 3] = 0
+    this.container(tags.object | (flag << 16), keys.length)
     for (const key of keys) {
       this.text(key)
       this.keys.push(key)
@@ -334,9 +331,7 @@ export class Encoder extends Staging {
   #map(map: ReadonlyMap<unknown, unknown>): void {
     this.#enter(map)
     const entries = [...map]
-    const head = this.put(tags.map, entries.length)
-    this.i32[head + 2] = 0
-    this.i32[head + 3] = 0
+    this.container(tags.map, entries.length)
     for (const [i, [key, value]] of entries.entries()) {
       this.keys.push('keys', i)
       this.#value(key)
@@ -351,9 +346,7 @@ export class Encoder extends Staging {
   #set(set: ReadonlySet<unknown>): void {
     this.#enter(set)
     const values = [...set]
-    const head = this.put(tags.set, values.length)
-    this.i32[head + 2] = 0
-    this.i32[head + 3] = 0
+    this.container(tags.set, values.length)
     for (const [i, value] of values.entries()) {
       this.keys.push(i)
       this.#value(value)
@@ -481,9 +474,7 @@ export class Encoder extends Staging {
 
   #parts(tag: number, count: number, values: readonly unknown[]): void {
     this.#enter(values)
-    const head = this.put(tag, count)
-    this.i32[head + 2] = 0
-    this.i32[head + 3] = 0
+    this.container(tag, count)
     for (const [i, value] of values.entries()) {
       this.keys.push(i)
       this.#value(value)

@@ -17,6 +17,7 @@ export type ErrorCode =
   | 'ERR_ISTHMUS_CANCELLED'
   | 'ERR_ISTHMUS_NESTED'
   | 'ERR_ISTHMUS_NO_ARROW'
+  | 'ERR_ISTHMUS_FAILED'
 
 /** The base of all errors of this package. */
 export class IsthmusError extends Error {
@@ -159,6 +160,12 @@ export function closedError(): IsthmusError {
   return new IsthmusError('ERR_ISTHMUS_CLOSED', 'the connection is closed')
 }
 
+/** For a promise that could only be settled after the call that its isolate is blocked in. */
+export function blockedError(what: string, instead: string): IsthmusError {
+  const why = "but its isolate is blocked in callSync and can't wait for it"
+  return new IsthmusError('ERR_ISTHMUS_NESTED', `${what}, ${why}: ${instead}`)
+}
+
 const { statuses, sentences } = constants
 
 /** The error for an outcome of the core, where `subject` is what was tried. */
@@ -166,6 +173,7 @@ export function errorOf(status: number, subject: string): IsthmusError {
   const sentence = `${subject}: ${sentences[status] ?? `outcome ${status}`}`
   switch (status) {
     case statuses.lost:
+    case statuses.corrupt:
       return new HostLostError(sentence)
     case statuses.timed_out:
       return new TimeoutError(sentence)
@@ -177,7 +185,13 @@ export function errorOf(status: number, subject: string): IsthmusError {
       return new BusFullError(
         `${subject}: more than the memory of the whole bus; serve it with a larger memory`,
       )
-    default:
+    case statuses.full:
+    case statuses.no_memory:
+    case statuses.over_quota:
       return new BusFullError(sentence)
+    case statuses.stale:
+      return new IsthmusError('ERR_ISTHMUS_RELEASED', sentence)
+    default:
+      return new IsthmusError('ERR_ISTHMUS_FAILED', sentence)
   }
 }

@@ -5,6 +5,7 @@
  */
 
 export { Moved, move } from './arrays.js'
+export type { ArrowTable } from './arrow.js'
 export { Bus, type CallManyOptions, type CallOptions, type ExportedFunction, type Stats } from './bus.js'
 export { type ConnectOptions, connect } from './connect.js'
 export { type Call, current } from './context.js'
@@ -29,5 +30,4 @@ export { type Element, type Layout, NDArray, type Nested, type Range } from './n
 export { type Chain, enter, isRemote, keep, type Remote, toTable, withContext } from './remote.js'
 export { type SpawnOptions, spawn } from './spawn.js'
 export type { Incoming } from './streams.js'
-export type { ArrowTable } from './tables.js'
 export type { AnyExports } from './types.js'

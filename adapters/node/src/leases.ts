@@ -1,10 +1,10 @@
 // What keeps the blocks that views of bus memory lie in.
 
 import type { Memory } from './arrays.js'
+import { type ArrowTable, buffersOf, tableIn } from './arrow.js'
 import type { TypedArray } from './dtypes.js'
 import { IsthmusError } from './errors.js'
 import type { NDArray } from './ndarray.js'
-import { type ArrowTable, buffersOf, tableIn } from './tables.js'
 
 /** One use of a block, shared by the views that came with it. */
 export class Lease {

@@ -21,8 +21,8 @@ export interface NativeConnection {
   giveBack(): void
   /** Own objects to which nobody refers any more. */
   takeFree(): number[] | undefined
-  /** What the peer in a slot calls itself. */
-  label(slot: number): string | undefined
+  /** What a peer calls itself; undefined when another one has its slot. */
+  label(slot: number, generation: number): string | undefined
   /** Sends a call, waits until something has arrived, or the time is out, and drains. */
   callAndWait(): ArrayBuffer | undefined
   /** Waits until something has arrived, or the time is out, and drains. */
@@ -97,7 +97,6 @@ interface Numbers<Name extends string> {
   readonly peers: Record<'any' | 'gone', number>
   readonly flags: Record<'leased' | 'fortran' | 'ascii' | 'moved' | 'kwargs' | 'strided' | 'typed', number>
   readonly sizes: Record<SizeName, number>
-  readonly itemBytes: readonly number[]
   readonly sentences: readonly string[]
 }
 
@@ -186,9 +185,7 @@ type StatusName =
   | 'not_exported'
   | 'no_bus'
   | 'closed'
-  | 'busy'
   | 'cancelled'
-  | 'empty'
 type SizeName =
   | 'control'
   | 'descriptorWords'

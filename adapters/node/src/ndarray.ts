@@ -1,6 +1,6 @@
 // n-dimensional arrays: elements in a typed array, and where each dimension's next one is.
 
-import { byName, type DType, type Elements, elementsOfView, type TypedArray } from './dtypes.js'
+import { byName, type DType, type Elements, elementsOfView, sizeOf, type TypedArray } from './dtypes.js'
 import { checkInUse, makePart, release } from './leases.js'
 import { itemOf, type RecordType, recordOf } from './records.js'
 
@@ -73,7 +73,7 @@ export class NDArray<T extends TypedArray = TypedArray> {
 
   /** The number of elements. */
   get size(): number {
-    return this.shape.reduce((product, extent) => product * extent, 1)
+    return sizeOf(this.shape)
   }
 
   /** `C` or `F` when the elements lie one after the other, the last or the first dimension varying fastest; else undefined. */
@@ -165,7 +165,7 @@ export class NDArray<T extends TypedArray = TypedArray> {
 
 function copyOfField(array: NDArray, record: RecordType, field: RecordType['fields'][number]): NDArray {
   const elements = itemOf(field.type)
-  const count = field.shape.reduce((product, extent) => product * extent, 1)
+  const count = sizeOf(field.shape)
   const bytes = count * elements.per * elements.Type.BYTES_PER_ELEMENT
   const copy = new Uint8Array(array.size * bytes)
   const source = array.data as unknown as Uint8Array

@@ -1,6 +1,6 @@
 // What an element is: of each dtype, and of types that numpy writes as codes and JavaScript has no typed array for.
 
-import { byName, type DType, type Elements } from './dtypes.js'
+import { byName, type DType, type Elements, sizeOf } from './dtypes.js'
 
 /** How elements lie in a typed array, and what one of them is. */
 export interface Item extends Elements {
@@ -120,7 +120,7 @@ export function recordOf(dtype: string): RecordType | undefined {
     const code = typeof type === 'string' ? type : JSON.stringify(type)
     const item = itemOf(code)
     fields.push({ name, type: code, shape, offset })
-    const count = shape.reduce((product, extent) => product * extent, 1)
+    const count = sizeOf(shape)
     offset += count * item.per * item.Type.BYTES_PER_ELEMENT
   }
   return { fields: fields.filter(field => field.name !== ''), itemBytes: offset }
@@ -131,7 +131,7 @@ function recordReader({ fields, itemBytes }: RecordType): Read {
     const record: Record<string, unknown> = {}
     for (const { name, type, shape, offset } of fields) {
       const item = itemOf(type)
-      const count = shape.reduce((product, extent) => product * extent, 1)
+      const count = sizeOf(shape)
       const bytes = count * item.per * item.Type.BYTES_PER_ELEMENT
       const copy = data.slice(i * itemBytes + offset, i * itemBytes + offset + bytes)
       const numbers = new item.Type(copy.buffer, 0, count * item.per)

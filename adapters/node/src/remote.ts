@@ -1,13 +1,13 @@
 // Remote objects as JavaScript sees them.
 
 import { inspect } from 'node:util'
+import { tableIn } from './arrow.js'
 import { Access, accessKey, accessOf, lent, type Root, unnamed } from './chain.js'
 import { originOf, PythonError } from './errors.js'
 import { KeywordArguments } from './marks.js'
 import { constants } from './native.js'
-import { type Port, type Reference, referenceKey, referenceOf, type Step } from './port.js'
+import { type Port, type PortOptions, type Reference, referenceKey, referenceOf, type Step } from './port.js'
 import { Incoming } from './streams.js'
-import { tableIn } from './tables.js'
 
 // biome-ignore lint/suspicious/noExplicitAny: what a remote object leads to is not known
 type Any = any
@@ -276,12 +276,20 @@ export async function toTable<Table = Any>(remote: Chain | Remote): Promise<Tabl
  * `await using file = await enter(io.open('x'))`.
  */
 export async function enter(manager: Chain | Remote): Promise<Remote> {
+  const { held, inside } = await enterWith(manager, { keep: true })
+  entered.set(inside as object, held)
+  return inside as Remote
+}
+
+async function enterWith(
+  manager: Chain | Remote,
+  options: PortOptions,
+): Promise<{ held: Remote; inside: unknown }> {
   const held = await keep(manager)
   const reference = referenceOf(held)
   if (reference === undefined) throw new TypeError('only a remote object can be entered')
-  const inside = await reference.port.call({ subject: reference, steps: [['enter']] }, [], { keep: true })
-  entered.set(inside as object, held)
-  return inside as Remote
+  const inside = await reference.port.call({ subject: reference, steps: [['enter']] }, [], options)
+  return { held, inside }
 }
 
 /** `with manager as inside:` in Python: enters it, has `run` work, and leaves it, also when `run` fails. */
@@ -289,10 +297,7 @@ export async function withContext<T>(
   manager: Chain | Remote,
   run: (inside: Any) => T | Promise<T>,
 ): Promise<T> {
-  const held = await keep(manager)
-  const reference = referenceOf(held)
-  if (reference === undefined) throw new TypeError('only a remote object can be entered')
-  const inside = await reference.port.call({ subject: reference, steps: [['enter']] }, [], lent)
+  const { held, inside } = await enterWith(manager, lent)
   let result: T
   try {
     result = await run(inside)

@@ -3,7 +3,7 @@
 import { Serving, serve } from './context.js'
 import type { Decoder } from './decode.js'
 import type { Encoder } from './encode.js'
-import { errorOf, IsthmusError } from './errors.js'
+import { blockedError, errorOf } from './errors.js'
 import { constants, type NativeConnection } from './native.js'
 import { Replies } from './replies.js'
 
@@ -140,7 +140,7 @@ export class Server {
         field(fields.payloadCount),
       )
     } catch (error) {
-      this.#decoder.giveUp(cells + field(fields.cellCount) * (constants.sizes.cell >> 2))
+      this.#decoder.giveUp(cells, field(fields.cellCount))
       failure = error
     }
     if (target === targets.onObject) handler = args.shift()
@@ -148,11 +148,12 @@ export class Server {
       name = this.#decoder.name(field(fields.name), field(fields.nameBytes))
     }
     const peer = field(fields.peer)
+    const generation = field(fields.peerGeneration)
     const call = new Serving(
       this.#owner,
       isPost,
       peer,
-      field(fields.peerGeneration),
+      generation,
       field(fields.idLow),
       field(fields.idHigh),
       target === targets.nameOnly && exported !== undefined
@@ -167,7 +168,7 @@ export class Server {
       name,
       handler,
       args,
-      () => this.#native.label(peer) ?? '',
+      () => this.#native.label(peer, generation) ?? '',
     )
     if (failure !== undefined) this.#replies.fail(call, failure)
     else if (timeLeft < 0) this.#replies.refuse(call, statuses.timed_out)
@@ -328,7 +329,9 @@ export class Server {
     }
     if (this.#blocked.length > 0) {
       promise.catch(() => {})
-      this.#replies.fail(call, new IsthmusError('ERR_ISTHMUS_NESTED', blockedMessage(call)))
+      const what = call.name === '' ? 'the function' : `'${call.name}'`
+      const instead = 'return a value, or call with await there'
+      this.#replies.fail(call, blockedError(`${what} returned a promise`, instead))
       return
     }
     promise.then(
@@ -366,11 +369,6 @@ function isPartOf(call: Serving, blocked: readonly Blocked[], awaited: Blocked):
 function isThenable(value: unknown): value is PromiseLike<unknown> {
   if (value === null || (typeof value !== 'object' && typeof value !== 'function')) return false
   return typeof (value as { then?: unknown }).then === 'function'
-}
-
-function blockedMessage(call: Serving): string {
-  const what = call.name === '' ? 'the function' : `'${call.name}'`
-  return `${what} returned a promise, but its isolate is blocked in callSync and can't wait for it: return a value, or call with await there`
 }
 
 function invoke(call: Serving): unknown {

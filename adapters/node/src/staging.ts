@@ -101,6 +101,13 @@ export abstract class Staging {
     return at
   }
 
+  /** A cell that says all in its head: null, or what the cells behind it belong to. */
+  protected container(head: number, count: number): void {
+    const at = this.put(head, count)
+    this.i32[at + 2] = 0
+    this.i32[at + 3] = 0
+  }
+
   protected room(bytes: number): number {
     const at = this.heapAt
     if (at + bytes > this.heap.length) {
@@ -129,9 +136,7 @@ export abstract class Staging {
   }
 
   protected null(): void {
-    const at = this.put(NULL, 0)
-    this.i32[at + 2] = 0
-    this.i32[at + 3] = 0
+    this.container(NULL, 0)
   }
 
   protected text(text: string): void {

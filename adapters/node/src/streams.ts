@@ -1,7 +1,7 @@
 // Streams: what comes in is taken as fast as it is consumed, what goes out is sent as fast as the other side allows.
 
 import { types } from 'node:util'
-import { HostLostError, IsthmusError } from './errors.js'
+import { blockedError, HostLostError } from './errors.js'
 import type { StreamEvents, StreamHandle } from './port.js'
 
 /** How many items may be on their way; as many again are allowed once half of them have been consumed. */
@@ -208,6 +208,7 @@ export interface Outlet {
 const mostInBatch = 256
 /** A source is not run for longer without a pause: milliseconds. */
 const stretch = 1
+const awaitThere = 'call with await there'
 
 /** Whether a value is a stream, which is lent, rather than a collection, which travels. */
 export function isStream(value: object): boolean {
@@ -253,19 +254,11 @@ export function pump(source: unknown, credit: number, outlet: Outlet): void {
   try {
     const { iterator, isAsync } = iteratorOf(source)
     if (!isAsync) new SyncPump(iterator as Iterator<unknown>, credit, outlet).run()
-    else if (outlet.isBlocked()) throw blockedError('an async iterable')
+    else if (outlet.isBlocked()) throw blockedError('an async iterable was to be streamed', awaitThere)
     else void new AsyncPump(iterator as AsyncIterator<unknown>, credit, outlet).run()
   } catch (error) {
     outlet.fail(error)
   }
-}
-
-function blockedError(what: string): IsthmusError {
-  const reason = 'but its isolate is blocked in callSync and can not wait for it'
-  return new IsthmusError(
-    'ERR_ISTHMUS_NESTED',
-    `${what} was to be streamed, ${reason}: call with await there`,
-  )
 }
 
 abstract class Pump {
@@ -377,7 +370,7 @@ class SyncPump extends Pump {
     this.flush()
     if (this.outlet.isBlocked()) {
       item.catch(() => {})
-      this.close({ error: blockedError('a promise') })
+      this.close({ error: blockedError('a promise was to be streamed', awaitThere) })
       return
     }
     this.#state = 'waiting'
