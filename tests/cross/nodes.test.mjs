@@ -8,7 +8,17 @@ import { nodes, runNode, runtimeName } from './lib.mjs'
 const { NODE_TEST_CONTEXT, ...env } = process.env
 
 for (const node of nodes.filter(each => runtimeName(each) !== `Node ${process.versions.node}`)) {
-  for (const name of ['arrays', 'callbacks', 'cancel', 'errors', 'hops', 'property', 'remote', 'streams']) {
+  for (const name of [
+    'arrays',
+    'callbacks',
+    'cancel',
+    'errors',
+    'hops',
+    'lifetimes',
+    'property',
+    'remote',
+    'streams',
+  ]) {
     test(`${name} on ${runtimeName(node)}`, async () => {
       const file = fileURLToPath(new URL(`${name}.test.mjs`, import.meta.url))
       const run = await runNode(file, [], { node, env, ms: 110_000 })
