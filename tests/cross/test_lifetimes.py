@@ -1,4 +1,4 @@
-"""What lifetimes.test.mjs plays, with Python here: memory is used again when nobody looks at it, and not before."""
+"""What lifetimes.test.mjs plays, with Python here: memory is used again when nobody looks, and not before."""
 
 import gc
 import subprocess
