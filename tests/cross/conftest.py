@@ -51,14 +51,21 @@ class Other:
         self.start([sys.executable, "-m", "isthmus", "serve", app, "--bus", self.name])
         self.bus = self.join()
         if language == "javascript":
-            player = self.start([node(), "--expose-gc", here / "peer.mjs", self.name], stdout=subprocess.PIPE)
-            assert player.stdout.readline() == b"ready\n"
+            self.third("")
         self.pid = self.processes[-1].pid
 
     def start(self, command, **options):
         process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, **options)
         self.processes.append(process)
         return process
+
+    def third(self, prefix):
+        """Another process in JavaScript on this bus: what it offers has this prefix."""
+        player = self.start(
+            [node(), "--expose-gc", here / "peer.mjs", self.name, prefix], stdout=subprocess.PIPE
+        )
+        assert player.stdout.readline() == b"ready\n"
+        return player
 
     def join(self):
         deadline = time.monotonic() + PATIENCE

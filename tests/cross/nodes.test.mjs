@@ -14,6 +14,7 @@ for (const node of nodes.filter(each => runtimeName(each) !== `Node ${process.ve
     'cancel',
     'errors',
     'hops',
+    'lifetimes',
     'property',
     'remote',
     'streams',

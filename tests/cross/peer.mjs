@@ -21,6 +21,10 @@ offer({
   echo: v => v,
   same: (a, b) => a === b,
   keep: v => void kept.push(v),
+  keeper: () => v => void kept.push(v),
+  keep_part: array => void kept.push(array.subarray(10).subarray(5, 20)),
+  kept_is: value => [kept.at(-1).length, kept.at(-1).every(each => each === value)],
+  make: (count, value) => peer.alloc(Float64Array, count).fill(value),
   take: () => kept.pop(),
   drop: () => {
     kept = []

@@ -39,6 +39,29 @@ def keep(v):
 
 
 @isthmus.export
+def keeper():
+    return keep
+
+
+@isthmus.export
+def keep_part(array):
+    kept.append(array[10:][5:20])
+
+
+@isthmus.export
+def kept_is(value):
+    """How long the array is that was kept last, and whether it is all of this value."""
+    return [len(kept[-1]), bool((kept[-1] == value).all())]
+
+
+@isthmus.export
+def make(count, value):
+    array = isthmus.empty(count)
+    array[:] = value
+    return array
+
+
+@isthmus.export
 def take():
     return kept.pop()
 

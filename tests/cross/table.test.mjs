@@ -74,7 +74,7 @@ const play = (bus, { language, program, place }, callee) =>
     language === 'python'
       ? start(program, [here('player.py'), bus, callee.language])
       : start(program, [here('player.mjs'), 'caller', bus, place, callee.language]),
-    100_000,
+    300_000,
   )
 
 for (const [i, [caller, callee]] of pairs.entries()) {

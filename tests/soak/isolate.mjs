@@ -1,5 +1,5 @@
 // A JavaScript isolate of the soak, a process or a worker: BUS NAME SEED. It offers what host.py offers, and hands arrays to
-// all the others until it is told to stop. It tells its controller what it has done once a second.
+// all the others until it is told to stop. It tells its controller what it has done ten times a second.
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isMainThread, parentPort, workerData } from 'node:worker_threads'
@@ -204,7 +204,7 @@ async function lane() {
 
 // --- begin and end -----------------------------------------------------------------------------------------
 
-const report = setInterval(() => say(take()), 1000)
+const report = setInterval(() => say(take()), 100)
 function take() {
   const { handedOver, lost, wrong } = done
   Object.assign(done, { handedOver: 0, lost: 0, wrong: [] })

@@ -19,12 +19,16 @@ const players = {
   x: process_,
 }
 
-async function host(bus, name) {
-  const child = start(python, [here('host.py'), bus, name], { stdio: ['pipe', 'pipe', 'inherit'] })
-  await child.line()
+/** A program that says when it is ready, and ends when it hears no more. */
+async function player(program, args, hear) {
+  const child = start(program, args, { stdio: ['pipe', 'pipe', 'inherit'] })
+  const listen = async () => {
+    for (;;) hear(JSON.parse(await child.line()))
+  }
+  hear(JSON.parse(await child.line()))
+  listen().catch(() => {}) // it has ended
   return {
-    pid: child.pid,
-    tell: () => {},
+    tell: word => child.say(word),
     kill: async () => {
       child.child.kill('SIGKILL')
       await child.ended
@@ -36,27 +40,12 @@ async function host(bus, name) {
   }
 }
 
-async function process_(bus, name, seed, hear) {
-  const child = start(process.execPath, ['--expose-gc', here('isolate.mjs'), bus, name, seed], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  })
-  hear(JSON.parse(await child.line()))
-  const listen = async () => {
-    for (;;) hear(JSON.parse(await child.line()))
-  }
-  listen().catch(() => {}) // it has ended
-  return {
-    pid: child.pid,
-    tell: word => child.say(word),
-    kill: async () => {
-      child.child.kill('SIGKILL')
-      await child.ended
-    },
-    end: async () => {
-      child.child.stdin.end()
-      return finish(child, 10_000)
-    },
-  }
+function host(bus, name, _, hear) {
+  return player(python, [here('host.py'), bus, name], hear)
+}
+
+function process_(bus, name, seed, hear) {
+  return player(process.execPath, ['--expose-gc', here('isolate.mjs'), bus, name, seed], hear)
 }
 
 async function worker(bus, name, seed, hear) {
@@ -79,14 +68,16 @@ async function worker(bus, name, seed, hear) {
 }
 
 /**
- * Runs for so many seconds, or until `signal` is aborted. `report` is called once a second with what was done so far. The answer
- * tells how many arrays were handed over, how many calls were lost to kills, and what was wrong: nothing, if all is well.
+ * Runs for so many seconds, and on until so many arrays were handed over, but not three times as long; or until `signal` is aborted.
+ * `report` is called ten times a second with what was done so far. The answer tells how many arrays were handed over, how many
+ * calls were lost to kills, and what was wrong: nothing, if all is well.
  */
-export async function soak({ seconds, seed, report = () => {}, signal }) {
+export async function soak({ seconds, handOffs = 0, seed, report = () => {}, signal }) {
   const next = chance(seed)
   const total = { handedOver: 0, lost: 0, kills: 0, wrong: [] }
   privateDirectory()
   process.env.ISTHMUS_POISON = '1'
+  process.env.OPENBLAS_NUM_THREADS = '1' // its threads would spin for nothing
   const py = await spawn(here('nobody.py'), { memory })
   const pid = await brokerOf(py)
   const before = { segment: segmentBytes(pid), ...(await py.stats()).memory }
@@ -111,18 +102,21 @@ export async function soak({ seconds, seed, report = () => {}, signal }) {
     for (const name of Object.keys(players)) await begin(name)
     const began = performance.now()
     const elapsed = () => (performance.now() - began) / 1000
-    const over = () => elapsed() >= seconds || signal?.aborted || total.wrong.length > 0
-    let killAt = 1
+    const isLongEnough = () => elapsed() >= (total.handedOver >= handOffs ? seconds : 3 * seconds)
+    const over = () => isLongEnough() || signal?.aborted || total.wrong.length > 0
+    // By what was done, not by the clock: to start anew costs as much as ten thousand hand-offs.
+    const untilKill = () => total.handedOver + 5_000 + next(40_000)
+    let killAt = untilKill()
     while (!over()) {
       report({ ...total, seconds: elapsed() })
       await new Promise(resolve => setTimeout(resolve, 100))
-      if (elapsed() < killAt) continue
+      if (total.handedOver < killAt) continue
       const names = Object.keys(players)
       const name = names[next(names.length)]
       await living[name].kill()
       await begin(name)
       total.kills++
-      killAt = elapsed() + 0.2 + next(1500) / 1000
+      killAt = untilKill()
       report({ ...total, seconds: elapsed() })
     }
     total.seconds = elapsed()
