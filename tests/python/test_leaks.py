@@ -134,7 +134,7 @@ def bus(tmp_path_factory, request):
 def same(before, after, calls):
     assert after["traced"] - before["traced"] < 20_000 + 16 * calls
     assert after["resident"] - before["resident"] < 4 << 20
-    assert abs(after["objects"] - before["objects"]) < 50
+    assert after["objects"] - before["objects"] < 50
     for one, two in zip(before["references"], after["references"], strict=True):
         assert abs(two - one) < calls // 50 + 200
     assert after["descriptors"] == before["descriptors"]
@@ -159,26 +159,31 @@ def test_calls_leave_nothing_in_the_host_or_the_caller(bus, kind):
 
 @pytest.mark.parametrize("kind", CROSSING)
 def test_what_stays_where_it_is_is_let_go_of_on_both_sides(bus, until, kind):
-    work, calls = CROSSING[kind], 3000
-    for _ in range(calls):  # as many, so that tables have grown to what so many at once need
-        work(bus)
+    work, calls = CROSSING[kind], 2000
     bus.call("measure", True)
 
-    def is_quiet(last):
-        last[:] = [*last[-3:], bus.call("measure")["objects"]]
+    def settled(last):
+        """What is on its way arrives: nothing has changed for a while, on either side."""
+        gc.collect()
+        last[:] = [*last[-3:], (bus.call("measure")["objects"], len(gc.get_objects()))]
         return len(last) == 4 and len(set(last)) == 1
 
-    until(lambda last=[]: is_quiet(last))
-    before = bus.call("measure")
-    gc.collect()
-    own = len(gc.get_objects())
-    for _ in range(calls):
-        work(bus)
-    gc.collect()
-    until(lambda: abs(bus.call("measure")["objects"] - before["objects"]) < 50)
-    same(before, bus.call("measure"), calls)
-    gc.collect()
-    assert len(gc.get_objects()) - own < 50
+    def play():
+        for _ in range(calls):
+            work(bus)
+        until(lambda last=[]: settled(last))
+        return {**bus.call("measure"), "own": len(gc.get_objects())}
+
+    # How much is in flight at once differs, and tables grow to hold it; what leaks is more each time.
+    first, second, third, fourth = (play() for _ in range(4))
+    fewest = {key: min(third[key], fourth[key], key=total) for key in third}
+    most = {key: max(first[key], second[key], key=total) for key in first}
+    same(most, fewest, calls)
+    assert fewest["own"] - most["own"] < 50
+
+
+def total(figure):
+    return sum(figure) if isinstance(figure, list) else figure
 
 
 def test_failures_leave_nothing_either(bus):
