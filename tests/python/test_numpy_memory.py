@@ -1,5 +1,6 @@
 """numpy allocates in the bus: results are handed over as they lie, and live while anyone looks at them."""
 
+import contextlib
 import gc
 import os
 import queue
@@ -262,6 +263,74 @@ def test_threads_make_grow_and_free_arrays_of_one_another(bus):
     assert wrong == []
     stats = bus.stats()["self"]
     assert stats["chunks_taken"] - stats["chunks_returned"] < 200
+
+
+AT_ONCE = """
+    import threading
+    import numpy as np
+    import isthmus
+
+    kept, all_here = {}, threading.Barrier(4)
+
+    @isthmus.export(executor="threads")
+    def work(seed, size):
+        all_here.wait()
+        fresh = np.zeros(size // 2, "uint8")
+        assert not fresh.any()
+        fresh += seed
+        fresh.resize(size, refcheck=False)
+        fresh[size // 2:] = seed
+        another = kept.pop((seed + 1) % 4, None)  # made by another thread, and dropped by this one
+        whole = another is None or bool((another == another[0]).all())
+        kept[seed] = fresh
+        return whole, fresh
+"""
+
+
+def test_threads_of_a_host_make_grow_and_free_arrays_at_once(serve, name):
+    serve(AT_ONCE).ready()
+    wrong, last = [], {}
+    with isthmus.connect(name) as bus:
+        for first in [bus.submit("work", seed, SMALL) for seed in range(4)]:
+            first.result()
+        before = bus.stats()["host"]["bytes_copied"]
+
+        def call(seed):
+            for i in range(100):
+                size = (LARGE >> i % 4) + 64 * i
+                whole, array = bus.call("work", seed, size)
+                if not (whole and len(array) == size and (array == seed).all()):
+                    wrong.append((seed, i))
+                last[seed] = array
+
+        callers = [threading.Thread(target=call, args=[seed]) for seed in range(4)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert wrong == []
+        stats = bus.stats()
+        assert stats["host"]["bytes_copied"] == before
+        assert stats["memory"]["leased"] <= 16 * LARGE  # what is kept there, and the last that came here
+    for seed, array in last.items():
+        assert (array == seed).all()
+
+
+def test_what_is_sent_while_the_bus_is_left_does_not_reach_who_has_the_memory_next(bus, until):
+    array = np.ones(64 * LARGE, "uint8")
+
+    def send(left):
+        with contextlib.suppress(isthmus.Error):
+            left.call("double", array)
+
+    for _ in range(6):
+        with isthmus.connect(bus.name) as left:
+            sender = threading.Thread(target=send, args=[left])
+            sender.start()
+            until(lambda left=left: left.stats()["self"]["chunks_taken"] > 0)
+        bus.call("keep", "a", array.size)
+        sender.join()
+        assert (bus.call("kept_one", "a") == 7).all()
 
 
 FAILING_MALLOC = """

@@ -6,6 +6,7 @@ import decimal
 import enum
 import math
 import pathlib
+import sysconfig
 import typing
 import uuid
 from collections import Counter, OrderedDict, defaultdict
@@ -230,7 +231,7 @@ def test_the_path_names_keyword_arguments(echo):
     assert caught.value.path == "kwargs.rows[1]"
 
 
-def test_a_list_that_shrinks_while_it_is_sent_is_an_error(echo):
+def test_a_list_that_shrinks_while_it_is_sent_is_an_error_or_sent_as_it_was(echo):
     rows = [None, 1, 2, 3]
 
     class Trap(enum.Enum):
@@ -242,6 +243,9 @@ def test_a_list_that_shrinks_while_it_is_sent_is_an_error(echo):
             return 0
 
     rows[0] = Trap.SPRUNG
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):  # what is sent is a copy there
+        assert echo.call("echo", rows) == [0, 1, 2, 3]
+        return
     with pytest.raises(isthmus.EncodeError, match="changed while it was being sent"):
         echo.call("echo", rows)
 

@@ -74,8 +74,6 @@ bool is_fortran(const Py_buffer& view) {
     return view.ndim > 1 && !PyBuffer_IsContiguous(&view, 'C') && PyBuffer_IsContiguous(&view, 'F');
 }
 
-}  // namespace
-
 void copy_elements(const Py_buffer& view, std::uint32_t foreign, std::byte* to) {
     const auto size = static_cast<std::uint64_t>(view.len);
     const auto* from = static_cast<const std::byte*>(view.buf);
@@ -97,6 +95,22 @@ void copy_elements(const Py_buffer& view, std::uint32_t foreign, std::byte* to) 
         case 8: swap_words<std::uint64_t>(to, size); break;
         default: break;
     }
+}
+
+}  // namespace
+
+Arena::Allocation copy_into_bus(Memory& memory, const Py_buffer& view, std::uint32_t foreign) {
+    const auto size = static_cast<std::uint64_t>(view.len);
+    Arena::Allocation made = memory.allocate(size);
+    if (made.status != Status::ok) return made;
+    Memory::Hold hold{made.handle};
+    // Held, the block stays this process's when the bus is left: whoever has it next is not written to.
+    if (memory.retain(made.handle) != Status::ok || !memory.hold(hold)) return {Status::closed, {}};
+    copy_elements(view, foreign, memory.at(made.handle));
+    memory.drop(hold);
+    memory.count_copied(size);
+    made.handle.bytes = size;
+    return made;
 }
 
 namespace {
@@ -236,14 +250,12 @@ std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing&
         send({0, size, no_block, 0}, moved);
         return std::nullopt;
     }
-    const auto made = memory.allocate(size);
+    const auto made = copy_into_bus(memory, view, elements.foreign);
     if (made.status != Status::ok) {
         raise(state, made.status, memory.shortage(made.status, size));
         return "";
     }
-    copy_elements(view, elements.foreign, memory.at(made.handle));
-    memory.count_copied(size);
-    send({made.handle.offset, size, made.handle.block, made.handle.generation}, moved);
+    send(made.handle, moved);
     return std::nullopt;
 }
 

@@ -30,9 +30,9 @@ PyObject* new_view(State& state, PyObject* bytes, PyObject* dtype, const Layout&
 std::optional<std::string> encode_buffer(State& state, Memory& memory, Outgoing& out, PyObject* value, bool as_bytes,
                                          bool own, bool last);
 
-/// Copies elements in C order, or as they lie if they are contiguous, and turns the bytes of their words if they are `foreign`.
-/// No GIL needed: the view keeps the memory.
-void copy_elements(const Py_buffer& view, std::uint32_t foreign, std::byte* to);
+/// Copies elements into a block of the bus, in C order, or as they lie if they are contiguous, and turns the bytes of their words if
+/// they are `foreign`. Another thread may leave the bus meanwhile. No GIL needed: the view keeps the memory.
+Arena::Allocation copy_into_bus(Memory& memory, const Py_buffer& view, std::uint32_t foreign);
 
 /// allocate(dtype, shape): an array over fresh memory of the bus that this thread serves, else of the newest.
 PyObject* allocate(PyObject* module, PyObject* arguments);

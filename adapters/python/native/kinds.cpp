@@ -16,10 +16,9 @@ constexpr Py_ssize_t most_types = 4096;  // remembered; a program that makes typ
 
 /// Whether `type` derives from module.name; false, and nothing imported, while nobody has imported the module.
 bool derives(PyTypeObject* type, const char* module_name, const char* name) {
-    PyObject* modules = PyImport_GetModuleDict();
-    PyObject* module = PyDict_GetItemString(modules, module_name);
-    if (module == nullptr) return false;
-    Ref base(PyObject_GetAttrString(module, name));
+    const Ref key(PyUnicode_FromString(module_name));
+    const Ref module(key ? PyImport_GetModule(key.get()) : nullptr);
+    Ref base(module ? PyObject_GetAttrString(module.get(), name) : nullptr);
     if (!base || !PyType_Check(base.get())) {
         PyErr_Clear();
         return false;

@@ -64,16 +64,19 @@ void* allocate_in_bus(std::size_t bytes, bool zeros) noexcept {
         if (made.status != Status::ok) return nullptr;
         handle = made.handle;
         void* data = memory->at(handle);
-        if (zeros && !made.is_zero) std::memset(data, 0, bytes);
-        Blocks& all = blocks();
-        std::lock_guard lock(all.mutex);
-        Block& block = all.out[data];
-        block.hold.handle = handle;
-        if (!memory->hold(block.hold)) {
-            all.out.erase(data);
-            return nullptr;
+        {
+            Blocks& all = blocks();
+            std::lock_guard lock(all.mutex);
+            Block& block = all.out[data];
+            block.hold.handle = handle;
+            if (!memory->hold(block.hold)) {
+                all.out.erase(data);
+                return nullptr;
+            }
+            block.memory = std::move(memory);
         }
-        block.memory = std::move(memory);
+        // Once it is held: another thread may leave the bus meanwhile, and who has the block next is not written to.
+        if (zeros && !made.is_zero) std::memset(data, 0, bytes);
         return data;
     } catch (const std::bad_alloc&) {  // of the accounts
         if (handle.bytes != 0) memory->release(handle);

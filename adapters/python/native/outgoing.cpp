@@ -21,14 +21,12 @@ void Outgoing::rewind(const Mark& mark, Memory& memory) {
 Status Outgoing::settle(Memory& memory) {
     for (const Copy& copy : copies) {
         Handle& payload = payloads[copy.payload];
-        const auto made = memory.allocate(payload.bytes);
+        const auto made = copy_into_bus(memory, *copy.view, copy.foreign);
         if (made.status != Status::ok) {
             refused_bytes = payload.bytes;
             return made.status;
         }
-        payload = {made.handle.offset, payload.bytes, made.handle.block, made.handle.generation};
-        copy_elements(*copy.view, copy.foreign, memory.at(payload));
-        memory.count_copied(payload.bytes);
+        payload = made.handle;
     }
     return Status::ok;
 }
