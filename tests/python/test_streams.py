@@ -307,20 +307,30 @@ def test_each_item_comes_once_when_threads_read_a_stream_at_once(bus):
 
 def test_who_asks_while_another_thread_waits_is_told_so(bus, until):
     stream = bus.stream("st_ticks", 0.01)
-    got = []
-    reader = threading.Thread(target=lambda: got.extend(stream), daemon=True)
-    reader.start()
+    got, told = [], set()
 
-    def refused():
+    def take():
         try:
             got.append(next(stream))
         except RuntimeError as error:
-            return "another thread is waiting for this stream's next item" in str(error)
+            told.add(str(error))
+        except StopIteration:
+            return False
+        return True
 
-    until(refused)
+    def read():  # both threads go on, whoever of them is told
+        while take():
+            pass
+
+    readers = [threading.Thread(target=read, daemon=True) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    until(lambda: told)
     stream.close()
-    reader.join(20)
-    assert not reader.is_alive()
+    for reader in readers:
+        reader.join(20)
+        assert not reader.is_alive()
+    assert all("another thread is waiting for this stream's next item" in each for each in told)
     assert sorted(got) == list(range(len(got)))
 
 
