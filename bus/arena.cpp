@@ -187,8 +187,10 @@ std::uint64_t Arena::take_chunks(Lock& lock, std::uint64_t wanted, std::uint32_t
         }
         if (!idle.empty()) first = find_chunks(lock, wanted, blocks);
     }
-    while (first == no_chunk && returning_ > 0) {  // another thread is giving back what may be enough
-        returned_.wait(lock);
+    // Another thread may be giving back what is enough: as long as finding new pages would take.
+    const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+    while (first == no_chunk && returning_ > 0 && owned_ - returning_ + wanted <= quota_) {
+        if (returned_.wait_until(lock, patience) == std::cv_status::timeout) break;
         first = find_chunks(lock, wanted, blocks);
     }
     return first;
@@ -325,13 +327,13 @@ Handle Arena::find(const void* address, std::uint64_t bytes) {
 void Arena::trim(std::chrono::steady_clock::time_point idle_since) {
     Lock lock(mutex_);
     const std::vector<Run> idle = disown_idle(idle_since);
-    returning_ += idle.size();
+    for (const Run& run : idle) returning_ += run.chunks;
     for (const Run& run : idle) {
         lock.unlock();
         give_up(run);
         lock.lock();
         note_returned(run);
-        --returning_;
+        returning_ -= run.chunks;
         returned_.notify_all();
     }
 }

@@ -184,7 +184,7 @@ private:
 
     std::mutex mutex_;
     std::condition_variable returned_;
-    std::uint64_t returning_ = 0;  // runs of chunks that trim has taken off the account, and not given back yet
+    std::uint64_t returning_ = 0;  // chunks of owned_ that trim is giving back
     std::unordered_map<std::uint32_t, Hold> holds_;
     std::unordered_map<std::uint32_t, OwnChunk> own_;  // by first chunk
     SizeClass small_[size_classes];

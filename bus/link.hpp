@@ -57,7 +57,8 @@ public:
     /// back, `withdrawn` is told of it, and no completion will come. Else the other side is told with the next publish, past
     /// everything that waits, and the completion still comes.
     bool cancel(std::uint64_t id, const std::function<void(const wire::Draft&)>& withdrawn);
-    /// Sends a reply or error; never waits, but for the end of a stream, which stays behind the items that do. What can't be sent (no_memory, over_quota, too_large, stale) is told to the caller in its place, as an error of that status.
+    /// Sends a reply or error; never waits, but for the end of a stream, which stays behind the items that do. What can't be sent
+    /// (no_memory, over_quota, too_large, stale) is told to the caller in its place, as an error of that status.
     [[nodiscard]] Status answer(const wire::Draft& draft);
     /// Shows what was sent to the other side, gives back room, and wakes the other side if it sleeps.
     void publish();

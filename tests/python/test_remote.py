@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from fractions import Fraction
+from typing import ClassVar
 
 import pytest
 
@@ -18,13 +19,25 @@ kept: dict[str, object] = {}
 returned = threading.Event()
 
 
+loop = asyncio.new_event_loop()
+loop.close()
+
+
 class Account:
     interest = 2
     made_by = sys
 
+    everything: ClassVar = {"module": sys}
+    works_at = loop
+    kind = str
+    _hidden = 1
+
     @property
     def runs_in(self):
         return sys._getframe()
+
+    def frames(self):
+        return [sys._getframe()]
 
     def __init__(self, owner):
         self.owner = owner
@@ -359,8 +372,14 @@ def operate(bus, subject, *steps):
         ["__init__", "__globals__"],
         ["pay", "__func__"],
         ["pay", "__self__"],
-        ["made_by"],
-        ["runs_in"],
+        ["made_by", "path"],
+        ["runs_in", "f_globals"],
+        ["works_at", "run_in_executor"],
+        ["everything", ("item", "module"), "path"],
+        ["frames", ("call",), ("item", 0), "f_globals"],
+        ["kind", "mro"],
+        ["kind", "format"],
+        ["_hidden"],
         ["owner", "format"],
         ["__getattribute__", ("call", ["__class__"])],
         ["__setattr__", ("call", ["__class__", 1])],
@@ -375,7 +394,7 @@ def test_an_object_does_not_lead_out_of_itself(bus, account, path):
 
 
 def test_nor_is_it_given_another_class_or_relieved_of_what_it_is(bus, account):
-    for step in (["set", "__class__", 1], ["del", "__dict__"]):
+    for step in (["set", "__class__", 1], ["set", "__exit__", 1], ["del", "__dict__"]):
         with pytest.raises(isthmus.PythonError, match="does not let others have"):
             operate(bus, account.__isthmus_reference__, step)
 
@@ -389,10 +408,29 @@ def test_but_where_everything_is_allowed_it_does(name):
         )
 
 
-@pytest.mark.parametrize("subject", [1, None, [], {"a": 1}])
+def numbers():
+    yield 1
+
+
+@pytest.mark.parametrize("subject", [1, None, [], {"a": 1}, print, numbers()])
 def test_an_operation_is_on_an_object_of_the_host_and_on_nothing_else(bus, subject):
     with pytest.raises(isthmus.PythonError, match="begins with one of this peer's objects"):
-        operate(bus, subject, ["get", "real"])
+        operate(bus, subject, ["get", "close"])
+
+
+def test_nor_do_objects_of_others_lead_into_the_host_that_holds_them(bus, account):
+    operate(bus, account.__isthmus_reference__, ["set", "log", numbers()])
+    with pytest.raises(isthmus.PythonError, match="does not let others have"):
+        operate(bus, account.__isthmus_reference__, ["get", "log"], ["get", "_native"])
+
+
+def test_a_module_that_is_allowed_leads_to_others(name):
+    with isthmus.Host(name, allow=["os"]), isthmus.connect(name) as bus:
+        assert operate(bus, "os", ["get", "path"], ["get", "sep"]) == "/"
+        path = operate(bus, "os", ["get", "path"])
+        assert path.basename("a/b") == "b"
+        with pytest.raises(isthmus.PythonError, match="does not let others have"):
+            operate(bus, "os", ["get", "__loader__"])
 
 
 # --- functions that are handed over ---

@@ -216,6 +216,9 @@ async function within(milliseconds: number, promise: Promise<void>): Promise<voi
   const over = new Promise<void>(resolve => {
     timer = setTimeout(resolve, milliseconds)
   })
-  await Promise.race([promise, over])
-  clearTimeout(timer)
+  try {
+    await Promise.race([promise, over])
+  } finally {
+    clearTimeout(timer)
+  }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import contextlib
 import functools
@@ -43,20 +44,27 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
 }
 REFLECTED = {f"__r{name[2:]}": function for name, function in BINARY.items()}
 
-# What everyone may have of an object, of the names that begin with two underscores.
+# What everyone may have of an object, of the names that begin with an underscore.
 OFFERED = frozenset(
     (
-        *(name for name, function in vars(operator).items() if name.startswith("__") and callable(function)),
+        *BINARY,
         *REFLECTED,
+        *(f"__i{name[2:]}" for name in BINARY),
+        *(
+            f"__{name}__"
+            for name in ("abs", "call", "contains", "delitem", "getitem", "index", "inv", "invert")
+        ),
+        *(f"__{name}__" for name in ("neg", "not", "pos", "setitem", "concat", "iconcat", "divmod", "round")),
         *(f"__{name}__" for name in ("len", "iter", "next", "reversed", "bool", "int", "float", "complex")),
-        *(f"__{name}__" for name in ("str", "repr", "format", "hash", "divmod", "round", "trunc", "floor")),
-        *(f"__{name}__" for name in ("ceil", "enter", "exit", "aenter", "aexit", "aiter", "anext", "fspath")),
+        *(f"__{name}__" for name in ("str", "repr", "format", "hash", "trunc", "floor", "ceil", "fspath")),
+        *(f"__{name}__" for name in ("enter", "exit", "aenter", "aexit", "aiter", "anext")),
         *(f"__{name}__" for name in ("name", "qualname", "doc", "version", "all")),
         *(f"__{name}__" for name in ("array", "array_interface", "dlpack", "dlpack_device", "dataframe")),
         *(f"__arrow_c_{name}__" for name in ("schema", "array", "stream")),
+        *("_asdict", "_fields", "_replace"),
     )
 )
-INNER = (FrameType, CodeType, TracebackType)
+INNER = (FrameType, CodeType, TracebackType, asyncio.AbstractEventLoop)
 
 
 def allowed_modules(allow: str | Iterable[str] | None) -> frozenset[str]:
@@ -69,43 +77,48 @@ class Operator:
     """Performs the operations that a peer is sent.
 
     Where not every module is allowed, it keeps to what objects show of themselves: from any object Python's
-    inner works lead to all there is in the process.
+    inner works lead to all there is in the process. It is no sandbox: a public method does what its author
+    had in mind.
     """
 
     def __init__(self, name: str, allow: frozenset[str] = frozenset()) -> None:
         self._name = name
         self._allow = allow
-        self._verbs = _verbs | (
-            {} if EVERYTHING in allow else {"get": self._get, "set": self._set, "del": self._del}
-        )
+        self._is_open = EVERYTHING in allow
+        self._reached: set[str] = set()  # modules that allowed ones have led to
+        guarded: dict[str, Callable[..., Any]] = {"get": self._get, "set": self._set, "del": self._del}
+        self._verbs = _verbs if self._is_open else _verbs | guarded
 
     def __call__(self, subject: Any, steps: Sequence[Step], call: object) -> Any:
         return self._perform(self._module(subject) if isinstance(subject, str) else subject, steps, 0)
 
     def _module(self, name: str) -> Any:
-        parts = name.split(".")
-        if EVERYTHING not in self._allow and not any(
-            ".".join(parts[:count]) in self._allow for count in range(1, len(parts) + 1)
-        ):
+        if not self._allows(name):
             raise PermissionError(
                 f"the host of '{self._name}' does not allow others to import '{name}': serve it with "
                 f"`--allow {name}` or allow=[\"{name}\"]; in JavaScript, spawn takes {{ allow: ['{name}'] }}"
             )
         return importlib.import_module(name)
 
+    def _allows(self, module: str) -> bool:
+        parts = module.split(".")
+        return self._is_open or any(
+            ".".join(parts[:count]) in self._allow for count in range(1, len(parts) + 1)
+        )
+
     def _perform(self, value: Any, steps: Sequence[Step], at: int) -> Any:
         """Goes the steps from the one at `at` on; behind a coroutine, once that has its result."""
         owner: Any = None
         while at < len(steps):
             step = steps[at]
+            name = steps[at - 1][1] if owner is not None else ""
             try:
-                before, value = (
-                    value,
-                    self._go(value, step, owner, steps[at - 1][1] if owner is not None else ""),
-                )
+                before, value = value, self._go(value, step, owner, name)
             except Exception as error:
                 _note(error, steps, at)
                 raise
+            if isinstance(before, ModuleType) and isinstance(value, ModuleType):
+                self._reached.add(value.__name__)
             owner = before if step[0] == "get" else None
             at += 1
             if at < len(steps) and inspect.iscoroutine(value):
@@ -117,6 +130,8 @@ class Operator:
         return await result if inspect.isawaitable(result) else result
 
     def _go(self, value: Any, step: Step, owner: Any, name: str) -> Any:
+        if not self._is_open:
+            self._check(value)
         verb, *rest = step
         if verb == "call":
             result = value(*(rest[0] if rest else ()), **(rest[1] if len(rest) > 1 else {}))
@@ -128,35 +143,44 @@ class Operator:
             raise ValueError(f"there is no step '{verb}': use {', '.join(sorted((*_verbs, 'call', 'exit')))}")
         return one(value, *rest)
 
+    # --- where not everything is allowed ---
+
+    def _check(self, value: Any) -> None:
+        """Whether others may go on from it."""
+        if isinstance(value, INNER):
+            self._refuse(f"a {type(value).__name__}")
+        if isinstance(value, ModuleType) and not (
+            self._allows(value.__name__) or value.__name__ in self._reached
+        ):
+            self._refuse(f"the module '{value.__name__}'")
+
     def _get(self, value: Any, name: str) -> Any:
         verb = _verbs_by_name.get(name)
         if verb is not None:
             return functools.partial(self._verbs[verb], value)
-        self._check(value, name)
-        found = getattr(value, name)
-        if isinstance(found, INNER) or (isinstance(found, ModuleType) and not isinstance(value, ModuleType)):
-            self._refuse(name)
-        return found
+        is_text = isinstance(value, str) or (isinstance(value, type) and issubclass(value, str))
+        if (
+            (name.startswith("_") and name not in OFFERED)
+            or (is_text and name in ("format", "format_map"))  # what is formatted goes to attributes
+            or (isinstance(value, type) and name == "mro")
+        ):
+            self._refuse(f"'{name}'")
+        return getattr(value, name)
 
     def _set(self, value: Any, name: str, new: Any) -> None:
-        self._check(value, name)
+        if name.startswith("_"):
+            self._refuse(f"'{name}'")
         setattr(value, name, new)
 
     def _del(self, value: Any, name: str) -> None:
-        self._check(value, name)
+        if name.startswith("_"):
+            self._refuse(f"'{name}'")
         delattr(value, name)
 
-    def _check(self, value: Any, name: str) -> None:
-        is_inner = name.startswith("__") and name not in OFFERED
-        if is_inner or (
-            isinstance(value, str) and name in ("format", "format_map")
-        ):  # a format goes to attributes
-            self._refuse(name)
-
-    def _refuse(self, name: str) -> NoReturn:
+    def _refuse(self, what: str) -> NoReturn:
         raise PermissionError(
-            f"the host of '{self._name}' does not let others have '{name}', which leads to all of its "
-            "process: serve it with `--allow '*'` or allow=[\"*\"] if they may; in JavaScript, spawn takes "
+            f"the host of '{self._name}' does not let others have {what}, which leads to all of its process: "
+            "serve it with `--allow '*'` or allow=[\"*\"] if they may; in JavaScript, spawn takes "
             "{ allow: ['*'] }"
         )
 

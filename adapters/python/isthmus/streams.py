@@ -30,6 +30,8 @@ class _Inbox:
         self._reader: asyncio.Future[None] | None = None
 
     def receive(self, what: int, value: Any) -> None:
+        if self.ended:
+            return
         if what == ITEMS:
             self.items.extend(value)
         else:
@@ -104,6 +106,8 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
         while not self._items and not self._closed:
             if self._blocking is None:
                 self._blocking = self._native.stream(*self._call, CREDIT)
+                if self._closed:  # by another thread, which has not seen it
+                    self._blocking.close()
             try:
                 items = self._blocking.next_batch(None)
             except BaseException:
@@ -127,12 +131,16 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
             if self._blocking is not None:
                 raise RuntimeError("this stream is read by `for`, so `async for` can't read it")
             inbox = _Inbox(asyncio.get_running_loop())
-            if self._closed:
-                inbox.ended = True
-            else:
+            if not self._closed:
                 sink = sink_of(inbox.loop)
                 self._handle = self._native.start(*self._call, _isthmus.STREAMS, CREDIT, sink, inbox)
             self._inbox = inbox
+            if self._closed:  # meanwhile, by another thread, which has not seen it
+                inbox.ended = True
+                if self._handle:
+                    self._native.cancel(self._handle)
+        if asyncio.get_running_loop() is not inbox.loop:
+            raise RuntimeError("this stream is read in another event loop")
         while not inbox.items and not inbox.ended:
             more = inbox.more()
             try:

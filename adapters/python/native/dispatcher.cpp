@@ -18,7 +18,6 @@ constexpr std::uint64_t gil_at_most = 5'000'000;  // ns of work for one take
 constexpr std::uint64_t attend_every = 50'000;    // ns
 constexpr std::uint64_t second = 1'000'000'000;
 
-/// Of a counter that this thread alone writes.
 thread_local Dispatcher* running_here = nullptr;
 
 }  // namespace

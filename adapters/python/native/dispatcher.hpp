@@ -130,7 +130,7 @@ private:
     void unpark();
     Call take_parked();
     bool may_park() const;
-    bool receive_aside();
+    bool receive_aside(bool all);
     void accept(const Bus::Received& received, std::span<const std::byte> bytes, bool to_batch);
     void park(const Bus::Received& received, std::span<const std::byte> bytes);
     void cancel(const Link& link, std::uint64_t id);

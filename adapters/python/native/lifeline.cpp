@@ -25,10 +25,11 @@ constexpr std::chrono::seconds most_owed{10};
 /// How long the threads of this process have been ready to run and had no processor.
 std::chrono::nanoseconds owed() {
     std::uint64_t sum = 0;
-    std::error_code none;
-    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task", none)) {
+    std::error_code failure;
+    for (std::filesystem::directory_iterator task("/proc/self/task", failure), end; !failure && task != end;
+         task.increment(failure)) {
         std::uint64_t ran = 0, waited = 0;
-        std::ifstream(task.path() / "schedstat") >> ran >> waited;
+        std::ifstream(task->path() / "schedstat") >> ran >> waited;
         sum += waited;
     }
     return std::chrono::nanoseconds(sum);

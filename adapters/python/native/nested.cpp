@@ -65,7 +65,7 @@ Awaited Dispatcher::await(Pending& call, std::uint64_t until) {
         const std::uint64_t wake = until != 0 ? std::min(until, now + slice) : now + slice;
         for (;;) {
             sweep();
-            const bool received = receive_aside();
+            const bool received = receive_aside(true);
             if (bus_.has_free()) memory_->objects().free(bus_.take_free());
             find_parked_targets();
             answer_late();
@@ -88,7 +88,7 @@ Awaited Dispatcher::await(Pending& call, std::uint64_t until) {
 void Dispatcher::look() {
     // Whoever asks in a loop asks often.
     bus_.attend(lost_);
-    (void)receive_aside();
+    (void)receive_aside(true);
     bus_.flush();
 }
 

@@ -72,7 +72,7 @@ void Dispatcher::await_cancels() {
     if (patience < least_patience) return;
     bus_.flush();
     for (std::uint64_t until = now_ns() + patience; now_ns() < until && may_park();) {
-        if (receive_aside()) {
+        if (receive_aside(false)) {
             bus_.flush();
             until = now_ns() + patience;
         } else {
@@ -109,13 +109,13 @@ Dispatcher::Call Dispatcher::take_parked() {
 /// Whether what waits here already leaves room for more to be received ahead of its turn.
 bool Dispatcher::may_park() const { return parked_.size() < most_parked && parked_bytes_ < most_parked_bytes; }
 
-/// Receives behind what waits already: all there is while a call of one's own is awaited, as its reply may be behind the rest;
-/// else what there is room for. False when there was nothing.
-bool Dispatcher::receive_aside() {
+/// Receives behind what waits already: what there is room for, or `all`, as what somebody waits for may be behind the rest. False
+/// when there was nothing.
+bool Dispatcher::receive_aside(bool all) {
     bool any = false;
     std::unique_ptr<std::byte[]> larger;
     std::span<std::byte> room{room_.get() + used_, room_bytes_ - used_};
-    while (blocked_ != nullptr || may_park()) {
+    while (all || may_park()) {
         const Bus::Received received = bus_.receive(room);
         if (received.status == Status::too_large) {
             larger = std::make_unique_for_overwrite<std::byte[]>(up_to_8(received.bytes));
