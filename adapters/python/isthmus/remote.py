@@ -98,7 +98,9 @@ class Operator:
                 f"the host of '{self._name}' does not allow others to import '{name}': serve it with "
                 f"`--allow {name}` or allow=[\"{name}\"]; in JavaScript, spawn takes {{ allow: ['{name}'] }}"
             )
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        self._reached.add(module.__name__)  # `os.path` is called `posixpath`
+        return module
 
     def _allows(self, module: str) -> bool:
         parts = module.split(".")
