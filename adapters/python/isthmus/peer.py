@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import select
+import signal
+import socket
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +43,25 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     return asyncio._get_running_loop()
 
 
+@contextlib.contextmanager
+def _woken_by_signals() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A pair of sockets. In the main thread, signals write to the second: a lock that is waited for misses
+    those that come just before.
+    """
+    woken, wake = socket.socketpair()
+    with woken, wake:
+        woken.setblocking(False)
+        wake.setblocking(False)
+        if threading.current_thread() is not threading.main_thread():
+            yield woken, wake
+            return
+        before = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        try:
+            yield woken, wake
+        finally:
+            signal.set_wakeup_fd(before)
+
+
 class Peer:
     """A native Bus, the thread that it lives on, and what runs on an event loop for it."""
 
@@ -58,6 +81,8 @@ class Peer:
         self._bus.reference_factory = proxy_of
         self.tasks = Tasks(self._bus, name, loop)
         self._joined = threading.Event()
+        self._has_left = False
+        self._waiter: socket.socket | None = None
         self._failure: BaseException | None = None
         self._at_end = at_end
         self._pid = os.getpid()
@@ -91,8 +116,13 @@ class Peer:
 
     def wait(self) -> None:
         """Returns once the peer has left. Signal handlers run meanwhile."""
-        while self._thread.is_alive():
-            self._thread.join(0.5)
+        with _woken_by_signals() as (woken, wake):
+            self._waiter = wake
+            while not self._has_left and self._thread.is_alive():
+                select.select([woken], [], [], 0.5)
+                with contextlib.suppress(BlockingIOError):
+                    woken.recv(64)
+        self._thread.join()
         self.tasks.join()
         if self._failure is not None:
             raise self._failure
@@ -121,6 +151,10 @@ class Peer:
         if self._at_end is not None:
             self._at_end()
         self._joined.set()
+        self._has_left = True
+        if self._waiter is not None:
+            with contextlib.suppress(OSError):  # it waits no more
+                self._waiter.send(b"\0")
 
 
 def _stop_all() -> None:
