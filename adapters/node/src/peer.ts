@@ -258,7 +258,8 @@ export class Peer implements Port {
     if (isNested && outer.deadline !== undefined) timeout = this.#inherited(outer.deadline, timeout, target)
     if (typeof target === 'string') {
       const name = target === this.#lastName ? this.#lastNumber : this.#intern(target)
-      if (!Array.isArray(args)) throw new TypeError(`the arguments of '${target}' come in an array: call('${target}', [a, b])`)
+      if (!Array.isArray(args))
+        throw new TypeError(`the arguments of '${target}' come in an array: call('${target}', [a, b])`)
       this.#encoder.stage(args, named, undefined)
       control[words.name] = name
       control[words.peer] = peers.any

@@ -100,8 +100,8 @@ Ref Dispatcher::operate(Call& call, Decoder& decoder) {
         PyErr_SetString(state_.error, "this peer takes no operations on its objects");
         return {};
     }
-    const bool is_own = !decoder.at_end() && decoder.peek().tag == wire::Tag::reference &&
-                        memory_->objects().owns(decoder.peek());
+    const bool is_own =
+        !decoder.at_end() && decoder.peek().tag == wire::Tag::reference && memory_->objects().owns(decoder.peek());
     if (!is_own && (decoder.at_end() || decoder.peek().tag != wire::Tag::text)) {
         PyErr_SetString(PyExc_TypeError,
                         "an operation begins with one of this peer's objects, or the name of a module");
