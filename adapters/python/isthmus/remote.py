@@ -85,7 +85,6 @@ class Operator:
         self._name = name
         self._allow = allow
         self._is_open = EVERYTHING in allow
-        self._reached: set[str] = set()  # modules that allowed ones have led to
         guarded: dict[str, Callable[..., Any]] = {"get": self._get, "set": self._set, "del": self._del}
         self._verbs = _verbs if self._is_open else _verbs | guarded
 
@@ -98,9 +97,7 @@ class Operator:
                 f"the host of '{self._name}' does not allow others to import '{name}': serve it with "
                 f"`--allow {name}` or allow=[\"{name}\"]; in JavaScript, spawn takes {{ allow: ['{name}'] }}"
             )
-        module = importlib.import_module(name)
-        self._reached.add(module.__name__)  # `os.path` is called `posixpath`
-        return module
+        return importlib.import_module(name)
 
     def _allows(self, module: str) -> bool:
         parts = module.split(".")
@@ -116,11 +113,11 @@ class Operator:
             name = steps[at - 1][1] if owner is not None else ""
             try:
                 before, value = value, self._go(value, step, owner, name)
+                if not self._is_open and isinstance(value, ModuleType) and not isinstance(before, ModuleType):
+                    self._refuse(f"the module '{value.__name__}'")
             except Exception as error:
                 _note(error, steps, at)
                 raise
-            if isinstance(before, ModuleType) and isinstance(value, ModuleType):
-                self._reached.add(value.__name__)
             owner = before if step[0] == "get" else None
             at += 1
             if at < len(steps) and inspect.iscoroutine(value):
@@ -132,8 +129,8 @@ class Operator:
         return await result if inspect.isawaitable(result) else result
 
     def _go(self, value: Any, step: Step, owner: Any, name: str) -> Any:
-        if not self._is_open:
-            self._check(value)
+        if not self._is_open and isinstance(value, INNER):
+            self._refuse(f"a {type(value).__name__}")
         verb, *rest = step
         if verb == "call":
             result = value(*(rest[0] if rest else ()), **(rest[1] if len(rest) > 1 else {}))
@@ -146,15 +143,6 @@ class Operator:
         return one(value, *rest)
 
     # --- where not everything is allowed ---
-
-    def _check(self, value: Any) -> None:
-        """Whether others may go on from it."""
-        if isinstance(value, INNER):
-            self._refuse(f"a {type(value).__name__}")
-        if isinstance(value, ModuleType) and not (
-            self._allows(value.__name__) or value.__name__ in self._reached
-        ):
-            self._refuse(f"the module '{value.__name__}'")
 
     def _get(self, value: Any, name: str) -> Any:
         verb = _verbs_by_name.get(name)
