@@ -139,9 +139,9 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
                 inbox.ended = True
                 if self._handle:
                     self._native.cancel(self._handle)
-        if asyncio.get_running_loop() is not inbox.loop:
-            raise RuntimeError("this stream is read in another event loop")
         while not inbox.items and not inbox.ended:
+            if asyncio.get_running_loop() is not inbox.loop:
+                raise RuntimeError("this stream is read in another event loop")
             more = inbox.more()
             try:
                 await more
