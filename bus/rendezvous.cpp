@@ -46,7 +46,8 @@ Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadli
     ucred credentials{};
     if (!same_user(socket.get(), credentials)) throw Error(Status::refused);
 
-    Hello hello{layout::magic, layout::hash(), layout::version, static_cast<std::uint32_t>(who.kind), who.service, {}};
+    Hello hello{layout::magic, layout::hash(), layout::version, static_cast<std::uint32_t>(who.kind), 0, {}};
+    if (who.service) hello.service = who.worker + 1;
     who.label.copy(hello.label, sizeof hello.label - 1);
     Welcome welcome{};
     std::vector<Fd> fds;

@@ -23,8 +23,9 @@ namespace isthmus::rendezvous {
 
 struct Who {
     PeerKind kind = PeerKind::unknown;
-    bool service = false;  // answers calls; the broker introduces it to those who join
-    std::string label;     // for people: a script's name
+    bool service = false;      // answers calls; the broker introduces it to those who join
+    std::string label;         // for people: a script's name
+    std::uint32_t worker = 0;  // of a service: its number among those that export the same
 };
 
 /// The open control socket of a peer.

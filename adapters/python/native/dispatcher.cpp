@@ -16,6 +16,7 @@ constexpr std::int32_t wary_calls = 256;          // after a slow one
 constexpr std::uint64_t slow_batch = 1'000'000;   // ns from which a batch counts as slow
 constexpr std::uint64_t gil_at_most = 5'000'000;  // ns of work for one take
 constexpr std::uint64_t attend_every = 50'000;    // ns
+constexpr std::uint64_t look_again = 5'000'000;   // ns, when all is done but for others' reading it
 constexpr std::uint64_t second = 1'000'000'000;
 
 /// Of a counter that this thread alone writes.
@@ -34,6 +35,7 @@ Dispatcher::Dispatcher(const Parts& parts)
       hooks_(parts.hooks),
       exports_(parts.exports),
       stop_(parts.stop),
+      drain_(parts.drain),
       shares_numpy_memory_(!parts.numpy_memory) {
     lost_ = [this](Link& link, Status reason) {
         forget(link);
@@ -48,7 +50,7 @@ void Dispatcher::note_service() {
 }
 
 void Dispatcher::publish_exports() {
-    if (exports_ == nullptr || exports_->size() == shown_exports_) return;
+    if (exports_ == nullptr || retired_ || exports_->size() == shown_exports_) return;
     const std::vector<std::string> names = exports_->names();
     shown_exports_ = names.size();
     // What does not fit is found by asking the service.
@@ -75,20 +77,37 @@ void Dispatcher::run() {
 void Dispatcher::serve() {
     if (numpy_if_imported(state_) != nullptr) share_numpy_memory();
     give_gil();
-    while (!stop_.load(std::memory_order_acquire) && !bus_.closed()) {
+    while (!stop_.load(std::memory_order_acquire) && !bus_.closed() && !is_drained()) {
         sweep();
         const bool received = gather();
+        bus_.show_load(load());
         if (bus_.has_free()) memory_->objects().free(bus_.take_free());
         if (has_batch()) refuse_what_cannot_run();
         if (wants_gil()) {
             run_batch();
             answer_late();
+            bus_.show_load(load());
         }
         bus_.flush();
         unpublished_ = false;
-        if (!received && !wants_gil() && parked_.empty()) idle(0);
+        if (!received && !wants_gil() && parked_.empty()) idle(retired_ ? now_ns() + look_again : 0);
     }
     farewell();
+}
+
+/// Whether it was told to drain, and has answered all that can still have come.
+bool Dispatcher::is_drained() {
+    if (!drain_.load(std::memory_order_relaxed)) return false;
+    if (!std::exchange(retired_, true)) bus_.retire();
+    // What is on its way in the arena would be lost with this peer's leases.
+    const auto has_all = [](const auto& link) { return link->state() != Status::ok || link->delivered(); };
+    return load() == 0 && pumps_.empty() && bus_.is_left_alone() && !bus_.has_traffic() &&
+           std::all_of(bus_.links().begin(), bus_.links().end(), has_all);
+}
+
+/// The calls that have come and are not answered yet.
+std::uint32_t Dispatcher::load() const {
+    return static_cast<std::uint32_t>(batch_.size() - next_ + parked_.size() + deferred_.size());
 }
 
 /// Looks after the links, and sends what other threads have left to be sent.
@@ -168,7 +187,9 @@ void Dispatcher::publish(std::uint64_t now) {
 void Dispatcher::idle(std::uint64_t until) {
     const auto is_due = [this] {
         return calls_.has_work() || deferred_.has_answers() || deferred_.has_news() ||
-               memory_->objects().has_returns() || (blocked_ == nullptr && stop_.load(std::memory_order_relaxed));
+               memory_->objects().has_returns() ||
+               (blocked_ == nullptr &&
+                (stop_.load(std::memory_order_relaxed) || (!retired_ && drain_.load(std::memory_order_relaxed))));
     };
     auto deadline = doorbell::Deadline::max();
     for (const std::uint64_t limit : {until, calls_.next_deadline()}) {

@@ -20,9 +20,10 @@ struct Peer {
     bool is_service = false;
     bool numpy_memory = true;  // whether exports' arrays are allocated in the bus
     bool pickles = false;      // whether it asked for values as pickles
+    unsigned int worker = 0;   // its number among those that export the same
     std::uint64_t forks = fork_count();
 
-    std::atomic<bool> stop{false};
+    std::atomic<bool> stop{false}, drain{false};
     Calls calls;
     Deferred deferred;
     Hooks hooks;
