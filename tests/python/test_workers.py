@@ -86,8 +86,7 @@ def pids_of(bus, until, count):
     seen = set()
 
     def find():
-        with ThreadPoolExecutor(4 * count) as threads:
-            seen.update(threads.map(lambda _: bus.call("pid"), range(16 * count)))
+        seen.update(call.result() for call in [bus.submit("pid") for _ in range(16 * count)])
         return len(seen) >= count
 
     until(find)
@@ -256,10 +255,10 @@ def test_sighup_replaces_all_workers_without_losing_a_call(serve, bus, until):
         caller = bus()
         while not done.is_set():
             answered.append(caller.call("pid"))
-            answered.extend(call.result() for call in [caller.submit("pid") for _ in range(50)])
+            answered.extend(call.result() for call in [caller.submit("pid") for _ in range(20)])
 
-    with ThreadPoolExecutor(4) as threads:
-        callers = [threads.submit(keep_calling) for _ in range(4)]
+    with ThreadPoolExecutor(2) as threads:
+        callers = [threads.submit(keep_calling) for _ in range(2)]
         for _ in range(2):
             served.process.send_signal(signal.SIGHUP)
             until(lambda old=before: not old & pids_of(watcher, until, 2))

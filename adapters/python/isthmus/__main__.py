@@ -178,8 +178,8 @@ def _parser() -> argparse.ArgumentParser:
         "--worker-kind",
         choices=KINDS,
         default=KINDS[0],
-        help="what a worker is: a process, a sub-interpreter with a GIL of its own (Python 3.12 or later), or "
-        "a thread (free-threaded builds)",
+        help="what a worker is: a process, a sub-interpreter with a GIL of its own (Python 3.12 or later), "
+        "or a thread (free-threaded builds)",
     )
     serve.add_argument(
         "--reload",

@@ -1,4 +1,4 @@
-"""The workers of one process: itself, threads or sub-interpreters in it. Each is a peer that serves the app."""
+"""The workers of one process: itself, or threads or sub-interpreters in it. Each is a peer and serves."""
 
 from __future__ import annotations
 
