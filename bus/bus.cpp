@@ -213,11 +213,46 @@ Link* Bus::least_loaded(const Route& route) const {
     return best;
 }
 
-Link* Bus::provider(Route& route) {
-    Link* best = route.epoch == epoch_ ? least_loaded(route) : nullptr;
+Bus::Sticky Bus::sticky_key(std::string_view key) {
+    std::uint32_t hash = 0x811c9dc5;  // FNV-1a
+    for (const char byte : key) hash = (hash ^ static_cast<std::uint8_t>(byte)) * 0x01000193;
+    return static_cast<Sticky>(std::max<std::uint32_t>(hash, by_caller + 1));
+}
+
+/// Each worker bids for the key, by its number. So when one goes only its keys move, and they come back with who takes its place.
+Link* Bus::keyed(const Route& route, Sticky key) const {
+    Link* best = nullptr;
+    std::uint64_t highest = 0;
+    for (Link* link : route.providers) {
+        if (link->state() != Status::ok || is_retiring(*link)) continue;
+        std::uint64_t bid = std::uint64_t{key} << 32 | segment_->peer(link->ends().other).service;
+        bid = (bid ^ bid >> 30) * 0xbf58476d1ce4e5b9;  // the finalizer of SplitMix64
+        bid = (bid ^ bid >> 27) * 0x94d049bb133111eb;
+        bid ^= bid >> 31;
+        if (best != nullptr && bid <= highest) continue;
+        best = link;
+        highest = bid;
+    }
+    return best;
+}
+
+Link* Bus::choose(const Route& route, Sticky sticky) {
+    if (sticky == not_sticky) return least_loaded(route);
+    if (sticky != by_caller) return keyed(route, sticky);
+    for (Link* link : route.providers) {
+        const std::pair place(link->ends().other, link->ends().other_generation);
+        if (place == home_ && link->state() == Status::ok && !is_retiring(*link)) return link;
+    }
+    Link* best = least_loaded(route);
+    if (best != nullptr) home_ = {best->ends().other, best->ends().other_generation};
+    return best;
+}
+
+Link* Bus::provider(Route& route, Sticky sticky) {
+    Link* best = route.epoch == epoch_ ? choose(route, sticky) : nullptr;
     if (best == nullptr) {
         find_providers(route);
-        best = least_loaded(route);
+        best = choose(route, sticky);
     }
     return best != nullptr || route.name.empty() ? best : service();
 }

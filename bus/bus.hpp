@@ -58,9 +58,13 @@ public:
         std::uint64_t epoch = 0;
         std::vector<Link*> providers;
     };
+    /// What keeps calls on one of several that export the same, as long as it takes calls: nothing, that they are this
+    /// caller's, or a key, which leads all callers to the same.
+    enum Sticky : std::uint32_t { not_sticky = 0, by_caller = 1 };
+    static Sticky sticky_key(std::string_view key);
     /// The link to the peer that exports the name, to the one with the least to do where several do, and to a service where
     /// nobody says so: it knows which names are close. Null when there is no service either.
-    Link* provider(Route& route);
+    Link* provider(Route& route, Sticky sticky = not_sticky);
     /// The link to the service with the least to do; null when there is none (any more).
     Link* service() { return provider(services_); }
 
@@ -141,6 +145,11 @@ public:
     /// Another peer's counters, straight from the segment; null when no such peer is there.
     const layout::Counters* counters_of(std::uint32_t slot) const;
     const layout::Peer& peer(std::uint32_t slot) const { return segment_->peer(slot); }
+    /// What a peer shows that it exports.
+    std::vector<std::string> exports_of(std::uint32_t slot) const {
+        return board::read(*segment_, slot,
+                           layout::generation_of(segment_->peer(slot).life.load(std::memory_order_acquire)));
+    }
     /// What a peer calls itself, for a person.
     std::string label(std::uint32_t slot) const;
     /// Who has what of the memory, read from the segment. Any thread.
@@ -164,7 +173,9 @@ private:
     bool stands(const Link& link) const;
     void find_providers(Route& route);
     void say_retiring(Link& link);
+    Link* choose(const Route& route, Sticky sticky);
     Link* least_loaded(const Route& route) const;
+    Link* keyed(const Route& route, Sticky key) const;
     std::uint64_t load_of(const Link& link) const;
     void try_again();
     void fetch_bells();
@@ -186,6 +197,7 @@ private:
     std::vector<std::unique_ptr<Link>> links_;
     std::uint64_t epoch_ = 1;  // of the links and of what peers export; routes of another epoch are looked up anew
     Route services_;
+    std::pair<std::uint32_t, std::uint32_t> home_{layout::max_peers, 0};  // slot and generation of by_caller's choice
     bool retiring_ = false;
     Lending lending_;
     std::unordered_map<std::uint64_t, std::vector<wire::Cell>> releases_;  // by the owner's place; pairs of id and uses

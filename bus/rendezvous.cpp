@@ -26,7 +26,7 @@ std::optional<Conversation::Door> Conversation::take_door() {
     return Door{place.slot, place.generation, fds.empty() ? Fd{} : std::move(fds.front())};
 }
 
-Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadline) {
+Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadline, doorbell::Deadline appears) {
     const sockaddr_un address = address_of(socket_path(bus));
     Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket) fail(Status::no_memory, "cannot make a socket");
@@ -39,6 +39,10 @@ Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadli
         if (errno == EAGAIN) {  // too many wait in line
             if (doorbell::Clock::now() >= deadline) throw late();
             std::this_thread::sleep_for(5ms);
+            continue;
+        }
+        if (doorbell::Clock::now() < appears) {
+            std::this_thread::sleep_for(20ms);
             continue;
         }
         throw Error(Status::no_bus, "no bus named '" + bus + "' is being served");

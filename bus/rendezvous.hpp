@@ -60,8 +60,8 @@ struct Invitation {
     std::vector<Service> services;
 };
 
-/// Asks for a place on a bus. Blocks at most until the deadline; any thread. Throws Error: no_bus, refused, crowded, mismatch,
-/// timed_out, unsafe.
-Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadline);
+/// Asks for a place on a bus. Blocks at most until the deadline, and until `appears` while there is no such bus; any thread.
+/// Throws Error: no_bus, refused, crowded, mismatch, timed_out, unsafe.
+Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadline, doorbell::Deadline appears = {});
 
 }  // namespace isthmus::rendezvous

@@ -105,6 +105,34 @@ test('arrays and callbacks reach whichever worker is called', async t => {
   assert.ok(seen.size >= 1)
 })
 
+test('a key leads to one worker, and a sticky caller stays with one', async t => {
+  const py = await start(t, { workers: 2 })
+  const keys = Array.from({ length: 20 }, (_, i) => `key ${i}`)
+  const places = () => Promise.all(keys.map(sticky => py.call('pid', [], { sticky })))
+  const first = await places()
+  assert.deepEqual(await places(), first)
+  assert.deepEqual(
+    keys.map(sticky => py.callSync('pid', [], { sticky })),
+    first,
+  )
+  assert.equal(new Set(first).size, 2)
+  const loyal = await connect(py.name, { sticky: true })
+  assert.equal(new Set(await loyal.callMany('pid', Array(60).fill([]))).size, 1)
+  assert.deepEqual(await Promise.all(keys.map(sticky => loyal.call('pid', [], { sticky }))), first)
+  await loyal.close()
+})
+
+test('connect waits for a bus if asked', async t => {
+  const bus = `waited-for-${process.pid}`
+  await assert.rejects(connect(bus), ConnectError)
+  await assert.rejects(connect(bus, { wait: 50 }), ConnectError)
+  const waiting = connect(bus, { wait: 60_000 })
+  await start(t, { bus })
+  const other = await waiting
+  assert.ok((await other.call('pid')) > 0)
+  await other.close()
+})
+
 test('the workers end with the bus, and with the program, however it ends', async () => {
   const py = await spawn(app, { workers: 2 })
   const pids = await pidsOf(py, 2)

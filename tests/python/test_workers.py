@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+import sysconfig
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +128,49 @@ def test_as_many_calls_run_at_the_same_time_as_there_are_workers(serve, bus, gat
     for each in gates:
         each.open()
     assert [call.result() for call in calls] == holders
+
+
+def test_a_key_leads_all_callers_to_the_same_worker(serve, bus):
+    serve(APP, "--workers", "3").ready()
+    one, other = bus(), bus()
+    places = {f"key {i}": one.call("pid", sticky=f"key {i}") for i in range(40)}
+    assert {key: other.call("pid", sticky=key) for key in places} == places
+    assert [one.submit("pid", sticky="key 7").result() for _ in range(9)] == 9 * [places["key 7"]]
+    assert len(set(places.values())) == 3
+
+
+def test_when_a_worker_dies_only_its_keys_move_and_they_come_back(serve, bus, until):
+    serve(APP, "--workers", "3").ready()
+    caller = bus()
+
+    def places():
+        return {key: caller.call("pid", sticky=f"key {key}") for key in range(40)}
+
+    before = places()
+    victim = before[0]
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: caller.call("pid", sticky="key 0") not in before.values())
+    after = places()
+    assert {key: pid for key, pid in after.items() if before[key] != victim} == {
+        key: pid for key, pid in before.items() if pid != victim
+    }
+    assert len({after[key] for key, pid in before.items() if pid == victim}) == 1
+
+
+def test_a_sticky_caller_stays_with_one_worker_unless_a_call_says_otherwise(serve, bus):
+    serve(APP, "--workers", "3").ready()
+    caller = bus(sticky=True)
+    home = caller.call("pid")
+    assert {call.result() for call in [caller.submit("pid") for _ in range(60)]} == {home}
+    spread = [caller.submit("pid", sticky=False) for _ in range(60)]
+    assert len({call.result() for call in spread}) > 1
+    assert bus().call("pid", sticky=True) > 0
+
+
+def test_what_is_no_key_is_an_error(serve, bus):
+    serve(APP, "--workers", "2").ready()
+    with pytest.raises(TypeError, match="sticky is True or a text that is the key, not 5"):
+        bus().call("pid", sticky=5)
 
 
 # --- what dies -------------------------------------------------------------------------------------------
@@ -349,15 +394,170 @@ def test_a_number_of_workers_that_is_none_is_a_usage_error(serve, count):
     assert f"'{count}' is no number of workers" in served.stderr()
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="this Python has them")
-def test_interpreters_are_refused_by_a_python_that_is_too_old(serve):
-    served = serve(APP, "--workers", "2", "--worker-kind", "interpreter")
-    assert "need Python 3.12 or later" in served.answer()["error"]["message"]
-    assert served.wait() == 2
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+
+    def test_threads_that_run_at_the_same_time_are_workers_too(serve, bus, gate):
+        served = serve(APP, "--workers", "2", "--worker-kind", "thread").ready()
+        caller, gates = bus(), [gate("one"), gate("two")]
+        calls = [caller.submit("hold", str(each.path)) for each in gates]
+        assert {each.holder() for each in gates} == {gates[0].holder()}
+        for each in gates:
+            each.open()
+        assert {call.result() for call in calls} == {gates[0].holder()}
+        assert served.end() == 0
+
+else:
+
+    def test_threads_are_refused_by_a_python_with_a_gil(serve):
+        served = serve(APP, "--workers", "2", "--worker-kind", "thread")
+        assert "in a free-threaded build of Python alone" in served.answer()["error"]["message"]
+        assert served.wait() == 2
 
 
-@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python has no GIL")
-def test_threads_are_refused_by_a_python_with_a_gil(serve):
-    served = serve(APP, "--workers", "2", "--worker-kind", "thread")
-    assert "in a free-threaded build of Python alone" in served.answer()["error"]["message"]
-    assert served.wait() == 2
+if sys.version_info < (3, 12):
+
+    def test_interpreters_are_refused_by_a_python_that_is_too_old(serve):
+        served = serve(APP, "--workers", "2", "--worker-kind", "interpreter")
+        assert "need Python 3.12 or later" in served.answer()["error"]["message"]
+        assert served.wait() == 2
+
+else:
+    IN_INTERPRETERS = """
+        import asyncio
+        import isthmus
+
+        me = object()
+
+        @isthmus.export
+        def who():
+            return id(me)
+
+        @isthmus.export
+        async def later():
+            await asyncio.sleep(0)
+            return id(me)
+    """
+
+    @pytest.mark.parametrize("export", ["who", "later"])
+    def test_an_interpreter_is_a_worker_with_a_copy_of_the_app_of_its_own(serve, bus, until, export):
+        served = serve(IN_INTERPRETERS, "--workers", "2", "--worker-kind", "interpreter").ready()
+        caller, seen = bus(), set()
+        until(
+            lambda: (
+                seen.update(call.result() for call in [caller.submit(export) for _ in range(32)])
+                or len(seen) == 2
+            )
+        )
+        assert served.end() == 0
+
+    def test_interpreters_roll_and_drain_like_processes(serve, bus, until):
+        served = serve(IN_INTERPRETERS, "--workers", "2", "--worker-kind", "interpreter").ready()
+        caller = bus()
+        before = {peer["pid"] for peer in caller.peers() if peer["worker"] is not None}
+        served.process.send_signal(signal.SIGHUP)
+
+        def others():
+            caller.call("who")
+            return not before & {peer["pid"] for peer in caller.peers()}
+
+        until(others)
+        assert served.end() == 0
+
+    def test_modules_that_can_not_be_loaded_there_are_refused_with_a_way_out(serve):
+        served = serve("import numpy", "--workers", "2", "--worker-kind", "interpreter")
+        error = served.answer()["error"]
+        assert error["type"] == "ImportError"
+        assert "--worker-kind process" in error["message"]
+        assert served.wait() == 1
+
+
+# --- services ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def join(tmp_path, name, served_type):
+    """Serves another source on the same bus."""
+    joined = []
+
+    def join(source, *options):
+        folder = tmp_path / f"joined{len(joined)}"
+        folder.mkdir()
+        joined.append(served_type(folder, name, source, "--join", *options))
+        return joined[-1]
+
+    yield join
+    for one in joined:
+        one.end()
+        one.close()
+
+
+OTHER = """
+    import isthmus
+
+    @isthmus.export
+    def other():
+        return "other"
+"""
+
+
+def test_several_services_share_a_bus_and_come_and_go(serve, join, bus, until):
+    serve(APP).ready()
+    caller = bus()
+    joined = join(OTHER, "--workers", "2").ready()
+    assert until(lambda: _called(caller, "other")) == "other"
+    assert caller.call("pid") > 0
+    assert joined.end() == 0
+    with pytest.raises(isthmus.NotExported):
+        caller.call("other")
+    assert caller.call("pid") > 0
+
+
+def _called(caller, name):
+    try:
+        return caller.call(name)
+    except isthmus.NotExported:
+        return None
+
+
+def test_a_bus_that_is_not_there_can_not_be_joined_by_a_service(join, name):
+    served = join(OTHER)
+    assert f"no bus named '{name}'" in served.answer()["error"]["message"]
+    assert served.wait() == 1
+
+
+def test_connect_waits_for_a_bus_if_asked(serve, name):
+    with pytest.raises(isthmus.ConnectError):
+        isthmus.connect(name)
+    with pytest.raises(isthmus.ConnectError):
+        isthmus.connect(name, wait=0.05)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(isthmus.connect, name, wait=60)
+        serve(APP).ready()
+        with waiting.result() as caller:
+            assert caller.call("pid") > 0
+
+
+def ls(*arguments):
+    command = [sys.executable, "-m", "isthmus", "ls", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_ls_shows_services_workers_and_callers(serve, join, bus, name):
+    serve(APP, "--workers", "2").ready()
+    join(OTHER).ready()
+    caller = bus()
+    caller.call("pid")
+    shown = ls(name)
+    assert shown.returncode == 0
+    lines = shown.stdout.splitlines()
+    assert lines[0] == name
+    assert sum("app.py" in line and "0 calls: count, hold, hold_on_loop, pid" in line for line in lines) == 2
+    assert sum(line.endswith("0 calls: other") for line in lines) == 1
+    assert any(f"pid {os.getpid()}" in line for line in lines)
+    assert name in ls().stdout
+
+
+def test_ls_of_a_bus_that_is_not_there_is_told_by_its_exit_code(name):
+    shown = ls(name)
+    assert shown.returncode == 3
+    assert f"no bus named '{name}'" in shown.stderr

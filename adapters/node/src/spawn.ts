@@ -56,7 +56,7 @@ export async function spawn<Exports extends object = AnyExports>(
   const host = new Host(path, bus, options)
   try {
     await host.ready()
-    const connection = await joinBus<Exports>(bus, 10_000, host)
+    const connection = await joinBus<Exports>(bus, {}, host)
     host.letGo()
     return connection
   } catch (error) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from . import _isthmus, host
-from .app import DONE, USAGE, Lifeline, about, about_loading, load
+from .app import DONE, NO_SUCH_BUS, USAGE, Lifeline, about, about_loading, load
+from .caller import Bus
 from .errors import ConnectError
 from .exports import registry
 from .supervisor import Failed, Supervisor
@@ -106,6 +108,36 @@ def _serve_with_workers(arguments: argparse.Namespace, name: str, lifeline: Life
     return DONE
 
 
+def _list(arguments: argparse.Namespace) -> int:
+    """Prints who serves and who calls on each bus."""
+    found = False
+    for name in sorted([arguments.bus] if arguments.bus else _isthmus.bus_names()):
+        try:
+            bus = Bus(name)
+        except ConnectError as error:
+            if arguments.bus:
+                print(f"isthmus: {error}", file=sys.stderr)
+                return NO_SUCH_BUS
+            log.warning("%s", error)
+            continue
+        with bus:
+            found = True
+            print(name)
+            for peer in bus.peers():
+                if peer["pid"] == os.getpid():
+                    continue
+                what = f"{peer['name']}, pid {peer['pid']}"
+                if peer["worker"] is not None:
+                    exports = ", ".join(sorted(peer["exports"])) or "nothing"
+                    print(f"  worker {peer['worker']} of {what}, {peer['load']} calls: {exports}")
+                else:
+                    exports = ": " + ", ".join(sorted(peer["exports"])) if peer["exports"] else ""
+                    print(f"  {what}{exports}")
+    if not found:
+        print("no bus is being served")
+    return DONE
+
+
 def _memory(text: str) -> int:
     try:
         return host.parse_memory(text)
@@ -196,6 +228,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--lifeline", type=int, metavar="FD", help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
+    listing = commands.add_parser(
+        "ls",
+        help="list the buses, their services and workers, and who is there",
+        description="Lists the buses that are served: services, their workers and exports, and callers.",
+    )
+    listing.add_argument("bus", nargs="?", help="only this one")
+    listing.set_defaults(run=_list, lifeline=None)
     _add_work(commands.add_parser("work"))  # a crew of the supervisor's: for nobody else, and so without help
     return parser
 
@@ -214,7 +253,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0 done, 1 failed, 2 usage."""
+    """Runs the command line and returns its exit code: 0 done, 1 failed, 2 usage, 3 no such bus."""
     arguments = _parser().parse_args(argv)
     if not log.handlers:
         handler = logging.StreamHandler()

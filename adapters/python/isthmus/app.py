@@ -15,9 +15,19 @@ from typing import Any
 
 from . import _isthmus, host
 
-__all__ = ["DONE", "FAILED", "USAGE", "Lifeline", "about", "about_loading", "imported_files", "load"]
+__all__ = [
+    "DONE",
+    "FAILED",
+    "NO_SUCH_BUS",
+    "USAGE",
+    "Lifeline",
+    "about",
+    "about_loading",
+    "imported_files",
+    "load",
+]
 
-DONE, FAILED, USAGE = 0, 1, 2  # exit codes
+DONE, FAILED, USAGE, NO_SUCH_BUS = 0, 1, 2, 3  # exit codes
 
 
 class Lifeline:

@@ -54,8 +54,9 @@ class Peer:
         numpy_memory: bool = True,
         pickle: bool = False,
         worker: int = 0,
+        wait: float = 0,
     ) -> None:
-        self._bus = _isthmus.Bus(name, exports, program(), numpy_memory, pickle, worker)
+        self._bus = _isthmus.Bus(name, exports, program(), numpy_memory, pickle, worker, wait)
         self._bus.operator = Operator(name, allow)
         self._bus.reference_factory = proxy_of
         self.tasks = Tasks(self._bus, name, loop)

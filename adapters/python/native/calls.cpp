@@ -119,7 +119,7 @@ Link* Calls::link_for(Bus& bus, const Pending& call) {
         return call.slot < layout::max_peers ? bus.link_to(call.slot, call.generation) : bus.service();
     Known& known = known_[call.name];
     if (known.route.name.empty()) known.route.name = call.name;
-    return bus.provider(known.route);
+    return bus.provider(known.route, call.sticky);
 }
 
 /// The mutex is held.

@@ -1,5 +1,6 @@
 #include "peer.hpp"
 
+#include <algorithm>
 #include <new>
 
 #include "errors.hpp"
@@ -39,7 +40,8 @@ PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     PyObject* exports;
     int numpy_memory = 1, pickles = 0;
     unsigned int worker = 0;
-    if (!PyArg_ParseTuple(arguments, "sOs|ppI", &name, &exports, &label, &numpy_memory, &pickles, &worker))
+    double wait = 0;
+    if (!PyArg_ParseTuple(arguments, "sOs|ppId", &name, &exports, &label, &numpy_memory, &pickles, &worker, &wait))
         return nullptr;
     State& state = state_of(type);
     if (exports != Py_None && !PyObject_TypeCheck(exports, state.exports)) {
@@ -58,6 +60,7 @@ PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     peer.numpy_memory = numpy_memory != 0;
     peer.pickles = pickles != 0;
     peer.worker = worker;
+    peer.wait = wait;
     return self;
 }
 
@@ -90,7 +93,10 @@ void dealloc_bus(PyObject* self) {
 /// Joins: without the GIL, on the dispatcher's thread. Throws Error.
 void join(Peer& peer) {
     const rendezvous::Who who{PeerKind::python, peer.is_service, peer.label, peer.worker};
-    auto invitation = rendezvous::ask(peer.name, who, doorbell::Clock::now() + std::chrono::seconds(10));
+    constexpr double longest = 1e9;  // thirty years; more than that overflows nanoseconds
+    const std::chrono::duration<double> wait(std::clamp(peer.wait, 0.0, longest));
+    const auto appears = doorbell::Clock::now() + std::chrono::duration_cast<std::chrono::nanoseconds>(wait);
+    auto invitation = rendezvous::ask(peer.name, who, appears + std::chrono::seconds(10), appears);
     std::unique_ptr<Bus> bus = Bus::join(std::move(invitation), peer.pickles);
     auto memory = std::make_shared<Memory>(*bus, peer.pickles);
     std::lock_guard lock(peer.gate);
@@ -235,6 +241,8 @@ PyMethodDef methods[] = {
     {"cancel", cancel, METH_O, "cancel(handle)\n--\n\nThe call is not waited for any longer."},
     {"credit", credit, METH_VARARGS, "credit(handle, count)\n--\n\nLets a stream send that many more items."},
     {"complete", complete, METH_O, "complete(outcomes)\n--\n\nTells (token, what, value) of deferred calls."},
+    {"peers", peers, METH_NOARGS,
+     "peers()\n--\n\nWho is on the bus: name, pid, worker (-1: it answers no calls), exports, load."},
     {"stats", stats, METH_NOARGS, "stats()\n--\n\nCounters of this peer and of its host."},
     {nullptr, nullptr, 0, nullptr},
 };
@@ -266,8 +274,9 @@ PyGetSetDef attributes[] = {
 };
 
 PyType_Slot slots[] = {
-    {Py_tp_doc, const_cast<char*>("Bus(name, exports, label, numpy_memory=True, pickle=False, worker=0)\n--\n\nOne "
-                                  "peer; with exports, one that answers calls.")},
+    {Py_tp_doc,
+     const_cast<char*>("Bus(name, exports, label, numpy_memory=True, pickle=False, worker=0, wait=0)\n--\n\nOne "
+                       "peer; with exports, one that answers calls.")},
     {Py_tp_new, slot(make_bus)},
     {Py_tp_dealloc, slot(dealloc_bus)},
     {Py_tp_traverse, slot(traverse_bus)},
