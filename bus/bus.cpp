@@ -200,12 +200,12 @@ std::uint64_t Bus::load_of(const Link& link) const {
 Link* Bus::least_loaded(const Route& route) const {
     const std::size_t count = route.providers.size();
     Link* best = nullptr;
-    std::uint64_t least = 0;
+    std::pair<std::uint64_t, std::uint64_t> least;
     for (std::size_t i = 0; i < count; ++i) {
         // Callers that find all idle begin with different ones.
         Link* link = route.providers[(slot_ + i) % count];
         if (link->state() != Status::ok || is_retiring(*link)) continue;
-        const std::uint64_t load = count == 1 ? 0 : load_of(*link);
+        const std::pair load(count == 1 ? 0 : load_of(*link), std::uint64_t{link->in_flight()});
         if (best != nullptr && load >= least) continue;
         best = link;
         least = load;

@@ -255,7 +255,10 @@ async function workers(peer, { ms, name, context }) {
 async function pythonWorkers(peer, { ms }) {
   const rate = async count => {
     const pool = await peer.pool(count)
-    const add = async (a, b) => (await pool.call('busy', [20_000]), a + b)
+    const add = async (a, b) => {
+      await pool.call('busy', [20_000])
+      return a + b
+    }
     try {
       await lanes({ add }, 4 * count, ms / 2, 1)
       const { calls, seconds } = await lanes({ add }, 4 * count, 2 * ms, 1)

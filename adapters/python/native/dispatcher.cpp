@@ -86,7 +86,6 @@ void Dispatcher::serve() {
         if (wants_gil()) {
             run_batch();
             answer_late();
-            bus_.show_load(load());
         }
         bus_.flush();
         unpublished_ = false;
@@ -147,7 +146,10 @@ void Dispatcher::run_batch() {
         if ((call.frame.deadline != 0 || call.cancelled) && refuse_if_late(call)) continue;
         Export& target = *call.target;
         const std::int32_t wary = target.wary.load(std::memory_order_relaxed);
-        if (wary > 0 && unpublished_) publish(now);
+        if (wary > 0 && unpublished_) {
+            bus_.show_load(load() + 1);
+            publish(now);
+        }
         perform(call, scratch_);
         const std::uint64_t started = now;
         now = Ticks::now();
@@ -156,7 +158,10 @@ void Dispatcher::run_batch() {
         } else if (wary > 0) {
             target.wary.store(wary - 1, std::memory_order_relaxed);
         }
-        if (now - published_at_ > late) publish(now);
+        if (now - published_at_ > late) {
+            bus_.show_load(load());
+            publish(now);
+        }
         if (now - began > enough) break;
     }
     if (handing_over_) hand_over();
@@ -164,7 +169,8 @@ void Dispatcher::run_batch() {
     const std::uint64_t took = Ticks::now() - began;
     was_slow_ = took > ticks_.of_ns(slow_batch);
     took_ = was_slow_ ? took / std::max<std::uint64_t>(ticks_.of_ns(1000), 1) * 1000 : 0;
-    bus_.flush();  // giving the GIL back takes time, which who waits for an answer need not wait
+    bus_.show_load(load());  // before callers have the answers, and perhaps more calls
+    bus_.flush();            // giving the GIL back takes time, which who waits for an answer need not wait
     give_gil();
 }
 
