@@ -190,13 +190,8 @@ void Bus::find_providers(Route& route) {
     route.epoch = epoch_;
 }
 
-/// What this peer has sent there and awaits, or what others have: the callee's own word lags behind the former.
-std::uint64_t Bus::load_of(const Link& link) const {
-    const std::uint64_t own = link.in_flight() + link.waiting();
-    return std::max<std::uint64_t>(own, segment_->peer(link.ends().other).load.load(std::memory_order_relaxed));
-}
-
-/// Of those that take calls; null when none does.
+/// Of those that take calls; null when none does. What this peer awaits there counts, or what others have there as well: the
+/// callee's own word lags behind the former.
 Link* Bus::least_loaded(const Route& route) const {
     const std::size_t count = route.providers.size();
     Link* best = nullptr;
@@ -205,7 +200,11 @@ Link* Bus::least_loaded(const Route& route) const {
         // Callers that find all idle begin with different ones.
         Link* link = route.providers[(slot_ + i) % count];
         if (link->state() != Status::ok || is_retiring(*link)) continue;
-        const std::pair load(count == 1 ? 0 : load_of(*link), std::uint64_t{link->in_flight()});
+        // Of equals the one that this caller awaits the least of, whose word may be the older one.
+        const std::uint64_t own = link->in_flight() + link->waiting();
+        const auto& word = segment_->peer(link->ends().other).load;
+        const std::pair load(count == 1 ? own : std::max<std::uint64_t>(own, word.load(std::memory_order_relaxed)),
+                             own);
         if (best != nullptr && load >= least) continue;
         best = link;
         least = load;

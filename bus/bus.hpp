@@ -176,7 +176,6 @@ private:
     Link* choose(const Route& route, Sticky sticky);
     Link* least_loaded(const Route& route) const;
     Link* keyed(const Route& route, Sticky key) const;
-    std::uint64_t load_of(const Link& link) const;
     void try_again();
     void fetch_bells();
     void lend(Link& link, const wire::Draft& draft);
