@@ -95,6 +95,11 @@ def pids_of(bus, until, count):
     return seen
 
 
+def workers_of(bus):
+    """The processes of the workers that are on the bus."""
+    return {peer["pid"] for peer in bus.peers() if peer["worker"] is not None}
+
+
 # --- who is called ---------------------------------------------------------------------------------------
 
 
@@ -149,6 +154,7 @@ def test_when_a_worker_dies_only_its_keys_move_and_they_come_back(serve, bus, un
     before = places()
     victim = before[0]
     os.kill(victim, signal.SIGKILL)
+    until(lambda: workers_of(caller) - set(before.values()))
     until(lambda: caller.call("pid", sticky="key 0") not in before.values())
     after = places()
     assert {key: pid for key, pid in after.items() if before[key] != victim} == {
@@ -195,7 +201,8 @@ def test_and_is_started_again_with_a_word_on_why(serve, bus, until):
     before = pids_of(caller, until, 2)
     victim = before.pop()
     os.kill(victim, signal.SIGKILL)
-    until(lambda: pids_of(caller, until, 2) - before - {victim})
+    until(lambda: workers_of(caller) - before - {victim})
+    assert victim not in pids_of(caller, until, 2)
     assert served.end() == 0
     assert f"(pid {victim}) was killed by SIGKILL; the next one is started in 0.1 s" in served.stderr()
 
@@ -453,12 +460,12 @@ else:
     def test_interpreters_roll_and_drain_like_processes(serve, bus, until):
         served = serve(IN_INTERPRETERS, "--workers", "2", "--worker-kind", "interpreter").ready()
         caller = bus()
-        before = {peer["pid"] for peer in caller.peers() if peer["worker"] is not None}
+        before = workers_of(caller)
         served.process.send_signal(signal.SIGHUP)
 
         def others():
             caller.call("who")
-            return not before & {peer["pid"] for peer in caller.peers()}
+            return not before & workers_of(caller)
 
         until(others)
         assert served.end() == 0

@@ -61,7 +61,7 @@ export type ExportedFunction = (...args: readonly unknown[]) => Promise<unknown>
 export interface Stats {
   /** This isolate. `calls` are those it has submitted. */
   readonly self: Counters
-  /** The host, or null when there is none any more. `calls` are those it has answered. */
+  /** The host, of several workers one, or null when there is none any more. `calls` are those it has answered. */
   readonly host: Counters | null
   /** Who has what of the bus's memory. */
   readonly memory: MemoryStats

@@ -115,7 +115,7 @@ class Bus(Caller):
         return self._peer.native
 
     def stats(self) -> dict[str, Any]:
-        """Counters of this peer and of the host, which only grow, and who has what of the memory.
+        """Counters of this peer and of the host, of several workers one, and who has what of the memory.
 
         ``{"self": {...}, "host": {...} or None, "memory": {...}}``. Of the memory, in bytes: all there is
         (``bytes``), what one peer may own (``quota``), what nobody has taken (``free``) and the longest piece
