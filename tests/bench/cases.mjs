@@ -256,7 +256,7 @@ async function pythonWorkers(peer, { ms }) {
   const rate = async count => {
     const pool = await peer.pool(count)
     const add = async (a, b) => {
-      await pool.call('busy', [20_000])
+      await pool.call('busy', [100_000])
       return a + b
     }
     try {
