@@ -251,7 +251,7 @@ void Broker::State::greet(Guest& guest) {
 
     const std::string label(hello.label, ::strnlen(hello.label, sizeof hello.label));
     const std::uint32_t slot =
-        peers::admit(*segment, next_slot, static_cast<PeerKind>(hello.kind), guest.pid, hello.service != 0, label);
+        peers::admit(*segment, next_slot, static_cast<PeerKind>(hello.kind), guest.pid, hello.service, label);
     if (slot == layout::max_peers) return refuse(Status::crowded);
     next_slot = slot + 1;
     guest.slot = slot;

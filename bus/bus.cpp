@@ -24,8 +24,6 @@ constexpr std::size_t most_accounts = 1 << 16;  // cells of a frame that release
 
 constexpr std::uint64_t bit(std::uint32_t slot) { return std::uint64_t{1} << slot; }
 
-std::uint64_t load_of(const Link& link) { return link.in_flight() + link.waiting(); }
-
 bool readable(int socket) {
     pollfd one{socket, POLLIN, 0};
     return ::poll(&one, 1, 0) > 0;
@@ -117,6 +115,9 @@ Status Bus::open(std::uint32_t other, std::uint32_t generation, Fd bell) {
     auto [status, link] = Link::open(*segment_, *arena_, {slot_, generation_, other, generation}, std::move(bell));
     if (status != Status::ok) return status;
     if (!link->has_bell()) bells_wanted_ |= bit(other);
+    // Attached first, then looked whether it is retiring: pairs with is_left_alone, which looks at who has attached after that.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (retiring_) say_retiring(*link);
     keeper_->add_chore(link.get(), [link = link.get()] { link->end_transits(); });
     links_.push_back(std::move(link));
     ++epoch_;
@@ -168,25 +169,116 @@ Status Bus::publish_exports(std::span<const std::string> names) {
     return board::publish(*segment_, slot_, generation_, names);
 }
 
-Link* Bus::provider(Route& route) {
-    if (route.epoch != epoch_ || route.providers.empty()) {
-        route.epoch = 0;
-        route.providers.clear();
-        for (std::uint32_t slot = 0; slot < layout::max_peers; ++slot) {
-            const std::uint64_t life = segment_->peer(slot).life.load(std::memory_order_acquire);
-            if (slot == slot_ || layout::phase_of(life) != layout::Phase::live) continue;
-            const std::uint32_t generation = layout::generation_of(life);
+void Bus::find_providers(Route& route) {
+    route.epoch = 0;
+    route.providers.clear();
+    if (closed()) return;
+    for (std::uint32_t slot = 0; slot < layout::max_peers; ++slot) {
+        const layout::Peer& peer = segment_->peer(slot);
+        const std::uint64_t life = peer.life.load(std::memory_order_acquire);
+        if (slot == slot_ || layout::phase_of(life) != layout::Phase::live) continue;
+        const std::uint32_t generation = layout::generation_of(life);
+        if (route.name.empty()) {
+            if (peer.service == 0) continue;
+        } else {
             const auto names = board::read(*segment_, slot, generation);
             if (std::find(names.begin(), names.end(), route.name) == names.end()) continue;
-            if (Link* link = link_to(slot, generation)) route.providers.push_back(link);
         }
-        route.epoch = epoch_;
+        Link* link = link_to(slot, generation);
+        if (link != nullptr && !is_retiring(*link)) route.providers.push_back(link);
     }
+    route.epoch = epoch_;
+}
+
+/// Of those that take calls; null when none does. What this peer awaits there counts, or what others have there as well: the
+/// callee's own word lags behind the former.
+Link* Bus::least_loaded(const Route& route) const {
+    const std::size_t count = route.providers.size();
     Link* best = nullptr;
-    for (Link* link : route.providers) {
-        if (link->state() == Status::ok && (best == nullptr || load_of(*link) < load_of(*best))) best = link;
+    std::pair<std::uint64_t, std::uint64_t> least;
+    for (std::size_t i = 0; i < count; ++i) {
+        // Callers that find all idle begin with different ones.
+        Link* link = route.providers[(slot_ + i) % count];
+        if (link->state() != Status::ok || is_retiring(*link)) continue;
+        // Of equals the one that this caller awaits the least of, whose word may be the older one.
+        const std::uint64_t own = link->in_flight() + link->waiting();
+        const auto& word = segment_->peer(link->ends().other).load;
+        const std::pair load(count == 1 ? own : std::max<std::uint64_t>(own, word.load(std::memory_order_relaxed)),
+                             own);
+        if (best != nullptr && load >= least) continue;
+        best = link;
+        least = load;
     }
-    return best != nullptr ? best : service();
+    return best;
+}
+
+Bus::Sticky Bus::sticky_key(std::string_view key) {
+    std::uint32_t hash = 0x811c9dc5;  // FNV-1a
+    for (const char byte : key) hash = (hash ^ static_cast<std::uint8_t>(byte)) * 0x01000193;
+    return static_cast<Sticky>(std::max<std::uint32_t>(hash, by_caller + 1));
+}
+
+/// Each worker bids for the key, by its number. So when one goes only its keys move, and they come back with who takes its place.
+Link* Bus::keyed(const Route& route, Sticky key) const {
+    Link* best = nullptr;
+    std::uint64_t highest = 0;
+    for (Link* link : route.providers) {
+        if (link->state() != Status::ok || is_retiring(*link)) continue;
+        std::uint64_t bid = std::uint64_t{key} << 32 | segment_->peer(link->ends().other).service;
+        bid = (bid ^ bid >> 30) * 0xbf58476d1ce4e5b9;  // the finalizer of SplitMix64
+        bid = (bid ^ bid >> 27) * 0x94d049bb133111eb;
+        bid ^= bid >> 31;
+        if (best != nullptr && bid <= highest) continue;
+        best = link;
+        highest = bid;
+    }
+    return best;
+}
+
+Link* Bus::choose(const Route& route, Sticky sticky) {
+    if (sticky == not_sticky) return least_loaded(route);
+    if (sticky != by_caller) return keyed(route, sticky);
+    for (Link* link : route.providers) {
+        const std::pair place(link->ends().other, link->ends().other_generation);
+        if (place == home_ && link->state() == Status::ok && !is_retiring(*link)) return link;
+    }
+    Link* best = least_loaded(route);
+    if (best != nullptr) home_ = {best->ends().other, best->ends().other_generation};
+    return best;
+}
+
+Link* Bus::provider(Route& route, Sticky sticky) {
+    Link* best = route.epoch == epoch_ ? choose(route, sticky) : nullptr;
+    if (best == nullptr) {
+        find_providers(route);
+        best = choose(route, sticky);
+    }
+    return best != nullptr || route.name.empty() ? best : service();
+}
+
+// --- retiring ------------------------------------------------------------------------------------------------------
+
+// Nobody's call is lost between two looks. Each link carries a word and an answer that stands behind all calls by name which
+// were sent there; a link that is opened meanwhile is seen by this side, or its opener sees `retiring`.
+void Bus::retire() {
+    retiring_ = true;
+    decline();
+    (void)publish_exports({});
+    for (const auto& link : links_) say_retiring(*link);
+}
+
+void Bus::say_retiring(Link& link) {
+    if (link.submit({.kind = wire::Kind::retire}) == Status::ok) link.publish();
+}
+
+bool Bus::is_left_alone() const {
+    if (put_off_ != 0) return false;
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with open
+    const auto& row = segment_->attachments(slot_);
+    for (std::uint32_t other = 0; other < layout::max_peers; ++other) {
+        if (row.from[other].load(std::memory_order_relaxed) != seen_[other]) return false;
+    }
+    return std::all_of(links_.begin(), links_.end(), [](const auto& link) { return link->is_left_alone(); });
 }
 
 // --- references ----------------------------------------------------------------------------------------------------
@@ -273,12 +365,19 @@ void Bus::send_releases() {
 bool Bus::keep_accounts(Link& link, const wire::Draft& frame) {
     const auto value = [&](std::size_t i) { return frame.cells[i].bits; };
     const auto& ends = link.ends();
-    const bool is_account =
-        frame.kind == wire::Kind::release || frame.kind == wire::Kind::share || frame.kind == wire::Kind::cancel;
-    if (!is_account) return false;
+    if (frame.kind < wire::Kind::release && frame.kind != wire::Kind::cancel) return false;
     discard(frame);  // none of them has a reason to carry anything
     if (frame.cells.size() > most_accounts) {
         link.fail(Status::corrupt);
+        return true;
+    }
+    if (frame.kind == wire::Kind::retired) {
+        link.left_alone();
+        return true;
+    }
+    if (frame.kind == wire::Kind::retire) {
+        // Behind every call that was sent there.
+        if (link.submit({.kind = wire::Kind::retired}) == Status::ok) link.publish();
         return true;
     }
     if (frame.kind == wire::Kind::release) {
@@ -312,15 +411,6 @@ void Bus::discard(const wire::Draft& frame) {
 }
 
 // --- sending and receiving -----------------------------------------------------------------------------------------
-
-Link* Bus::service() {
-    Link* best = nullptr;
-    for (const auto& link : links_) {
-        if (!segment_->peer(link->ends().other).service || link->state() != Status::ok) continue;
-        if (best == nullptr || load_of(*link) < load_of(*best)) best = link.get();
-    }
-    return best;
-}
 
 Bus::Received Bus::notice() {
     const Notice notice = notices_.front();

@@ -45,8 +45,6 @@ public:
     /// Blocks and leases. Any thread of the peer.
     Arena& arena() { return *arena_; }
 
-    /// The link to the service with the least to do; null when there is none (any more).
-    Link* service();
     /// Every link that stands, in no order.
     std::span<const std::unique_ptr<Link>> links() const { return links_; }
     /// The link to a peer, made at once when there is none; null when the peer is gone. Frames wait until it has attached.
@@ -56,13 +54,35 @@ public:
     [[nodiscard]] Status publish_exports(std::span<const std::string> names);
     /// What is known of who exports a name. Kept by the caller from call to call; links must not be kept.
     struct Route {
-        std::string name;
+        std::string name;  // empty: every service
         std::uint64_t epoch = 0;
         std::vector<Link*> providers;
     };
+    /// What keeps calls on one of several that export the same, as long as it takes calls: nothing, that they are this
+    /// caller's, or a key, which leads all callers to the same.
+    enum Sticky : std::uint32_t { not_sticky = 0, by_caller = 1 };
+    static Sticky sticky_key(std::string_view key);
     /// The link to the peer that exports the name, to the one with the least to do where several do, and to a service where
     /// nobody says so: it knows which names are close. Null when there is no service either.
-    Link* provider(Route& route);
+    Link* provider(Route& route, Sticky sticky = not_sticky);
+    /// The link to the service with the least to do; null when there is none (any more).
+    Link* service() { return provider(services_); }
+
+    /// Has all others turn elsewhere with their next call by name. Any thread.
+    void decline() { segment_->peer(slot_).retiring.store(1, std::memory_order_relaxed); }
+    /// Takes no more calls by name: declines them, shows no exports any more, and asks for the last word of each peer. What they
+    /// have sent by then still comes, and so do calls of this peer's objects.
+    void retire();
+    /// Whether the other side takes no more calls by name.
+    bool is_retiring(const Link& link) const {
+        return segment_->peer(link.ends().other).retiring.load(std::memory_order_relaxed) != 0;
+    }
+    /// Whether no call by name will come any more, after retire.
+    bool is_left_alone() const;
+    /// Tells others how many calls have come and were not answered yet.
+    void show_load(std::uint32_t calls) {
+        segment_->peer(slot_).load.store(calls, std::memory_order_relaxed);  // a hint: it needs no order
+    }
 
     /// Sends a call, post, item, credit or cancel: Link::submit, and counts the references that go with it.
     /// A cancel takes back a call that has not been sent; its completion, of status cancelled, is received from here then.
@@ -125,6 +145,11 @@ public:
     /// Another peer's counters, straight from the segment; null when no such peer is there.
     const layout::Counters* counters_of(std::uint32_t slot) const;
     const layout::Peer& peer(std::uint32_t slot) const { return segment_->peer(slot); }
+    /// What a peer shows that it exports.
+    std::vector<std::string> exports_of(std::uint32_t slot) const {
+        return board::read(*segment_, slot,
+                           layout::generation_of(segment_->peer(slot).life.load(std::memory_order_acquire)));
+    }
     /// What a peer calls itself, for a person.
     std::string label(std::uint32_t slot) const;
     /// Who has what of the memory, read from the segment. Any thread.
@@ -146,6 +171,11 @@ private:
     Link* find(std::uint32_t slot, std::uint32_t generation) const;
     bool is_live(std::uint32_t slot, std::uint32_t generation) const;
     bool stands(const Link& link) const;
+    void find_providers(Route& route);
+    void say_retiring(Link& link);
+    Link* choose(const Route& route, Sticky sticky);
+    Link* least_loaded(const Route& route) const;
+    Link* keyed(const Route& route, Sticky key) const;
     void try_again();
     void fetch_bells();
     void lend(Link& link, const wire::Draft& draft);
@@ -165,6 +195,9 @@ private:
     std::uint32_t generation_ = 0;
     std::vector<std::unique_ptr<Link>> links_;
     std::uint64_t epoch_ = 1;  // of the links and of what peers export; routes of another epoch are looked up anew
+    Route services_;
+    std::pair<std::uint32_t, std::uint32_t> home_{layout::max_peers, 0};  // slot and generation of by_caller's choice
+    bool retiring_ = false;
     Lending lending_;
     std::unordered_map<std::uint64_t, std::vector<wire::Cell>> releases_;  // by the owner's place; pairs of id and uses
     struct Notice {  // what is received without a frame of its own

@@ -33,7 +33,7 @@
 namespace isthmus::layout {
 
 inline constexpr std::uint64_t magic = 0x31'53'55'4d'48'54'53'49;  // "ISTHMUS1" in little-endian order
-inline constexpr std::uint32_t version = 2;
+inline constexpr std::uint32_t version = 3;
 
 inline constexpr std::uint32_t max_peers = 64;  // one lease bit each in one word
 inline constexpr std::uint64_t page_bytes = 4096;
@@ -119,12 +119,14 @@ struct alignas(far_apart) Peer {
     Word64 life;
     std::uint32_t pid;      // written by the broker while joining, like all of this line
     std::uint32_t kind;     // PeerKind
-    std::uint32_t service;  // 1: it answers calls
+    std::uint32_t service;  // 0: it is none; else its number among the workers of its service, plus 1
     char label[44];
     alignas(far_apart) Pulse pulse;
     alignas(far_apart) Word32 asleep;  // bus/doorbell.hpp
     Word32 pickles;                    // 1: it asked to be sent pickles; written by itself before it is live
     Word64 board;                      // generation << 32 | count of writes to its Board, odd during one
+    Word32 retiring;                   // 1: it takes no new calls; written by itself, like the next
+    Word32 load;                       // calls that it has received and not answered, as of its last look
     alignas(far_apart) Counters counters;
 };
 
@@ -231,6 +233,8 @@ constexpr std::uint64_t hash() {
                                std::uint64_t{offsetof(Peer, asleep)},
                                std::uint64_t{offsetof(Peer, pickles)},
                                std::uint64_t{offsetof(Peer, board)},
+                               std::uint64_t{offsetof(Peer, retiring)},
+                               std::uint64_t{offsetof(Peer, load)},
                                std::uint64_t{offsetof(Peer, counters)},
                                std::uint64_t{sizeof(Counters)},
                                std::uint64_t{sizeof(AttachRow)},

@@ -91,6 +91,10 @@ public:
     Fd take_bell() { return std::move(bell_); }
 
     const Ends& ends() const { return ends_; }
+    /// The other side has said that it makes no new calls by name: those that came are all.
+    void left_alone() { left_alone_ = true; }
+    bool is_left_alone() const { return left_alone_ || state_ != Status::ok; }
+
     std::uint32_t in_flight() const { return in_flight_; }
     std::uint64_t waiting() const { return backlog_.size(); }
     /// Whether the other side has taken over everything that was submitted; before that, leaving loses messages.
@@ -151,6 +155,7 @@ private:
     Status state_ = Status::ok;
     bool attached_ = false;
     bool starved_ = false;
+    bool left_alone_ = false;
     std::uint32_t in_flight_ = 0;
     std::mutex transit_mutex_;
     std::deque<Transit> transit_;              // guarded by transit_mutex_

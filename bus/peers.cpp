@@ -85,8 +85,8 @@ Watch& Watch::operator=(Watch&& other) noexcept {
     return *this;
 }
 
-std::uint32_t admit(const Segment& segment, std::uint32_t after, PeerKind kind, std::uint32_t pid, bool service,
-                    const std::string& label) {
+std::uint32_t admit(const Segment& segment, std::uint32_t after, PeerKind kind, std::uint32_t pid,
+                    std::uint32_t service, const std::string& label) {
     for (std::uint32_t step = 0; step < layout::max_peers; ++step) {
         const std::uint32_t slot = (after + step) % layout::max_peers;
         auto& peer = segment.peer(slot);
@@ -98,6 +98,8 @@ std::uint32_t admit(const Segment& segment, std::uint32_t after, PeerKind kind, 
         std::memset(peer.label, 0, sizeof peer.label);
         label.copy(peer.label, sizeof peer.label - 1);
         peer.asleep.store(0, std::memory_order_relaxed);
+        peer.retiring.store(0, std::memory_order_relaxed);
+        peer.load.store(0, std::memory_order_relaxed);
         new (&peer.counters) layout::Counters{};
         peer.life.store(layout::life(layout::generation_of(life) + 1, layout::Phase::joining),
                         std::memory_order_release);

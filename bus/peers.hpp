@@ -48,8 +48,8 @@ private:
 
 /// Broker: a free slot, the one unused for longest, set to `joining` with a new generation, all its words fresh.
 /// max_peers when there is none.
-std::uint32_t admit(const Segment& segment, std::uint32_t after, PeerKind kind, std::uint32_t pid, bool service,
-                    const std::string& label);
+std::uint32_t admit(const Segment& segment, std::uint32_t after, PeerKind kind, std::uint32_t pid,
+                    std::uint32_t service, const std::string& label);
 
 /// Broker: takes back the memory of a peer whose process is gone or who left.
 void take_back(const Segment& segment, ArenaPages& pages, std::uint32_t slot);

@@ -26,7 +26,7 @@ std::optional<Conversation::Door> Conversation::take_door() {
     return Door{place.slot, place.generation, fds.empty() ? Fd{} : std::move(fds.front())};
 }
 
-Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadline) {
+Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadline, doorbell::Deadline appears) {
     const sockaddr_un address = address_of(socket_path(bus));
     Fd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket) fail(Status::no_memory, "cannot make a socket");
@@ -41,12 +41,17 @@ Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadli
             std::this_thread::sleep_for(5ms);
             continue;
         }
+        if (doorbell::Clock::now() < appears) {
+            std::this_thread::sleep_for(20ms);
+            continue;
+        }
         throw Error(Status::no_bus, "no bus named '" + bus + "' is being served");
     }
     ucred credentials{};
     if (!same_user(socket.get(), credentials)) throw Error(Status::refused);
 
-    Hello hello{layout::magic, layout::hash(), layout::version, static_cast<std::uint32_t>(who.kind), who.service, {}};
+    Hello hello{layout::magic, layout::hash(), layout::version, static_cast<std::uint32_t>(who.kind), 0, {}};
+    if (who.service) hello.service = who.worker + 1;
     who.label.copy(hello.label, sizeof hello.label - 1);
     Welcome welcome{};
     std::vector<Fd> fds;

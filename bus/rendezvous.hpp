@@ -23,8 +23,9 @@ namespace isthmus::rendezvous {
 
 struct Who {
     PeerKind kind = PeerKind::unknown;
-    bool service = false;  // answers calls; the broker introduces it to those who join
-    std::string label;     // for people: a script's name
+    bool service = false;      // answers calls; the broker introduces it to those who join
+    std::string label;         // for people: a script's name
+    std::uint32_t worker = 0;  // of a service: its number among those that export the same
 };
 
 /// The open control socket of a peer.
@@ -59,8 +60,8 @@ struct Invitation {
     std::vector<Service> services;
 };
 
-/// Asks for a place on a bus. Blocks at most until the deadline; any thread. Throws Error: no_bus, refused, crowded, mismatch,
-/// timed_out, unsafe.
-Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadline);
+/// Asks for a place on a bus. Blocks at most until the deadline, and until `appears` while there is no such bus; any thread.
+/// Throws Error: no_bus, refused, crowded, mismatch, timed_out, unsafe.
+Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadline, doorbell::Deadline appears = {});
 
 }  // namespace isthmus::rendezvous

@@ -313,7 +313,7 @@ void write(const Draft& draft, std::byte* out) {
 Status read(std::span<const std::byte> bytes, Draft& out) {
     if (bytes.size() > max_bytes) return Status::corrupt;
     if (!(has_our_head(bytes) ? view_ours(bytes, out) : view_any(bytes, out))) return Status::corrupt;
-    if (out.kind < Kind::call || out.kind > Kind::share || out.status > Status::over_quota) return Status::corrupt;
+    if (out.kind < Kind::call || out.kind > Kind::retired || out.status > Status::over_quota) return Status::corrupt;
     return CellCheck(out).all() ? Status::ok : Status::corrupt;
 }
 

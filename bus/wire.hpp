@@ -46,7 +46,7 @@
 
 namespace isthmus::wire {
 
-enum class Kind : std::uint8_t { call = 1, post, reply, error, cancel, item, credit, release, share };
+enum class Kind : std::uint8_t { call = 1, post, reply, error, cancel, item, credit, release, share, retire, retired };
 
 enum class Tag : std::uint8_t {
     null,

@@ -24,6 +24,7 @@ export const cases = {
   'stream-1M': millionItems,
   idle: null, // measured from outside, on all peers at once
   'workers-4': workers,
+  'workers-py-2': pythonWorkers,
 }
 
 async function sync(peer, { ms }) {
@@ -73,8 +74,8 @@ async function inFlight(peer, { ms }) {
   return { calls_per_s: [calls / seconds, '1/s'], ...perCall(before, await counters(peer), all) }
 }
 
-/** Keeps `width` calls in flight for `ms`: so many lanes, each awaiting its own call in a loop. */
-export async function lanes({ add }, width, ms) {
+/** Keeps `width` calls in flight for `ms`: so many lanes, each awaiting its own call in a loop. The clock is read every so many calls. */
+export async function lanes({ add }, width, ms, every = 256) {
   let calls = 0
   let done = false
   let inTime = 0
@@ -86,7 +87,7 @@ export async function lanes({ add }, width, ms) {
       const sum = await add(1, 2)
       if (sum !== 3) throw wrongSum(sum)
       calls++
-      if ((calls & 255) === 0 && !done) {
+      if (calls % every === 0 && !done) {
         now = performance.now()
         done = now - begin >= ms
         if (done) inTime = calls
@@ -248,6 +249,27 @@ async function workers(peer, { ms, name, context }) {
     for (const thread of threads) thread.postMessage('stop')
     await Promise.race([exits, setTimeout(2000, null, { ref: false })]).catch(() => {})
   }
+}
+
+/** Calls that keep a processor busy, on one worker process of Python and on two. */
+async function pythonWorkers(peer, { ms }) {
+  const rate = async count => {
+    const pool = await peer.pool(count)
+    const add = async (a, b) => {
+      await pool.call('busy', [100_000])
+      return a + b
+    }
+    try {
+      await lanes({ add }, 4 * count, ms / 2, 1)
+      const { calls, seconds } = await lanes({ add }, 4 * count, 2 * ms, 1)
+      return calls / seconds
+    } finally {
+      await pool.close()
+    }
+  }
+  const one = await rate(1)
+  const two = await rate(2)
+  return { calls_per_s_1: [one, '1/s'], calls_per_s_2: [two, '1/s'], speedup: [two / one, '1'] }
 }
 
 export async function counters(peer) {

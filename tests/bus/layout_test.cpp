@@ -7,8 +7,8 @@
 
 namespace isthmus::layout {
 
-static_assert(version == 2);
-static_assert(hash() == 0x563d4691d7f0ba92);
+static_assert(version == 3);
+static_assert(hash() == 0x9f50f2bbd85cbc37);
 static_assert(magic == 0x3153554d48545349);
 
 static_assert(max_peers == 64);
@@ -43,6 +43,8 @@ static_assert(offsetof(Peer, label) == 20);
 static_assert(offsetof(Peer, pulse) == 128 && sizeof(Pulse) == 64);
 static_assert(offsetof(Peer, asleep) == 256);
 static_assert(offsetof(Peer, pickles) == 260);
+static_assert(offsetof(Peer, retiring) == 272);
+static_assert(offsetof(Peer, load) == 276);
 static_assert(offsetof(Peer, counters) == 384);
 
 static_assert(sizeof(Counters) == 824);

@@ -9,7 +9,8 @@
 namespace isthmus::test {
 
 struct Player {
-    Player(const std::string& name, bool service) : bus(join(name, service)), room(1 << 14) {}
+    Player(const std::string& name, bool service, std::uint32_t worker = 0)
+        : bus(join(name, service, 10s, worker)), room(1 << 14) {}
 
     Bus::Received receive() {
         for (;;) {

@@ -87,8 +87,9 @@ inline std::string bus_of_process() {
     return bus;
 }
 
-inline std::unique_ptr<Bus> join(const std::string& bus, bool service = false, std::chrono::milliseconds within = 10s) {
-    return Bus::join(rendezvous::ask(bus, {PeerKind::unknown, service, "test"}, Clock::now() + within));
+inline std::unique_ptr<Bus> join(const std::string& bus, bool service = false, std::chrono::milliseconds within = 10s,
+                                 std::uint32_t worker = 0) {
+    return Bus::join(rendezvous::ask(bus, {PeerKind::unknown, service, "test", worker}, Clock::now() + within));
 }
 
 /// Small rings and a small arena, so that tests meet their ends.

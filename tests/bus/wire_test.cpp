@@ -498,7 +498,7 @@ TEST_CASE("a kind or a status that does not exist is refused", "[wire]") {
         Draft draft{.kind = static_cast<Kind>(value), .id = 1};
         Draft out;
         CHECK((read(written(draft).span(), out) == Status::ok) ==
-              (value >= 1 && value <= static_cast<int>(Kind::share)));
+              (value >= 1 && value <= static_cast<int>(Kind::retired)));
         draft.kind = Kind::error;
         draft.status = static_cast<Status>(value);
         CHECK((read(written(draft).span(), out) == Status::ok) == (value <= static_cast<int>(Status::over_quota)));

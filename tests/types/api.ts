@@ -17,11 +17,21 @@ import {
 } from 'isthmus'
 
 export async function tour(signal: AbortSignal): Promise<void> {
-  await using py: Bus = await spawn(new URL('./app.py', 'file:///'), { python: 'python3', memory: '1GiB' })
-  const other: Bus = await connect(py.name, { timeout: 100 })
+  await using py: Bus = await spawn(new URL('./app.py', 'file:///'), {
+    python: 'python3',
+    memory: '1GiB',
+    workers: 2,
+    workerKind: 'process',
+  })
+  const other: Bus = await connect(py.name, { timeout: 100, wait: 5000, sticky: true })
 
   const total: number = await py.call<number>('total', [new Float64Array(3)])
-  const unknown: unknown = await py.call('total', [total], { kwargs: { a: 1 }, timeout: 5, signal })
+  const unknown: unknown = await py.call('total', [total], {
+    kwargs: { a: 1 },
+    timeout: 5,
+    sticky: 'key',
+    signal,
+  })
   const sync: string = other.callSync<string>('name')
   other.post('log', [sync, unknown])
   const sums: number[] = await py.callMany<number>('add', [[1, 2]])

@@ -160,6 +160,7 @@ napi_value Connection::expose(napi_env env, const std::shared_ptr<Connection>& c
     method("flush", plain<&Connection::flush_now>);
     method("drain", drain);
     method("intern", intern);
+    method("stick", stick);
     method("publish", publish);
     method("giveBack", plain<&Connection::give_back>);
     method("takeFree", take_free);

@@ -28,7 +28,7 @@ namespace isthmus::node {
     X(status) X(kind) X(name) X(slot) X(firstCell) X(cells) X(firstHeap) X(heapBytes)                    \
     X(firstPayload) X(frames) X(inFlight) X(loop) X(block) X(generation) X(target) X(peer)               \
     X(peerGeneration) X(flags) X(number) X(idLow) X(idHigh) X(activityLow) X(activityHigh) X(answer)     \
-    X(queued) X(exported) X(serving) X(selfSlot) X(selfGeneration)
+    X(queued) X(exported) X(serving) X(selfSlot) X(selfGeneration) X(sticky)
 #define ISTHMUS_DOUBLES(X)                                                                               \
     X(timeout) X(offset) X(bytes) X(object)
 // A descriptor of what arrived. `cells` and `payloads` count words from the inbox's start, `heap` and `name` bytes. The fields
@@ -141,6 +141,7 @@ private:
     static napi_value wait(napi_env env, napi_callback_info info);
     static napi_value drain(napi_env env, napi_callback_info info);
     static napi_value intern(napi_env env, napi_callback_info info);
+    static napi_value stick(napi_env env, napi_callback_info info);
     static napi_value publish(napi_env env, napi_callback_info info);
     static napi_value take_free(napi_env env, napi_callback_info info);
     static napi_value label(napi_env env, napi_callback_info info);

@@ -33,6 +33,17 @@ napi_value Connection::intern(napi_env env, napi_callback_info info) {  // the i
     });
 }
 
+/// stick(key): the staged call goes where all calls with this key go.
+napi_value Connection::stick(napi_env env, napi_callback_info info) {  // the isolate's thread; no lock
+    std::size_t count = 1;
+    napi_value key = nullptr;
+    Connection& self = of(env, info, &count, &key);
+    return guarded(env, [&]() -> napi_value {
+        self.word(Word::sticky) = static_cast<std::int32_t>(Bus::sticky_key(text_of(env, key)));
+        return nullptr;
+    });
+}
+
 /// publish(names): shows them on this peer's board.
 napi_value Connection::publish(napi_env env, napi_callback_info info) {  // the isolate's thread; the arena's mutex
     std::size_t count = 1;

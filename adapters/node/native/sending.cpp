@@ -57,7 +57,9 @@ void Connection::forget_staged() {
 /// Whom the staged call is for; null when nobody is there.
 Link* Connection::callee() {
     if (word(Word::peer) != any_peer) return bus_->link_to(index(Word::peer), index(Word::peerGeneration));
-    return word(Word::name) < 0 ? bus_->service() : bus_->provider(names_[index(Word::name)].route);
+    return word(Word::name) < 0
+               ? bus_->service()
+               : bus_->provider(names_[index(Word::name)].route, static_cast<Bus::Sticky>(word(Word::sticky)));
 }
 
 /// The link to the peer whose call is being answered, as long as it stands.

@@ -39,6 +39,11 @@ export interface CallOptions {
   readonly timeout?: number
   /** Aborting rejects the call with the signal's reason, and tells the host that nobody waits for it. */
   readonly signal?: AbortSignal
+  /**
+   * Where several workers or services export the name, the one with the least to do is called. This keeps to one as long as it
+   * takes calls: `true` all such calls of this caller, a text all calls with this key, whoever makes them.
+   */
+  readonly sticky?: string | boolean
   /** The result stays where it is, also if it is a value that could come here, such as a table: a remote object is what comes. */
   readonly keep?: boolean
 }
@@ -56,7 +61,7 @@ export type ExportedFunction = (...args: readonly unknown[]) => Promise<unknown>
 export interface Stats {
   /** This isolate. `calls` are those it has submitted. */
   readonly self: Counters
-  /** The host, or null when there is none any more. `calls` are those it has answered. */
+  /** The host, of several workers one, or null when there is none any more. `calls` are those it has answered. */
   readonly host: Counters | null
   /** Who has what of the bus's memory. */
   readonly memory: MemoryStats
@@ -93,10 +98,11 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     connection: NativeConnection,
     buffers: Buffers,
     companion: Companion | undefined,
+    sticky: boolean,
   ) {
     this.name = name
     this.#companion = companion
-    this.#peer = new Peer(connection, buffers, companion, () => {
+    this.#peer = new Peer(connection, buffers, companion, sticky, () => {
       if (this.#chores === undefined) this.#keepHouse()
       this.#idle = 0
     })
@@ -141,12 +147,16 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   }
 
   /** Calls without waiting for anything; the host logs a failure. @throws EncodeError, HostLostError, BusFullError */
-  post(name: UndeclaredName<Exports>, args?: readonly unknown[], options?: Pick<CallOptions, 'kwargs'>): void
+  post(
+    name: UndeclaredName<Exports>,
+    args?: readonly unknown[],
+    options?: Pick<CallOptions, 'kwargs' | 'sticky'>,
+  ): void
   post<Name extends NameOf<Exports>>(
     name: Name,
-    ...rest: CallArguments<Exports[Name], Pick<CallOptions, 'kwargs'>>
+    ...rest: CallArguments<Exports[Name], Pick<CallOptions, 'kwargs' | 'sticky'>>
   ): void
-  post(name: string, args: readonly unknown[] = [], options?: Pick<CallOptions, 'kwargs'>): void {
+  post(name: string, args: readonly unknown[] = [], options?: Pick<CallOptions, 'kwargs' | 'sticky'>): void {
     this.#peer.post(name, args, options)
   }
 

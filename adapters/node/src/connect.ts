@@ -9,10 +9,17 @@ import { ConnectError } from './errors.js'
 import { constants, native } from './native.js'
 import type { AnyExports } from './types.js'
 
+// Milliseconds, where a bus is waited for.
+const lookEvery = 20
+
 /** How a bus is joined. */
 export interface ConnectOptions {
   /** Milliseconds to wait for a host that is there but not ready yet. 10,000 if not given. */
   readonly timeout?: number
+  /** Milliseconds to wait for a bus that is not there yet. 0 if not given. */
+  readonly wait?: number
+  /** Whether all calls of this caller go to one worker, as long as it is there. */
+  readonly sticky?: boolean
 }
 
 /**
@@ -24,7 +31,7 @@ export function connect<Exports extends object = AnyExports>(
   bus: string,
   options: ConnectOptions = {},
 ): Promise<Bus<Exports>> {
-  return joinBus<Exports>(bus, options.timeout ?? 10_000, undefined)
+  return joinBus<Exports>(bus, options, undefined)
 }
 
 function label(): string {
@@ -36,7 +43,7 @@ function label(): string {
 /** @internal */
 export async function joinBus<Exports extends object>(
   bus: string,
-  milliseconds: number,
+  { timeout = 10_000, wait = 0, sticky = false }: ConnectOptions,
   companion: Companion | undefined,
 ): Promise<Bus<Exports>> {
   // Without, memory is mapped over a buffer's own; JavaScriptCore would use that again, for others.
@@ -45,17 +52,29 @@ export async function joinBus<Exports extends object>(
   const buffers = makeBuffers()
   let connection: Awaited<ReturnType<typeof native.join>>
   const target = { ...buffers, onWake: () => buffers.onWake() }
-  try {
-    connection = await native.join(String(bus), label(), milliseconds, target)
-  } catch (error) {
-    throw explained(bus, error as Error & { status?: number })
+  const appears = performance.now() + wait
+  for (;;) {
+    try {
+      connection = await native.join(
+        String(bus),
+        label(),
+        Math.max(appears - performance.now(), 0) + timeout,
+        target,
+      )
+      break
+    } catch (error) {
+      const refusal = error as Error & { status?: number }
+      if (refusal.status !== constants.statuses.no_bus || performance.now() >= appears)
+        throw explained(bus, refusal)
+    }
+    await new Promise(resolve => setTimeout(resolve, lookEvery))
   }
   const bytes = connection.stats()?.[1].bytes ?? 0
   if (bytes > bufferLimits.MAX_LENGTH) {
     connection.close()
     throw new ConnectError(tooLarge(bus, bytes))
   }
-  return new Bus(bus, connection, buffers, companion)
+  return new Bus(bus, connection, buffers, companion, sticky)
 }
 
 /** All arrays are views of one buffer, which has to hold the whole memory. */

@@ -33,6 +33,8 @@ export interface NativeConnection {
   drain(): ArrayBuffer | undefined
   /** A number for the name of an export. */
   intern(name: string): number
+  /** The next call goes where all calls with this key go. */
+  stick(key: string): void
   /** Where values are staged from now on. */
   lend(cells: ArrayBuffer, heap: ArrayBuffer): void
   allocate(): void
@@ -94,6 +96,7 @@ interface Numbers<Name extends string> {
   readonly references: Record<'callable' | 'iterable' | 'async' | 'exception', number>
   readonly frames: Record<'streams' | 'blocks' | 'keeps' | 'references' | 'lends', number>
   readonly targets: Record<'nameOnly' | 'onObject' | 'operation', number>
+  readonly sticky: Record<'not' | 'byCaller', number>
   readonly peers: Record<'any' | 'gone', number>
   readonly flags: Record<'leased' | 'fortran' | 'ascii' | 'moved' | 'kwargs' | 'strided' | 'typed', number>
   readonly sizes: Record<SizeName, number>
@@ -130,6 +133,7 @@ type WordName =
   | 'serving'
   | 'selfSlot'
   | 'selfGeneration'
+  | 'sticky'
 type FieldName =
   | 'kind'
   | 'status'

@@ -23,7 +23,7 @@ import { Server } from './serve.js'
 import { listen } from './signals.js'
 import { initialCredit } from './streams.js'
 
-const { kinds, sizes, statuses, words, doubles, frames, targets, peers } = constants
+const { kinds, sizes, statuses, words, doubles, frames, targets, peers, sticky } = constants
 const OK = statuses.ok
 const longestTimer = 2 ** 31 - 1
 const mostQueued = 1 << 14
@@ -63,6 +63,8 @@ export class Peer implements Port {
   readonly #doubles: Float64Array
   readonly #calls = new Calls()
   readonly #answers: Answers
+  /** Whether calls keep to one worker if nothing else is said. */
+  readonly #sticky: boolean
   /** Called before each message. */
   readonly #used: () => void
 
@@ -81,9 +83,11 @@ export class Peer implements Port {
     native: NativeConnection,
     buffers: Buffers,
     companion: Companion | undefined,
+    sticky: boolean,
     used: () => void,
   ) {
     this.native = native
+    this.#sticky = sticky
     this.#used = used
     this.#words = new Int32Array(buffers.control, 0, constants.doubles.timeout * 2)
     this.#doubles = new Float64Array(buffers.control)
@@ -263,6 +267,7 @@ export class Peer implements Port {
       this.#encoder.stage(args, named, undefined)
       control[words.name] = name
       control[words.peer] = peers.any
+      this.#stick(options?.sticky ?? this.#sticky)
     } else {
       this.#stageOnObject(target, args, named)
     }
@@ -277,6 +282,11 @@ export class Peer implements Port {
     this.#timeout = timeout
     this.#used()
     return slot
+  }
+
+  #stick(by: string | boolean): void {
+    if (typeof by === 'string') this.native.stick(by)
+    else this.#words[words.sticky] = by ? sticky.byCaller : sticky.not
   }
 
   #stageOnObject(

@@ -16,6 +16,8 @@ export interface PortOptions {
   readonly kwargs?: Readonly<Record<string, unknown>> | undefined
   readonly timeout?: number | undefined
   readonly signal?: AbortSignal | undefined
+  /** What keeps calls on one worker: that they are this caller's, or a key. */
+  readonly sticky?: string | boolean | undefined
   /** The result stays where it is, also if it is a value that could travel. */
   readonly keep?: boolean | undefined
   /** Tables in the result stay where they are. */

@@ -24,6 +24,10 @@ export interface SpawnOptions {
   readonly quota?: number | string
   /** The modules that `Bus.import` may import, each with those below it. All if not given: the host is a child of this process. */
   readonly allow?: readonly string[]
+  /** How many workers serve the app: calls go to the one with the least to do, and those that die are started again. */
+  readonly workers?: number
+  /** What a worker is: a process if not given, a sub-interpreter with a GIL of its own (from Python 3.12 on), or a thread (in free-threaded builds). */
+  readonly workerKind?: 'process' | 'interpreter' | 'thread'
   /** Added to the environment of this process. */
   readonly env?: Readonly<Record<string, string | undefined>>
   /** The host's working directory. */
@@ -52,7 +56,7 @@ export async function spawn<Exports extends object = AnyExports>(
   const host = new Host(path, bus, options)
   try {
     await host.ready()
-    const connection = await joinBus<Exports>(bus, 10_000, host)
+    const connection = await joinBus<Exports>(bus, {}, host)
     host.letGo()
     return connection
   } catch (error) {
@@ -81,6 +85,8 @@ class Host implements Companion {
     const args = ['-m', 'isthmus', 'serve', app, '--bus', bus, '--lifeline', `${lifelineFd}`]
     if (options.memory !== undefined) args.push('--memory', `${options.memory}`)
     if (options.quota !== undefined) args.push('--quota', `${options.quota}`)
+    if (options.workers !== undefined) args.push('--workers', `${options.workers}`)
+    if (options.workerKind !== undefined) args.push('--worker-kind', options.workerKind)
     const allow = options.allow?.join(',') ?? '*'
     if (allow !== '') args.push('--allow', allow)
     this.#child = spawnChild(this.#python.path, args, {

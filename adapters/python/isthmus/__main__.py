@@ -3,118 +3,56 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
-import json
+import asyncio
 import logging
 import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from . import _isthmus, host
+from .app import DONE, NO_SUCH_BUS, USAGE, Lifeline, about, about_loading, import_app
+from .caller import Bus
 from .errors import ConnectError
 from .exports import registry
-
-DONE, FAILED, USAGE = 0, 1, 2
+from .supervisor import Failed, Supervisor
+from .workers import KINDS, check_kind, work
 
 log = logging.getLogger("isthmus")
 
 
-class _Lifeline:
-    """A socket to the parent: told once whether the host is ready; its hang-up ends this process."""
-
-    def __init__(self, fd: int | None) -> None:
-        self._fd = fd
-        if fd is not None:
-            os.set_inheritable(fd, False)
-
-    def watch(self, bus: str) -> None:
-        if self._fd is not None:
-            _isthmus.watch_parent(self._fd, _isthmus.socket_path(bus))
-
-    def say(self, message: dict[str, Any]) -> None:
-        if self._fd is None:
-            return
-        line = json.dumps(message).encode() + b"\n"
-        try:
-            while line:
-                line = line[os.write(self._fd, line) :]
-        except OSError:
-            pass  # the parent is gone, which the watch deals with
-
-
-def _load(app: str) -> ModuleType:
-    """Imports the app, a file or a module's name, its folder first on the path as with `python app.py`."""
-    path = Path(app)
-    if not path.is_file():
-        if app.endswith(".py") or os.sep in app:
-            raise FileNotFoundError(f"there is no file {app}")
-        if re.fullmatch(r"\w+(\.\w+)*", app) is None:
-            raise FileNotFoundError(f"there is neither a file nor a module {app}")
-        sys.path.insert(0, os.getcwd())
-        sys.argv = [app]
-        return importlib.import_module(app)
-    sys.path.insert(0, str(path.parent.resolve()))
-    sys.argv = [app]
-    taken = path.stem in sys.modules or path.stem in sys.stdlib_module_names or not path.stem.isidentifier()
-    name = "isthmus_app" if taken else path.stem
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{app} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _traceback_of(error: BaseException) -> str:
-    """The traceback without the frames of this file and of importlib, which say nothing about the app."""
-    whole = traceback.TracebackException.from_exception(error)
-    hidden = (
-        __file__,
-        "<frozen importlib._bootstrap>",
-        "<frozen importlib._bootstrap_external>",
-        importlib.__file__,
-    )
-    kept = [frame for frame in whole.stack if frame.filename not in hidden]
-    whole.stack[:] = kept
-    return "".join(whole.format())
-
-
-def _about(error: BaseException) -> dict[str, Any]:
-    return {"error": {"type": type(error).__name__, "message": str(error), "traceback": _traceback_of(error)}}
+def _bus_name(arguments: argparse.Namespace) -> str:
+    return arguments.bus or re.sub(r"[^A-Za-z0-9._-]", "-", Path(arguments.app).stem).lstrip(".") or "isthmus"
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    lifeline = _Lifeline(arguments.lifeline)
-    name = arguments.bus or re.sub(r"[^A-Za-z0-9._-]", "-", Path(arguments.app).stem).lstrip(".") or "isthmus"
+    name = _bus_name(arguments)
+    lifeline = Lifeline(arguments.lifeline)
+    lifeline.watch(None if arguments.join else name)
+    if arguments.workers is None and arguments.worker_kind == "process" and not arguments.reload:
+        return _serve_here(arguments, name, lifeline)
+    return _serve_with_workers(arguments, name, lifeline)
+
+
+def _fail(lifeline: Lifeline, said: dict[str, Any]) -> int:
+    """Tells the parent and a person what keeps it from serving. The exit code."""
+    lifeline.say(said)
+    print(f"isthmus: {said['error']['shown'].rstrip()}", file=sys.stderr)
+    code: int = said["error"]["code"]
+    return code
+
+
+def _serve_here(arguments: argparse.Namespace, name: str, lifeline: Lifeline) -> int:
     try:
-        lifeline.watch(name)
-        host._loading = True
-        _load(arguments.app)
-    except FileNotFoundError as error:
-        lifeline.say(_about(error))
-        shown = error if error.filename is None else _traceback_of(error)
-        print(f"isthmus: {shown}", file=sys.stderr)
-        return USAGE if error.filename is None else FAILED
+        import_app(arguments.app)
     except (Exception, SystemExit) as error:
-        lifeline.say(_about(error))
-        print(
-            f"isthmus: {arguments.app} could not be imported\n{_traceback_of(error)}", end="", file=sys.stderr
-        )
-        return FAILED
-    finally:
-        host._loading = False
+        return _fail(lifeline, about_loading(arguments.app, error))
     if not registry.names():
         log.warning(
             "%s exports nothing: put @isthmus.export before the functions that it offers", arguments.app
         )
-
     served = host.Host(
         name,
         memory=arguments.memory,
@@ -122,14 +60,13 @@ def _serve(arguments: argparse.Namespace) -> int:
         allow=arguments.allow,
         numpy_memory=arguments.numpy_memory,
         pickle=arguments.pickle,
+        join=arguments.join,
     )
-    with host._stopped_by_signals(served):
+    with host.stopped_by_signals(served):
         try:
             served.start()
         except ConnectError as error:
-            lifeline.say(_about(error))
-            print(f"isthmus: {error}", file=sys.stderr)
-            return FAILED
+            return _fail(lifeline, about(error))
         lifeline.say({"ready": True})
         try:
             served.wait()
@@ -138,11 +75,80 @@ def _serve(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _serve_with_workers(arguments: argparse.Namespace, name: str, lifeline: Lifeline) -> int:
+    kind, count = arguments.worker_kind, arguments.workers or 1
+    try:
+        check_kind(kind)
+    except RuntimeError as error:
+        return _fail(lifeline, about(error, code=USAGE))
+    command = [sys.executable, "-m", "isthmus", "work", arguments.app, "--bus", name, "--worker-kind", kind]
+    if arguments.allow is not None:
+        command += ["--allow", arguments.allow]
+    command += ["--no-numpy-memory"] * (not arguments.numpy_memory) + ["--pickle"] * arguments.pickle
+    supervisor = Supervisor(
+        name,
+        command,
+        [range(i, i + 1) for i in range(count)] if kind == "process" else [range(count)],
+        patience=arguments.drain,
+        reload=arguments.reload,
+    )
+    broker = None
+    try:
+        if not arguments.join:
+            broker = _isthmus.Broker(name, arguments.memory, 0, arguments.quota or 0)
+        asyncio.run(supervisor.run(broker, lambda: lifeline.say({"ready": True})))
+    except ConnectError as error:
+        return _fail(lifeline, about(error))
+    except Failed as failure:
+        return _fail(lifeline, failure.about)
+    finally:
+        if broker is not None:
+            broker.close()
+    log.info("stopped serving '%s'", name)
+    return DONE
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    """Prints who serves and who calls on each bus."""
+    found = False
+    for name in sorted([arguments.bus] if arguments.bus else _isthmus.bus_names()):
+        try:
+            bus = Bus(name)
+        except ConnectError as error:
+            if arguments.bus:
+                print(f"isthmus: {error}", file=sys.stderr)
+                return NO_SUCH_BUS
+            log.warning("%s", error)
+            continue
+        with bus:
+            found = True
+            print(name)
+            for peer in bus.peers():
+                if peer["pid"] == os.getpid():
+                    continue
+                what = f"{peer['name']}, pid {peer['pid']}"
+                if peer["worker"] is not None:
+                    exports = ", ".join(sorted(peer["exports"])) or "nothing"
+                    print(f"  worker {peer['worker']} of {what}, {peer['load']} calls: {exports}")
+                else:
+                    exports = ": " + ", ".join(sorted(peer["exports"])) if peer["exports"] else ""
+                    print(f"  {what}{exports}")
+    if not found:
+        print("no bus is being served")
+    return DONE
+
+
 def _memory(text: str) -> int:
     try:
         return host.parse_memory(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) < 64:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of workers: a bus has places for 1 to 63")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -188,13 +194,66 @@ def _parser() -> argparse.ArgumentParser:
         help="exchange what has no value form as pickles with Python callers that ask for it too; "
         "any process of this user can run code in the host then",
     )
+    serve.add_argument(
+        "--join",
+        action="store_true",
+        help="serve beside others on a bus that is being served already",
+    )
+    serve.add_argument(
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="serve with so many workers, which are watched and started again when they die; SIGHUP replaces "
+        "them one by one, SIGTERM lets them finish what they have",
+    )
+    serve.add_argument(
+        "--worker-kind",
+        choices=KINDS,
+        default=KINDS[0],
+        help="what a worker is: a process, a sub-interpreter with a GIL of its own (Python 3.12 or later), "
+        "or a thread (free-threaded builds)",
+    )
+    serve.add_argument(
+        "--reload",
+        action="store_true",
+        help="replace the workers when a file that they have imported changes",
+    )
+    serve.add_argument(
+        "--drain",
+        type=float,
+        default=30,
+        metavar="SECONDS",
+        help="how long workers that are replaced or stopped may take for the calls that they have "
+        "(default: 30)",
+    )
     serve.add_argument("--lifeline", type=int, metavar="FD", help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
+    listing = commands.add_parser(
+        "ls",
+        help="list the buses, their services and workers, and who is there",
+        description="Lists the buses that are served: services, their workers and exports, and callers.",
+    )
+    listing.add_argument("bus", nargs="?", help="only this one")
+    listing.set_defaults(run=_list, lifeline=None)
+    _add_work(commands.add_parser("work"))  # a crew of the supervisor's: for nobody else, and so without help
     return parser
 
 
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("app")
+    parser.add_argument("--bus")
+    parser.add_argument("--worker-kind", choices=KINDS)
+    parser.add_argument("--allow")
+    parser.add_argument("--no-numpy-memory", dest="numpy_memory", action="store_false")
+    parser.add_argument("--pickle", action="store_true")
+    parser.add_argument("--first", type=int)
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--lifeline", type=int)
+    parser.set_defaults(run=work)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0 done, 1 failed, 2 usage."""
+    """Runs the command line and returns its exit code: 0 done, 1 failed, 2 usage, 3 no such bus."""
     arguments = _parser().parse_args(argv)
     if not log.handlers:
         handler = logging.StreamHandler()

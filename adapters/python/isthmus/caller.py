@@ -19,44 +19,82 @@ __all__ = ["Bus", "Caller", "connect"]
 class Caller(ABC):
     """The verbs that a Bus and a Host share. Any thread may use them."""
 
+    _sticky = False
+
     @abstractmethod
     def _native(self) -> _isthmus.Bus: ...
 
-    def call(self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+    def _target(self, name: str, sticky: str | bool | None) -> _isthmus.Target:
+        wanted = self._sticky if sticky is None else sticky
+        return name if wanted is False else (name, wanted)
+
+    def call(
+        self,
+        name: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        sticky: str | bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Calls an export, waits for its result and returns it. The GIL is free while it waits.
 
         Positional and named arguments travel as the documentation's table has it; arrays in bus memory
         (``isthmus.empty``) without a copy, and what has no value form, such as a function, as an object that
         the other side can call and use from there. ``timeout`` is in seconds.
 
+        Where several workers or services export the name, the one with the least to do is called. ``sticky``
+        keeps to one as long as it takes calls: ``True`` all such calls of this caller, a text all calls with
+        this key, whoever makes them.
+
         Raises isthmus.PythonError or JsError for what the export raised, NotExported, TimeoutError,
         EncodeError for an argument that can't travel, Cancelled, PeerLost when the other side goes meanwhile,
         BusFull when memory runs out.
         """
-        return self._native().call(name, args, kwargs, timeout)
+        return self._native().call(self._target(name, sticky), args, kwargs, timeout)
 
     def submit(
-        self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any
+        self,
+        name: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        sticky: str | bool | None = None,
+        **kwargs: Any,
     ) -> concurrent.futures.Future[Any]:
         """Begins a call and returns a Future, which gets what ``call`` returns or raises.
 
         Its ``cancel`` reaches the other side: what has not begun there never runs. Callbacks that are added
         to it run on a thread of Isthmus, and should be quick.
         """
-        return futures.submit(self._native(), name, args, kwargs, timeout)
+        return futures.submit(self._native(), self._target(name, sticky), args, kwargs, timeout)
 
     def call_async(
-        self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any
+        self,
+        name: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        sticky: str | bool | None = None,
+        **kwargs: Any,
     ) -> Awaitable[Any]:
         """Begins a call, to be awaited in the running event loop, which is not blocked.
 
         Cancelling the task that awaits it cancels the call.
         """
-        return futures.begin(self._native(), name, args, kwargs, timeout)
+        return futures.begin(self._native(), self._target(name, sticky), args, kwargs, timeout)
 
-    def stream(self, name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Stream:
+    def stream(
+        self,
+        name: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        sticky: str | bool | None = None,
+        **kwargs: Any,
+    ) -> Stream:
         """The items of a generator or async iterable that is exported, for ``for`` or ``async for``."""
-        return Stream(self._native(), name, args, kwargs, timeout)
+        return Stream(self._native(), self._target(name, sticky), args, kwargs, timeout)
 
     def import_module(self, name: str) -> RemoteObject:
         """A module of the host as a remote object, where the host allows it (``--allow``, ``allow=``)."""
@@ -67,16 +105,17 @@ class Caller(ABC):
 class Bus(Caller):
     """A place on a bus, for calling what others export. Made by ``connect``; any thread may use it."""
 
-    def __init__(self, name: str, *, pickle: bool = False) -> None:
+    def __init__(self, name: str, *, pickle: bool = False, sticky: bool = False, wait: float = 0) -> None:
         self.name = name
-        self._peer = Peer(name, None, loop=running_loop(), pickle=pickle)
+        self._sticky = sticky
+        self._peer = Peer(name, None, loop=running_loop(), pickle=pickle, wait=wait)
         self._peer.start()
 
     def _native(self) -> _isthmus.Bus:
         return self._peer.native
 
     def stats(self) -> dict[str, Any]:
-        """Counters of this peer and of the host, which only grow, and who has what of the memory.
+        """Counters of this peer and of the host, of several workers one, and who has what of the memory.
 
         ``{"self": {...}, "host": {...} or None, "memory": {...}}``. Of the memory, in bytes: all there is
         (``bytes``), what one peer may own (``quota``), what nobody has taken (``free``) and the longest piece
@@ -85,6 +124,17 @@ class Bus(Caller):
         taken (``owned``) and keeps (``leased``).
         """
         return self._peer.stats()
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Who is on the bus, as ``{"name", "pid", "worker", "exports", "load"}``.
+
+        ``worker`` is the number among those that serve the same, and None for who serves nothing; ``exports``
+        are the names that it offers; ``load`` is how many calls a Python host has and has not answered.
+        """
+        return [
+            {**peer, "worker": peer["worker"] if peer["worker"] >= 0 else None}
+            for peer in self._native().peers()
+        ]
 
     def close(self) -> None:
         """Leaves the bus; calls in flight raise PeerLost. Arrays that came over it keep their contents."""
@@ -104,7 +154,7 @@ class Bus(Caller):
         self.close()
 
 
-def connect(name: str, *, pickle: bool = False) -> Bus:
+def connect(name: str, *, pickle: bool = False, sticky: bool = False, wait: float = 0) -> Bus:
     """Joins the bus of this name, which `python -m isthmus serve` or ``isthmus.serve`` serves.
 
     With ``pickle``, what has no value form travels as a pickle to and from Python peers that asked for it
@@ -113,6 +163,9 @@ def connect(name: str, *, pickle: bool = False) -> Bus:
     does what can't be pickled. A call by name that would carry a pickle to a peer which did not ask for them
     is an EncodeError. Whoever is called can run code in this process then, by what it answers.
 
+    With ``sticky``, all calls of this caller go to one worker, as long as it is there. ``wait`` is for how
+    many seconds to wait for the bus where there is none yet.
+
     Raises isthmus.ConnectError, which says what to run, when there is none.
     """
-    return Bus(name, pickle=pickle)
+    return Bus(name, pickle=pickle, sticky=sticky, wait=wait)

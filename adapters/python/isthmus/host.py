@@ -59,6 +59,9 @@ class Host(Caller):
     value form as a pickle; the others are served as ever. Any process of this user can run code in this one
     then.
 
+    ``join`` serves beside others on a bus that is being served already, as one more service, or as a
+    ``worker`` of one: the workers of a service export the same, and have numbers from 0 on.
+
     ``with isthmus.Host("vision"):`` serves for as long as the block runs. ``async with`` does the same inside
     a running asyncio loop, which it never blocks, and ``async def`` exports are tasks of that loop; else they
     run on a loop in a thread of their own, uvloop's where that is installed. ``start`` and ``stop`` do it by
@@ -77,6 +80,8 @@ class Host(Caller):
         allow: str | Iterable[str] | None = None,
         numpy_memory: bool = True,
         pickle: bool = False,
+        join: bool = False,
+        worker: int = 0,
     ) -> None:
         self.name = name if name is not None else default_name()
         self._memory = parse_memory(memory)
@@ -84,17 +89,20 @@ class Host(Caller):
         self._allow = allowed_modules(allow)
         self._numpy_memory = numpy_memory
         self._pickle = pickle
+        self._join = join
+        self._worker = worker
         self._loop: asyncio.AbstractEventLoop | None = None
         self._broker: _isthmus.Broker | None = None
         self._peer: Peer | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Creates the bus and begins to serve. Returns once callers can connect."""
+        """Creates the bus, or joins it, and begins to serve. Returns once callers can connect."""
         with self._lock:
             if self._peer is not None:
                 raise Error(f"the host of '{self.name}' was started already")
-            self._broker = _isthmus.Broker(self.name, self._memory, 0, self._quota)
+            if not self._join:
+                self._broker = _isthmus.Broker(self.name, self._memory, 0, self._quota)
             self._peer = Peer(
                 self.name,
                 registry,
@@ -103,14 +111,24 @@ class Host(Caller):
                 loop=self._loop,
                 numpy_memory=self._numpy_memory,
                 pickle=self._pickle,
+                worker=self._worker,
             )
             self._peer.start()
         log.info("serving '%s' with %d exports", self.name, len(registry.names()))
 
     def stop(self) -> None:
-        """Ends the bus: the call that runs is finished, coroutines are cancelled, the rest is refused."""
+        """Ends the bus, or leaves it: the call that runs is finished, coroutines are cancelled, the rest is
+        refused."""
         if self._peer is not None:
             self._peer.stop()
+
+    def drain(self) -> None:
+        """Takes no more calls, and stops once those that were made have been answered. Does not wait.
+
+        Callers go on with another worker or service that exports the same, without losing a call.
+        """
+        if self._peer is not None:
+            self._peer.drain()
 
     def wait(self) -> None:
         """Blocks until the host is stopped, by ``stop`` or otherwise. Signal handlers run meanwhile."""
@@ -138,7 +156,7 @@ class Host(Caller):
         """On the dispatcher's thread, however it ended."""
         if self._broker is not None:
             self._broker.close()
-            log.info("stopped serving '%s'", self.name)
+        log.info("stopped serving '%s'", self.name)
 
     def _request_stop(self) -> None:
         if self._peer is not None:
@@ -171,7 +189,7 @@ class Host(Caller):
 
 
 @contextmanager
-def _stopped_by_signals(host: Host) -> Iterator[None]:
+def stopped_by_signals(host: Host) -> Iterator[None]:
     """In the main thread: SIGINT and SIGTERM stop the host in good order, and a second one at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -194,7 +212,7 @@ def _stopped_by_signals(host: Host) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-_loading = False  # while the command line imports the app
+loading = False  # while the command line imports the app
 
 
 def serve(
@@ -205,19 +223,28 @@ def serve(
     allow: str | Iterable[str] | None = None,
     numpy_memory: bool = True,
     pickle: bool = False,
+    join: bool = False,
 ) -> None:
     """Serves what was exported and blocks until the host is stopped, by Ctrl-C or SIGTERM in the main thread.
 
     Both let the call that runs finish and leave nothing behind; a second one ends the process at once.
     Arguments and errors are those of ``Host``.
     """
-    if _loading:
+    if loading:
         raise Error(
             "the app calls isthmus.serve() itself: run it with `python app.py`, "
             "or put the call under `if __name__ == '__main__':`"
         )
-    host = Host(name, memory=memory, quota=quota, allow=allow, numpy_memory=numpy_memory, pickle=pickle)
-    with _stopped_by_signals(host):
+    host = Host(
+        name,
+        memory=memory,
+        quota=quota,
+        allow=allow,
+        numpy_memory=numpy_memory,
+        pickle=pickle,
+        join=join,
+    )
+    with stopped_by_signals(host):
         host.start()
         try:
             host.wait()

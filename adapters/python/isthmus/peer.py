@@ -28,8 +28,9 @@ _open: weakref.WeakSet[Peer] = weakref.WeakSet()
 def program() -> str:
     """What this program is called, for people who look at the bus."""
     main = sys.modules.get("__main__")
-    file = getattr(main, "__file__", None) or (sys.argv[0] if sys.argv else "")
-    return Path(file).name or "python"
+    is_command_line = getattr(main, "__package__", None) == "isthmus"
+    file = None if is_command_line else getattr(main, "__file__", None)
+    return Path(file or (sys.argv[0] if sys.argv else "")).name or "python"
 
 
 def default_name() -> str:
@@ -52,10 +53,11 @@ def _woken_by_signals() -> Iterator[tuple[socket.socket, socket.socket]]:
     with woken, wake:
         woken.setblocking(False)
         wake.setblocking(False)
-        if threading.current_thread() is not threading.main_thread():
+        try:
+            before = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        except ValueError:  # another thread, or a sub-interpreter: signals are handled elsewhere
             yield woken, wake
             return
-        before = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         try:
             yield woken, wake
         finally:
@@ -75,8 +77,10 @@ class Peer:
         loop: asyncio.AbstractEventLoop | None = None,
         numpy_memory: bool = True,
         pickle: bool = False,
+        worker: int = 0,
+        wait: float = 0,
     ) -> None:
-        self._bus = _isthmus.Bus(name, exports, program(), numpy_memory, pickle)
+        self._bus = _isthmus.Bus(name, exports, program(), numpy_memory, pickle, worker, wait)
         self._bus.operator = Operator(name, allow)
         self._bus.reference_factory = proxy_of
         self.tasks = Tasks(self._bus, name, loop)
@@ -113,6 +117,10 @@ class Peer:
     def request_stop(self) -> None:
         """Like stop, without waiting; a signal handler may call it."""
         self._bus.stop()
+
+    def drain(self) -> None:
+        """Stops once the calls that were made have been answered; no more are taken. Does not wait."""
+        self._bus.drain()
 
     def wait(self) -> None:
         """Returns once the peer has left. Signal handlers run meanwhile."""

@@ -29,6 +29,14 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return made
 
 
+def _thread(run: Callable[[Any], None], argument: object, name: str) -> threading.Thread:
+    """A daemon, where there are any: sub-interpreters have none."""
+    try:
+        return threading.Thread(target=run, args=[argument], name=name, daemon=True)
+    except RuntimeError:
+        return threading.Thread(target=run, args=[argument], name=name)
+
+
 class _Credit:
     """How many more items a stream may send."""
 
@@ -145,7 +153,7 @@ class Tasks:
             if self._own is None and not self._ended:
                 self._own = _new_loop()
                 name = f"isthmus-{self._name}-asyncio"
-                self._thread = threading.Thread(target=self._serve, args=[self._own], name=name, daemon=True)
+                self._thread = _thread(self._serve, self._own, name)
                 self._thread.start()
             return self._own
 

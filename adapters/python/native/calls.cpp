@@ -104,10 +104,11 @@ bool Calls::is_saturated(const Link& link) { return link.in_flight() >= link.mos
 void Calls::send_held(Bus& bus) {
     for (auto at = held_.begin(); at != held_.end();) {
         auto& [link, queue] = *at;
-        while (!queue.empty() && (queue.front()->is_over() || !is_saturated(*link))) {
+        while (!queue.empty() && (queue.front()->is_over() || bus.is_retiring(*link) || !is_saturated(*link))) {
             const std::shared_ptr<Pending> call = std::move(queue.front());
             queue.pop_front();
-            if (!call->is_over()) submit(bus, const_cast<Link*>(link), call);
+            if (!call->is_over())
+                submit(bus, bus.is_retiring(*link) ? link_for(bus, *call) : const_cast<Link*>(link), call);
         }
         at = queue.empty() ? held_.erase(at) : std::next(at);
     }
@@ -118,7 +119,7 @@ Link* Calls::link_for(Bus& bus, const Pending& call) {
         return call.slot < layout::max_peers ? bus.link_to(call.slot, call.generation) : bus.service();
     Known& known = known_[call.name];
     if (known.route.name.empty()) known.route.name = call.name;
-    return bus.provider(known.route);
+    return bus.provider(known.route, call.sticky);
 }
 
 /// The mutex is held.

@@ -40,6 +40,7 @@ std::uint64_t Deferred::add(Entry entry) {
     const std::uint64_t token = ++last_token_;
     if (!entry.is_post) tokens_[{entry.link, entry.id}] = token;
     entries_.emplace(token, std::move(entry));
+    size_ = entries_.size();
     return token;
 }
 
@@ -50,6 +51,7 @@ void Deferred::remove(std::uint64_t token, Memory& memory) {
     tokens_.erase({at->second.link, at->second.id});
     memory.objects().bury(at->second.info);
     entries_.erase(at);
+    size_ = entries_.size();
 }
 
 void Deferred::send(Bus& bus, Memory& memory) {
@@ -84,6 +86,7 @@ void Deferred::send(Bus& bus, Memory& memory) {
         tokens_.erase({entry.link, entry.id});
         memory.objects().bury(entry.info);
         entries_.erase(at);
+        size_ = entries_.size();
     }
 }
 
@@ -124,6 +127,7 @@ void Deferred::forget(const Link& link, Memory& memory) {
         tokens_.erase({entry.link, entry.id});
         memory.objects().bury(entry.info);
         at = entries_.erase(at);
+        size_ = entries_.size();
     }
 }
 
@@ -141,6 +145,7 @@ void Deferred::end(Bus& bus, Memory& memory) {
         memory.objects().bury(entry.info);
     }
     entries_.clear();
+    size_ = 0;
     tokens_.clear();
 }
 

@@ -58,6 +58,7 @@ public:
     // --- the dispatcher's thread ---
 
     std::uint64_t add(Entry entry);
+    std::size_t size() const { return size_.load(std::memory_order_relaxed); }
     void remove(std::uint64_t token, Memory& memory);
     void send(Bus& bus, Memory& memory);
     /// A cancel or credit frame. False when the call is none of these.
@@ -84,6 +85,7 @@ private:
     std::uint64_t last_token_ = 0;
     bool ended_ = false;
     std::unordered_map<std::uint64_t, Entry> entries_;
+    std::atomic<std::size_t> size_{0};  // of entries_
     std::vector<Answer> answers_;
     std::unordered_map<Place, std::uint64_t, Hash> tokens_;
     std::vector<std::uint64_t> cancelled_;

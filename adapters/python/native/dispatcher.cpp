@@ -16,6 +16,7 @@ constexpr std::int32_t wary_calls = 256;          // after a slow one
 constexpr std::uint64_t slow_batch = 1'000'000;   // ns from which a batch counts as slow
 constexpr std::uint64_t gil_at_most = 5'000'000;  // ns of work for one take
 constexpr std::uint64_t attend_every = 50'000;    // ns
+constexpr std::uint64_t look_again = 5'000'000;   // ns, when all is done but for others' reading it
 constexpr std::uint64_t second = 1'000'000'000;
 
 thread_local Dispatcher* running_here = nullptr;
@@ -33,6 +34,7 @@ Dispatcher::Dispatcher(const Parts& parts)
       hooks_(parts.hooks),
       exports_(parts.exports),
       stop_(parts.stop),
+      drain_(parts.drain),
       shares_numpy_memory_(!parts.numpy_memory) {
     lost_ = [this](Link& link, Status reason) {
         forget(link);
@@ -47,7 +49,7 @@ void Dispatcher::note_service() {
 }
 
 void Dispatcher::publish_exports() {
-    if (exports_ == nullptr || exports_->size() == shown_exports_) return;
+    if (exports_ == nullptr || retired_ || exports_->size() == shown_exports_) return;
     const std::vector<std::string> names = exports_->names();
     shown_exports_ = names.size();
     // What does not fit is found by asking the service.
@@ -74,9 +76,10 @@ void Dispatcher::run() {
 void Dispatcher::serve() {
     if (numpy_if_imported(state_) != nullptr) share_numpy_memory();
     give_gil();
-    while (!stop_.load(std::memory_order_acquire) && !bus_.closed()) {
+    while (!stop_.load(std::memory_order_acquire) && !bus_.closed() && !is_drained()) {
         sweep();
         const bool received = gather();
+        bus_.show_load(load());
         if (bus_.has_free()) memory_->objects().free(bus_.take_free());
         if (has_batch()) refuse_what_cannot_run();
         if (wants_gil()) {
@@ -85,9 +88,24 @@ void Dispatcher::serve() {
         }
         bus_.flush();
         unpublished_ = false;
-        if (!received && !wants_gil() && parked_.empty()) idle(0);
+        if (!received && !wants_gil() && parked_.empty()) idle(retired_ ? now_ns() + look_again : 0);
     }
     farewell();
+}
+
+/// Whether it was told to drain, and has answered all that can still have come.
+bool Dispatcher::is_drained() {
+    if (!drain_.load(std::memory_order_relaxed)) return false;
+    if (!std::exchange(retired_, true)) bus_.retire();
+    // What is on its way in the arena would be lost with this peer's leases.
+    const auto has_all = [](const auto& link) { return link->state() != Status::ok || link->delivered(); };
+    return load() == 0 && pumps_.empty() && bus_.is_left_alone() && !bus_.has_traffic() &&
+           std::all_of(bus_.links().begin(), bus_.links().end(), has_all);
+}
+
+/// The calls that have come and are not answered yet.
+std::uint32_t Dispatcher::load() const {
+    return static_cast<std::uint32_t>(batch_.size() - next_ + parked_.size() + deferred_.size());
 }
 
 /// Looks after the links, and sends what other threads have left to be sent.
@@ -127,7 +145,10 @@ void Dispatcher::run_batch() {
         if ((call.frame.deadline != 0 || call.cancelled) && refuse_if_late(call)) continue;
         Export& target = *call.target;
         const std::int32_t wary = target.wary.load(std::memory_order_relaxed);
-        if (wary > 0 && unpublished_) publish(now);
+        if (wary > 0 && unpublished_) {
+            bus_.show_load(load() + 1);
+            publish(now);
+        }
         perform(call, scratch_);
         const std::uint64_t started = now;
         now = Ticks::now();
@@ -136,7 +157,10 @@ void Dispatcher::run_batch() {
         } else if (wary > 0) {
             target.wary.store(wary - 1, std::memory_order_relaxed);
         }
-        if (now - published_at_ > late) publish(now);
+        if (now - published_at_ > late) {
+            bus_.show_load(load());
+            publish(now);
+        }
         if (now - began > enough) break;
     }
     if (handing_over_) hand_over();
@@ -144,7 +168,8 @@ void Dispatcher::run_batch() {
     const std::uint64_t took = Ticks::now() - began;
     was_slow_ = took > ticks_.of_ns(slow_batch);
     took_ = was_slow_ ? took / std::max<std::uint64_t>(ticks_.of_ns(1000), 1) * 1000 : 0;
-    bus_.flush();  // giving the GIL back takes time, which who waits for an answer need not wait
+    bus_.show_load(load());  // before callers have the answers, and perhaps more calls
+    bus_.flush();            // giving the GIL back takes time, which who waits for an answer need not wait
     give_gil();
 }
 
@@ -167,7 +192,9 @@ void Dispatcher::publish(std::uint64_t now) {
 void Dispatcher::idle(std::uint64_t until) {
     const auto is_due = [this] {
         return calls_.has_work() || deferred_.has_answers() || deferred_.has_news() ||
-               memory_->objects().has_returns() || (blocked_ == nullptr && stop_.load(std::memory_order_relaxed));
+               memory_->objects().has_returns() ||
+               (blocked_ == nullptr &&
+                (stop_.load(std::memory_order_relaxed) || (!retired_ && drain_.load(std::memory_order_relaxed))));
     };
     auto deadline = doorbell::Deadline::max();
     for (const std::uint64_t limit : {until, calls_.next_deadline()}) {

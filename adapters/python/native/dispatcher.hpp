@@ -36,12 +36,13 @@ public:
         Deferred& deferred;
         Hooks& hooks;
         ExportTable* exports;  // null: then every call by name is answered with not_exported
-        const std::atomic<bool>& stop;
+        const std::atomic<bool>&stop, &drain;
         bool numpy_memory;
     };
     explicit Dispatcher(const Parts& parts);
 
-    /// Serves until `stop` is set or the bus has ended, then answers what has been received. GIL held on entry and exit, and
+    /// Serves until `stop` is set or the bus has ended, then answers what has been received; or, once `drain` is set, until
+    /// nobody can be waiting for an answer any more. GIL held on entry and exit, and
     /// taken in between for each batch.
     void run();
     /// Shows the exports' names to the other peers, if there are more than were shown.
@@ -117,6 +118,8 @@ private:
     void run_batch();
     void publish(std::uint64_t now);
     void share_numpy_memory();
+    bool is_drained();
+    std::uint32_t load() const;
     void idle(std::uint64_t until);
     bool wants_gil() const;
     void farewell();
@@ -188,7 +191,8 @@ private:
     Deferred& deferred_;
     Hooks& hooks_;
     ExportTable* exports_;
-    const std::atomic<bool>& stop_;
+    const std::atomic<bool>&stop_, &drain_;
+    bool retired_ = false;
     std::function<void(Link&, Status)> lost_;
     PyThreadState* thread_ = nullptr;  // null: this thread holds the GIL
     Export objects_;                   // stands for what is no export: objects that are called, operations

@@ -50,8 +50,10 @@ void watch(int fd, const std::string& socket) {
     const auto before = owed();
     const auto more = [before] { return std::clamp<std::chrono::nanoseconds>(owed() - before, {}, most_owed); };
     while (Clock::now() - began < grace + more()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    ::unlink(socket.c_str());
-    ::unlink((socket.substr(0, socket.rfind('.')) + ".lock").c_str());
+    if (!socket.empty()) {
+        ::unlink(socket.c_str());
+        ::unlink((socket.substr(0, socket.rfind('.')) + ".lock").c_str());
+    }
     ::_exit(0);
 }
 
@@ -60,9 +62,9 @@ void watch(int fd, const std::string& socket) {
 PyObject* watch_parent(PyObject*, PyObject* arguments) {
     int fd;
     const char* socket;
-    if (!PyArg_ParseTuple(arguments, "is", &fd, &socket)) return nullptr;
+    if (!PyArg_ParseTuple(arguments, "iz", &fd, &socket)) return nullptr;
     try {
-        std::thread(watch, fd, std::string(socket)).detach();
+        std::thread(watch, fd, std::string(socket == nullptr ? "" : socket)).detach();
     } catch (const std::system_error& error) {
         PyErr_SetString(PyExc_RuntimeError, error.what());
         return nullptr;

@@ -101,6 +101,17 @@ PyObject* socket_path(PyObject* module, PyObject* name) {
                    [&] { return PyUnicode_FromString(rendezvous::socket_path(bus).c_str()); });
 }
 
+PyObject* bus_names(PyObject* module, PyObject*) {
+    return guarded(state_of(module), static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
+        Ref names(PyList_New(0));
+        for (const std::string& name : rendezvous::bus_names()) {
+            const Ref text(PyUnicode_DecodeFSDefault(name.c_str()));
+            if (!names || !text || PyList_Append(names.get(), text.get()) < 0) return nullptr;
+        }
+        return names.give();
+    });
+}
+
 }  // namespace
 
 State& state_of(PyObject* module) { return *static_cast<State*>(PyModule_GetState(module)); }
@@ -146,6 +157,8 @@ PyMethodDef methods[] = {
     {"current", current, METH_NOARGS,
      "current()\n--\n\nThe Call that this thread or coroutine performs; None when it performs none."},
     {"socket_path", socket_path, METH_O, "socket_path(name)\n--\n\nWhere the socket of a bus lies."},
+    {"bus_names", bus_names, METH_NOARGS,
+     "bus_names()\n--\n\nThe names of the buses whose sockets are there, served or not."},
     {"use_numpy_memory", use_numpy_memory, METH_O,
      "use_numpy_memory(on)\n--\n\nLets numpy allocate in the bus in this context; returns what was in use."},
     {"restore_numpy_memory", restore_numpy_memory, METH_O,

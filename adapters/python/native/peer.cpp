@@ -1,5 +1,6 @@
 #include "peer.hpp"
 
+#include <algorithm>
 #include <new>
 
 #include "errors.hpp"
@@ -38,7 +39,10 @@ PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     const char *name, *label;
     PyObject* exports;
     int numpy_memory = 1, pickles = 0;
-    if (!PyArg_ParseTuple(arguments, "sOs|pp", &name, &exports, &label, &numpy_memory, &pickles)) return nullptr;
+    unsigned int worker = 0;
+    double wait = 0;
+    if (!PyArg_ParseTuple(arguments, "sOs|ppId", &name, &exports, &label, &numpy_memory, &pickles, &worker, &wait))
+        return nullptr;
     State& state = state_of(type);
     if (exports != Py_None && !PyObject_TypeCheck(exports, state.exports)) {
         PyErr_SetString(PyExc_TypeError, "exports must be an Exports or None");
@@ -55,6 +59,8 @@ PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     peer.is_service = exports != Py_None;
     peer.numpy_memory = numpy_memory != 0;
     peer.pickles = pickles != 0;
+    peer.worker = worker;
+    peer.wait = wait;
     return self;
 }
 
@@ -86,8 +92,11 @@ void dealloc_bus(PyObject* self) {
 
 /// Joins: without the GIL, on the dispatcher's thread. Throws Error.
 void join(Peer& peer) {
-    const rendezvous::Who who{PeerKind::python, peer.is_service, peer.label};
-    auto invitation = rendezvous::ask(peer.name, who, doorbell::Clock::now() + std::chrono::seconds(10));
+    const rendezvous::Who who{PeerKind::python, peer.is_service, peer.label, peer.worker};
+    constexpr double longest = 1e9;  // thirty years; more than that overflows nanoseconds
+    const std::chrono::duration<double> wait(std::clamp(peer.wait, 0.0, longest));
+    const auto appears = doorbell::Clock::now() + std::chrono::duration_cast<std::chrono::nanoseconds>(wait);
+    auto invitation = rendezvous::ask(peer.name, who, appears + std::chrono::seconds(10), appears);
     std::unique_ptr<Bus> bus = Bus::join(std::move(invitation), peer.pickles);
     auto memory = std::make_shared<Memory>(*bus, peer.pickles);
     std::lock_guard lock(peer.gate);
@@ -153,7 +162,7 @@ PyObject* run(PyObject* self, PyObject* joined) {
     ExportTable* table = peer.exports == Py_None ? nullptr : &export_table(peer.exports);
     const bool fine = guarded(*peer.state, false, [&] {
         Dispatcher dispatcher({*peer.state, *peer.bus, memory, peer.calls, peer.deferred, peer.hooks, table, peer.stop,
-                               peer.numpy_memory});
+                               peer.drain, peer.numpy_memory});
         const Watching watching(table, peer);
         dispatcher.publish_exports();
         {
@@ -191,6 +200,20 @@ PyObject* stop(PyObject* self, PyObject*) {
     Py_RETURN_NONE;
 }
 
+/// Likewise.
+PyObject* drain(PyObject* self, PyObject*) {
+    Peer& peer = peer_of(self);
+    if (peer.forks == fork_count()) {
+        peer.drain.store(true, std::memory_order_release);
+        std::lock_guard lock(peer.gate);
+        if (peer.bus) {
+            peer.bus->decline();  // the dispatcher may be busy for long
+            peer.bus->wake();
+        }
+    }
+    Py_RETURN_NONE;
+}
+
 PyObject* is_open(PyObject* self, void*) {
     Peer& peer = peer_of(self);
     return PyBool_FromLong(peer.forks == fork_count() && peer.open_memory() != nullptr);
@@ -205,6 +228,8 @@ PyObject* bus_name(PyObject* self, void*) { return PyUnicode_FromString(peer_of(
 PyMethodDef methods[] = {
     {"run", run, METH_O, "run(joined)\n--\n\nJoins, calls joined() and serves until stop(). Its thread is the peer."},
     {"stop", stop, METH_NOARGS, "stop()\n--\n\nLets run() finish what runs and return."},
+    {"drain", drain, METH_NOARGS,
+     "drain()\n--\n\nLets run() take no new calls, answer those that were made, and return."},
     {"call", call, METH_VARARGS,
      "call(target, args, kwargs, timeout)\n--\n\nCalls an export (its name), an object (a Reference), or performs "
      "('operate' or 'fetch', subject, steps), and waits for the result."},
@@ -216,6 +241,8 @@ PyMethodDef methods[] = {
     {"cancel", cancel, METH_O, "cancel(handle)\n--\n\nThe call is not waited for any longer."},
     {"credit", credit, METH_VARARGS, "credit(handle, count)\n--\n\nLets a stream send that many more items."},
     {"complete", complete, METH_O, "complete(outcomes)\n--\n\nTells (token, what, value) of deferred calls."},
+    {"peers", peers, METH_NOARGS,
+     "peers()\n--\n\nWho is on the bus: name, pid, worker (-1: it answers no calls), exports, load."},
     {"stats", stats, METH_NOARGS, "stats()\n--\n\nCounters of this peer and of its host."},
     {nullptr, nullptr, 0, nullptr},
 };
@@ -247,8 +274,9 @@ PyGetSetDef attributes[] = {
 };
 
 PyType_Slot slots[] = {
-    {Py_tp_doc, const_cast<char*>("Bus(name, exports, label, numpy_memory=True, pickle=False)\n--\n\nOne peer; with "
-                                  "exports, one that answers calls.")},
+    {Py_tp_doc,
+     const_cast<char*>("Bus(name, exports, label, numpy_memory=True, pickle=False, worker=0, wait=0)\n--\n\nOne "
+                       "peer; with exports, one that answers calls.")},
     {Py_tp_new, slot(make_bus)},
     {Py_tp_dealloc, slot(dealloc_bus)},
     {Py_tp_traverse, slot(traverse_bus)},

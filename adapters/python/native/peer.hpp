@@ -20,9 +20,11 @@ struct Peer {
     bool is_service = false;
     bool numpy_memory = true;  // whether exports' arrays are allocated in the bus
     bool pickles = false;      // whether it asked for values as pickles
+    unsigned int worker = 0;   // its number among those that export the same
+    double wait = 0;           // seconds for the bus to be there
     std::uint64_t forks = fork_count();
 
-    std::atomic<bool> stop{false};
+    std::atomic<bool> stop{false}, drain{false};
     Calls calls;
     Deferred deferred;
     Hooks hooks;
@@ -51,7 +53,8 @@ bool is_ours(Peer& peer);
 
 /// call(target, args, kwargs, timeout): GIL held on entry, given back while waiting. Any thread.
 PyObject* call(PyObject* self, PyObject* arguments);
-/// stats(): GIL held. Any thread.
+/// peers(), stats(): GIL held. Any thread.
+PyObject* peers(PyObject* self, PyObject*);
 PyObject* stats(PyObject* self, PyObject*);
 
 extern PyType_Spec bus_spec;

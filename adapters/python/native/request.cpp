@@ -77,7 +77,27 @@ bool encode_operation(State& state, Pending& call, PyObject* target) {
     return true;
 }
 
+/// True, or a key as a text.
+bool read_sticky(Pending& call, PyObject* sticky) {
+    if (sticky == Py_True) {
+        call.sticky = Bus::by_caller;
+        return true;
+    }
+    if (!PyUnicode_Check(sticky)) {
+        PyErr_Format(PyExc_TypeError, "sticky is True or a text that is the key, not %R", sticky);
+        return false;
+    }
+    Py_ssize_t bytes;
+    const char* key = PyUnicode_AsUTF8AndSize(sticky, &bytes);
+    if (key != nullptr) call.sticky = Bus::sticky_key({key, static_cast<std::size_t>(bytes)});
+    return key != nullptr;
+}
+
 bool encode_target(State& state, Pending& call, PyObject* target) {
+    if (PyTuple_Check(target) && PyTuple_GET_SIZE(target) == 2) {
+        if (!read_sticky(call, PyTuple_GET_ITEM(target, 1))) return false;
+        target = PyTuple_GET_ITEM(target, 0);
+    }
     if (PyUnicode_Check(target)) {
         Py_ssize_t bytes;
         const char* name = PyUnicode_AsUTF8AndSize(target, &bytes);
@@ -91,7 +111,8 @@ bool encode_target(State& state, Pending& call, PyObject* target) {
         return address(state, call, target);
     }
     if (PyTuple_Check(target)) return encode_operation(state, call, target);
-    PyErr_SetString(PyExc_TypeError, "what is called must be a name, a Reference, or an operation");
+    PyErr_SetString(PyExc_TypeError,
+                    "what is called must be a name, a name and what it is sticky by, a Reference, or an operation");
     return false;
 }
 

@@ -5,7 +5,7 @@
 
 namespace isthmus::python {
 
-/// Makes and encodes a call. `target` is a name, a Reference, or ("operate", subject, steps). Null with an exception set.
+/// Makes and encodes a call. `target` is a name, (name, sticky), a Reference, or ("operate", subject, steps). Null with an exception set.
 std::shared_ptr<Pending> prepare(Peer& peer, PyObject* target, PyObject* positional, PyObject* named, PyObject* timeout,
                                  std::uint16_t flags);
 /// Brings its arrays into the bus and queues it. False with an exception set.

@@ -117,6 +117,38 @@ std::optional<Figures> figures_of(Peer& peer) {
 
 }  // namespace
 
+PyObject* peers(PyObject* self, PyObject*) {
+    struct Member {
+        std::string name;
+        std::uint32_t pid, service, load;
+        std::vector<std::string> exports;
+    };
+    Peer& peer = peer_of(self);
+    if (!is_ours(peer)) return nullptr;
+    std::vector<Member> members;
+    {
+        std::lock_guard lock(peer.gate);  // as in figures_of
+        for (std::uint32_t slot = 0; peer.bus && slot < layout::max_peers; ++slot) {
+            if (peer.bus->counters_of(slot) == nullptr) continue;
+            const layout::Peer& other = peer.bus->peer(slot);
+            members.push_back({peer.bus->label(slot), other.pid, other.service,
+                               other.load.load(std::memory_order_relaxed), peer.bus->exports_of(slot)});
+        }
+    }
+    const Ref list(PyList_New(0));
+    for (const auto& [name, pid, service, load, exports] : members) {
+        const Ref names(PyList_New(0));
+        for (const std::string& each : exports) {
+            const Ref text(decode_label(each));
+            if (!names || !text || PyList_Append(names.get(), text.get()) < 0) return nullptr;
+        }
+        const Ref about(Py_BuildValue("{s:N,s:I,s:i,s:O,s:I}", "name", decode_label(name), "pid", pid, "worker",
+                                      static_cast<int>(service) - 1, "exports", names.get(), "load", load));
+        if (!list || !about || PyList_Append(list.get(), about.get()) < 0) return nullptr;
+    }
+    return Py_XNewRef(list.get());
+}
+
 PyObject* stats(PyObject* self, PyObject*) {
     Peer& peer = peer_of(self);
     if (!is_ours(peer)) return nullptr;

@@ -20,6 +20,7 @@ export async function start({ python, share }) {
     length: x => py.call('length', [x]),
     nap: seconds => py.call('nap', [seconds]),
     count: n => py.stream('count', [n]),
+    pool: workers => spawn(app, { python, workers }),
     release,
     stats: () => py.stats(),
     stop: () => py.close(),

@@ -1,0 +1,120 @@
+"""The app of the command line: importing it, and telling the parent process what became of that."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import re
+import sys
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import Any
+
+from . import _isthmus, host
+
+__all__ = [
+    "DONE",
+    "FAILED",
+    "NO_SUCH_BUS",
+    "USAGE",
+    "Lifeline",
+    "about",
+    "about_loading",
+    "import_app",
+    "imported_files",
+]
+
+DONE, FAILED, USAGE, NO_SUCH_BUS = 0, 1, 2, 3  # exit codes
+
+
+class Lifeline:
+    """A socket to the parent: told once whether the host is ready; its hang-up ends this process."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        if fd is not None:
+            os.set_inheritable(fd, False)
+
+    def watch(self, bus: str | None) -> None:
+        """From now on. ``bus`` is one that this process serves itself: its socket is removed then."""
+        if self._fd is not None:
+            _isthmus.watch_parent(self._fd, None if bus is None else _isthmus.socket_path(bus))
+
+    def say(self, message: dict[str, Any]) -> None:
+        if self._fd is None:
+            return
+        line = json.dumps(message).encode() + b"\n"
+        try:
+            while line:
+                line = line[os.write(self._fd, line) :]
+        except OSError:
+            pass  # the parent is gone, which the watch deals with
+
+
+def import_app(app: str) -> None:
+    """Imports the app, a file or a module's name, its folder first on the path as with `python app.py`."""
+    host.loading = True
+    try:
+        _import(app)
+    finally:
+        host.loading = False
+
+
+def _import(app: str) -> None:
+    path = Path(app)
+    if not path.is_file():
+        if app.endswith(".py") or os.sep in app:
+            raise FileNotFoundError(f"there is no file {app}")
+        if re.fullmatch(r"\w+(\.\w+)*", app) is None:
+            raise FileNotFoundError(f"there is neither a file nor a module {app}")
+        sys.path.insert(0, os.getcwd())
+        sys.argv = [app]
+        importlib.import_module(app)
+        return
+    sys.path.insert(0, str(path.parent.resolve()))
+    sys.argv = [app]
+    taken = path.stem in sys.modules or path.stem in sys.stdlib_module_names or not path.stem.isidentifier()
+    name = "isthmus_app" if taken else path.stem
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{app} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def _traceback_of(error: BaseException) -> str:
+    """The traceback without the frames of what loads the app, which say nothing about it."""
+    whole = traceback.TracebackException.from_exception(error)
+    hidden = (
+        *(str(Path(__file__).with_name(name)) for name in ("app.py", "workers.py", "__main__.py")),
+        "<frozen importlib._bootstrap>",
+        "<frozen importlib._bootstrap_external>",
+        importlib.__file__,
+    )
+    kept = [frame for frame in whole.stack if frame.filename not in hidden]
+    whole.stack[:] = kept
+    return "".join(whole.format())
+
+
+def about(error: BaseException, shown: str | None = None, code: int = FAILED) -> dict[str, Any]:
+    """What is told of an error that keeps a host from serving: to programs, and as `shown` to people."""
+    told = {"type": type(error).__name__, "message": str(error), "traceback": _traceback_of(error)}
+    return {"error": {**told, "shown": shown or str(error), "code": code}}
+
+
+def about_loading(app: str, error: BaseException) -> dict[str, Any]:
+    """Likewise of an error that `import_app` has raised."""
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return about(error, code=USAGE)
+    return about(error, f"{app} could not be imported\n{_traceback_of(error)}")
+
+
+def imported_files() -> list[str]:
+    """The files of the modules that are imported, without those of Python and of installed packages."""
+    installed = (*sysconfig.get_paths().values(), str(Path(__file__).parent))
+    files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    return sorted(file for file in files if file.endswith(".py") and not file.startswith(installed))

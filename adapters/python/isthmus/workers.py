@@ -1,0 +1,175 @@
+"""The workers of one process: itself, or threads or sub-interpreters in it. Each is a peer and serves."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import signal
+import socket
+import sys
+import sysconfig
+import threading
+from types import FrameType
+from typing import Any
+
+from .app import DONE, FAILED, Lifeline, about, about_loading, import_app, imported_files
+from .errors import ConnectError
+from .host import Host
+
+__all__ = ["KINDS", "check_kind", "work", "work_in_interpreter"]
+
+KINDS = ("process", "interpreter", "thread")
+
+
+def check_kind(kind: str) -> None:
+    """Raises RuntimeError when this Python can't have workers of this kind, with what to do."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if kind == "interpreter" and sys.version_info < (3, 12):
+        raise RuntimeError(
+            f"interpreters with a GIL of their own need Python 3.12 or later, and {sys.executable} is "
+            f"{version}: use that, or --worker-kind process"
+        )
+    if kind == "thread" and not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise RuntimeError(
+            f"threads run at the same time in a free-threaded build of Python alone (3.13t or later), and "
+            f"{sys.executable} ({version}) is none: use that, or --worker-kind process"
+        )
+
+
+def work(arguments: argparse.Namespace) -> int:
+    """What the process of a crew does: it serves until SIGTERM has it drain, or its supervisor is gone."""
+    lifeline = Lifeline(arguments.lifeline)
+    lifeline.watch(None)
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # of the terminal: the supervisor sees to it
+    in_interpreters = arguments.worker_kind == "interpreter"
+    return (_work_in_interpreters if in_interpreters else _work_here)(arguments, lifeline)
+
+
+def _work_here(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
+    """As one worker, or as threads that share the app."""
+    numbers = range(arguments.first, arguments.first + arguments.count)
+    try:
+        import_app(arguments.app)
+        if arguments.worker_kind == "thread" and getattr(sys, "_is_gil_enabled", bool)():
+            raise RuntimeError("one of its modules has turned the GIL on, so threads take turns")
+    except (Exception, SystemExit) as error:
+        lifeline.say(about_loading(arguments.app, error))
+        return FAILED
+    hosts = [_host(arguments, number) for number in numbers]
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        for host in hosts:
+            host.drain()
+
+    signal.signal(signal.SIGTERM, drain)
+    try:
+        for host in hosts:
+            host.start()
+        lifeline.say({"ready": True, "files": imported_files()})
+        for host in hosts:
+            host.wait()
+    except ConnectError as error:
+        lifeline.say(about(error))
+        return FAILED
+    finally:
+        for host in hosts:
+            host.stop()
+    return DONE
+
+
+def _host(arguments: argparse.Namespace, number: int) -> Host:
+    return Host(
+        arguments.bus,
+        allow=arguments.allow,
+        numpy_memory=arguments.numpy_memory,
+        pickle=arguments.pickle,
+        join=True,
+        worker=number,
+    )
+
+
+# --- sub-interpreters --------------------------------------------------------------------------------------
+
+
+def _work_in_interpreters(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
+    """Each on a thread, with a GIL and a copy of the app of its own.
+
+    Signals reach the main interpreter alone, which tells the others by shutting down its end of a socket.
+    """
+    numbers = range(arguments.first, arguments.first + arguments.count)
+    lines = [socket.socketpair() for _ in numbers]
+    threads = [
+        threading.Thread(target=_run_interpreter, args=(arguments, number, theirs.detach()))
+        for number, (_, theirs) in zip(numbers, lines, strict=True)
+    ]
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        for ours, _ in lines:
+            with contextlib.suppress(OSError):
+                ours.shutdown(socket.SHUT_WR)
+
+    signal.signal(signal.SIGTERM, drain)
+    for thread in threads:
+        thread.start()
+    said = [json.loads(ours.makefile().readline() or "{}") for ours, _ in lines]
+    failed = [each for each in said if not each.get("ready")]
+    if failed:
+        lifeline.say(failed[0])
+        drain(signal.SIGTERM, None)
+    else:
+        lifeline.say(said[0])
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.5)  # signal handlers run meanwhile
+    return FAILED if failed else DONE
+
+
+def _run_interpreter(arguments: argparse.Namespace, number: int, line: int) -> None:
+    """The thread of a sub-interpreter."""
+    options = {**vars(arguments), "first": number, "lifeline": line}
+    del options["run"]
+    script = f"""import sys
+sys.path[:] = {sys.path!r}
+from isthmus import workers
+workers.work_in_interpreter({options!r})"""
+    if sys.version_info >= (3, 13):
+        interpreters = importlib.import_module("_interpreters")
+        interpreter = interpreters.create("isolated")
+    else:
+        interpreters = importlib.import_module("_xxsubinterpreters")
+        interpreter = interpreters.create()
+    interpreters.run_string(interpreter, script)
+    interpreters.destroy(interpreter)
+
+
+def work_in_interpreter(options: dict[str, Any]) -> None:
+    """What a sub-interpreter does: it serves until its line is shut down."""
+    arguments = argparse.Namespace(**options)
+    line = socket.socket(fileno=arguments.lifeline)
+    lifeline = Lifeline(line.fileno())
+    try:
+        import_app(arguments.app)
+        host = _host(arguments, arguments.first)
+        host.start()
+    except ImportError as error:
+        # Of a module that is not made for them the machinery says so only sometimes, and numpy hides it.
+        hint = f"{error}. Modules that can't be loaded in sub-interpreters need --worker-kind process"
+        told = ImportError(hint).with_traceback(error.__traceback__)
+        lifeline.say(about_loading(arguments.app, told))
+        return
+    except (Exception, SystemExit) as error:
+        lifeline.say(about_loading(arguments.app, error))
+        return
+
+    def wait_for_the_end() -> None:
+        line.recv(1)
+        host.drain()
+
+    waiting = threading.Thread(target=wait_for_the_end)
+    waiting.start()
+    lifeline.say({"ready": True, "files": imported_files()})
+    host.wait()
+    line.shutdown(socket.SHUT_RD)
+    waiting.join()

@@ -1,0 +1,167 @@
+import assert from 'node:assert/strict'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { ConnectError, connect, HostLostError, spawn } from 'isthmus'
+import { isAlive, run, until } from './support.mjs'
+
+const app = fileURLToPath(new URL('./workers.py', import.meta.url))
+const folder = mkdtempSync(join(tmpdir(), 'isthmus-test-'))
+after(() => rmSync(folder, { recursive: true }))
+const patience = 30_000
+
+/** Holds calls of `hold` back until it is opened. */
+let gates = 0
+function makeGate() {
+  const path = join(folder, `gate${++gates}`)
+  return {
+    path,
+    open: () => writeFileSync(path, ''),
+    async holder() {
+      const begun = `${path}.begun`
+      await until(
+        'a call has come to the gate',
+        () => existsSync(begun) && readFileSync(begun).length > 0,
+        patience,
+      )
+      return Number(readFileSync(begun, 'utf8'))
+    },
+  }
+}
+
+async function start(t, options) {
+  const py = await spawn(app, options)
+  t.after(() => py.close())
+  return py
+}
+
+async function pidsOf(py, count) {
+  const pids = new Set()
+  const more = async () => {
+    for (const pid of await py.callMany('pid', Array(16 * count).fill([]))) pids.add(pid)
+    return pids.size >= count
+  }
+  await until('all workers have answered', more, patience)
+  return pids
+}
+
+test('a call goes to the worker with the least to do', async t => {
+  const py = await start(t, { workers: 2 })
+  const gate = makeGate()
+  const held = py.call('hold', [gate.path])
+  const holder = await gate.holder()
+  for (let i = 0; i < 20; ++i) assert.notEqual(await py.call('pid'), holder)
+  assert.notEqual(py.callSync('pid'), holder)
+  gate.open()
+  assert.equal(await held, holder)
+})
+
+test('also when another isolate has made it busy', async t => {
+  const py = await start(t, { workers: 2 })
+  const gate = makeGate()
+  const held = py.call('hold', [gate.path])
+  const holder = await gate.holder()
+  const others = await Promise.all([1, 2, 3].map(() => connect(py.name)))
+  for (const other of others) {
+    assert.notEqual(await other.call('pid'), holder)
+    await other.close()
+  }
+  gate.open()
+  await held
+})
+
+test('a killed worker loses its own calls and no others, and new calls go to the living', async t => {
+  const py = await start(t, { workers: 2 })
+  const one = makeGate()
+  const two = makeGate()
+  const lost = assert.rejects(py.call('hold', [one.path]), HostLostError)
+  const kept = py.call('hold', [two.path])
+  const [victim, other] = [await one.holder(), await two.holder()]
+  assert.notEqual(victim, other)
+  process.kill(victim, 'SIGKILL')
+  await lost
+  two.open()
+  assert.equal(await kept, other)
+  assert.equal(await py.call('pid'), other)
+  await until('another one has taken its place', async () => (await pidsOf(py, 2)).size > 1, patience)
+})
+
+test('arrays and callbacks reach whichever worker is called', async t => {
+  const py = await start(t, { workers: 2 })
+  const x = py.alloc(Float64Array, 100_000).fill(0.5)
+  const gate = makeGate()
+  const seen = new Set([(await py.call('total', [x]))[1]])
+  const held = py.call('hold', [gate.path])
+  await gate.holder()
+  const [sum, pid] = await py.call('total', [x])
+  assert.equal(sum, 50_000)
+  const [told, own] = await py.call('call_back', [from => from])
+  assert.equal(told, own)
+  assert.equal(own, pid)
+  gate.open()
+  seen.add(await held)
+  assert.ok(seen.size >= 1)
+})
+
+test('a key leads to one worker, and a sticky caller stays with one', async t => {
+  const py = await start(t, { workers: 2 })
+  const keys = Array.from({ length: 20 }, (_, i) => `key ${i}`)
+  const places = () => Promise.all(keys.map(sticky => py.call('pid', [], { sticky })))
+  const first = await places()
+  assert.deepEqual(await places(), first)
+  assert.deepEqual(
+    keys.map(sticky => py.callSync('pid', [], { sticky })),
+    first,
+  )
+  assert.equal(new Set(first).size, 2)
+  const loyal = await connect(py.name, { sticky: true })
+  assert.equal(new Set(await loyal.callMany('pid', Array(60).fill([]))).size, 1)
+  assert.deepEqual(await Promise.all(keys.map(sticky => loyal.call('pid', [], { sticky }))), first)
+  await loyal.close()
+})
+
+test('connect waits for a bus if asked', async t => {
+  const bus = `waited-for-${process.pid}`
+  await assert.rejects(connect(bus), ConnectError)
+  await assert.rejects(connect(bus, { wait: 50 }), ConnectError)
+  const waiting = connect(bus, { wait: 60_000 })
+  await start(t, { bus })
+  const other = await waiting
+  assert.ok((await other.call('pid')) > 0)
+  await other.close()
+})
+
+test('the workers end with the bus, and with the program, however it ends', async () => {
+  const py = await spawn(app, { workers: 2 })
+  const pids = await pidsOf(py, 2)
+  await py.close()
+  for (const pid of pids) await until('the worker has ended', () => !isAlive(pid), patience)
+  let left
+  await run(
+    `import { spawn } from 'isthmus'
+    const py = await spawn(${JSON.stringify(app)}, { workers: 2 })
+    console.log(JSON.stringify(await py.callMany('pid', Array(32).fill([]))))
+    setInterval(() => {}, 1000)`,
+    {
+      onOutput(child, out) {
+        left = new Set(JSON.parse(out))
+        child.kill('SIGKILL')
+      },
+    },
+  )
+  for (const pid of left) await until('the worker has ended', () => !isAlive(pid), patience)
+})
+
+test('workers that can not be had are refused with a sentence', async () => {
+  await assert.rejects(spawn(app, { workers: 0 }), error => {
+    assert.ok(error instanceof ConnectError)
+    assert.match(error.message, /'0' is no number of workers/)
+    return true
+  })
+  await assert.rejects(spawn(app, { workers: 2, workerKind: 'thread' }), {
+    name: 'ConnectError',
+    message: /free-threaded build/,
+  })
+})
