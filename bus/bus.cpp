@@ -115,8 +115,7 @@ Status Bus::open(std::uint32_t other, std::uint32_t generation, Fd bell) {
     auto [status, link] = Link::open(*segment_, *arena_, {slot_, generation_, other, generation}, std::move(bell));
     if (status != Status::ok) return status;
     if (!link->has_bell()) bells_wanted_ |= bit(other);
-    // Attached first, then looked whether it is retiring: pairs with is_left_alone, which looks at who has attached after that.
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    peers::meet(segment_->peer(other).retiring);
     if (retiring_) say_retiring(*link);
     keeper_->add_chore(link.get(), [link = link.get()] { link->end_transits(); });
     links_.push_back(std::move(link));
@@ -185,7 +184,7 @@ void Bus::find_providers(Route& route) {
             if (std::find(names.begin(), names.end(), route.name) == names.end()) continue;
         }
         Link* link = link_to(slot, generation);
-        if (link != nullptr && !is_retiring(*link)) route.providers.push_back(link);
+        if (link != nullptr && takes_calls(*link)) route.providers.push_back(link);
     }
     route.epoch = epoch_;
 }
@@ -199,7 +198,7 @@ Link* Bus::least_loaded(const Route& route) const {
     for (std::size_t i = 0; i < count; ++i) {
         // Callers that find all idle begin with different ones.
         Link* link = route.providers[(slot_ + i) % count];
-        if (link->state() != Status::ok || is_retiring(*link)) continue;
+        if (link->state() != Status::ok || !takes_calls(*link)) continue;
         // Of equals the one that this caller awaits the least of, whose word may be the older one.
         const std::uint64_t own = link->in_flight() + link->waiting();
         const auto& word = segment_->peer(link->ends().other).load;
@@ -223,7 +222,7 @@ Link* Bus::keyed(const Route& route, Sticky key) const {
     Link* best = nullptr;
     std::uint64_t highest = 0;
     for (Link* link : route.providers) {
-        if (link->state() != Status::ok || is_retiring(*link)) continue;
+        if (link->state() != Status::ok || !takes_calls(*link)) continue;
         std::uint64_t bid = std::uint64_t{key} << 32 | segment_->peer(link->ends().other).service;
         bid = (bid ^ bid >> 30) * 0xbf58476d1ce4e5b9;  // the finalizer of SplitMix64
         bid = (bid ^ bid >> 27) * 0x94d049bb133111eb;
@@ -240,7 +239,7 @@ Link* Bus::choose(const Route& route, Sticky sticky) {
     if (sticky != by_caller) return keyed(route, sticky);
     for (Link* link : route.providers) {
         const std::pair place(link->ends().other, link->ends().other_generation);
-        if (place == home_ && link->state() == Status::ok && !is_retiring(*link)) return link;
+        if (place == home_ && link->state() == Status::ok && takes_calls(*link)) return link;
     }
     Link* best = least_loaded(route);
     if (best != nullptr) home_ = {best->ends().other, best->ends().other_generation};
@@ -258,11 +257,9 @@ Link* Bus::provider(Route& route, Sticky sticky) {
 
 // --- retiring ------------------------------------------------------------------------------------------------------
 
-// Nobody's call is lost between two looks. Each link carries a word and an answer that stands behind all calls by name which
-// were sent there; a link that is opened meanwhile is seen by this side, or its opener sees `retiring`.
 void Bus::retire() {
     retiring_ = true;
-    decline();
+    peers::retire(segment_->peer(slot_).retiring);
     (void)publish_exports({});
     for (const auto& link : links_) say_retiring(*link);
 }
@@ -273,7 +270,6 @@ void Bus::say_retiring(Link& link) {
 
 bool Bus::is_left_alone() const {
     if (put_off_ != 0) return false;
-    std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with open
     const auto& row = segment_->attachments(slot_);
     for (std::uint32_t other = 0; other < layout::max_peers; ++other) {
         if (row.from[other].load(std::memory_order_relaxed) != seen_[other]) return false;

@@ -69,14 +69,12 @@ public:
     Link* service() { return provider(services_); }
 
     /// Has all others turn elsewhere with their next call by name. Any thread.
-    void decline() { segment_->peer(slot_).retiring.store(1, std::memory_order_relaxed); }
-    /// Takes no more calls by name: declines them, shows no exports any more, and asks for the last word of each peer. What they
+    void decline() { segment_->peer(slot_).retiring.store(1, std::memory_order_relaxed); }  // a hint, until retire
+    /// Takes no more calls by name (bus/peers.hpp): shows no exports any more, and asks for the last word of each peer. What they
     /// have sent by then still comes, and so do calls of this peer's objects.
     void retire();
-    /// Whether the other side takes no more calls by name.
-    bool is_retiring(const Link& link) const {
-        return segment_->peer(link.ends().other).retiring.load(std::memory_order_relaxed) != 0;
-    }
+    /// Whether the other side takes calls by name: it does until it retires.
+    bool takes_calls(const Link& link) const { return peers::takes_calls(segment_->peer(link.ends().other).retiring); }
     /// Whether no call by name will come any more, after retire.
     bool is_left_alone() const;
     /// Tells others how many calls have come and were not answered yet.

@@ -58,6 +58,36 @@ void take_back(const Segment& segment, ArenaPages& pages, std::uint32_t slot);
 /// link. False when one has not yet.
 bool free_slot(const Segment& segment, std::uint32_t slot);
 
+// Leaving without losing a call by name.
+//
+//   who retires                       a caller
+//   retiring = 1                      attach to it
+//   full fence        <------>        full fence                "retiring or attached"
+//   see who has attached              retiring? then turn elsewhere
+//   ask each for its last word        answer behind all calls that were sent
+//
+// As with a doorbell, at least one of the two sees what the other has written: a caller that turns to the peer nevertheless is
+// one that is asked, and what came before its answer is all that ever comes.
+
+/// Who retires: from now on callers that look turn elsewhere; then it sees who has attached.
+template <class Word>
+inline void retire(Word& retiring) {
+    retiring.store(1, std::memory_order_relaxed);  // relaxed: the fence orders it
+    doorbell::full_fence(retiring);                // pairs with "retiring or attached" in meet
+}
+
+/// A caller that has just attached, before it asks takes_calls.
+template <class Word>
+inline void meet(Word& retiring) {
+    doorbell::full_fence(retiring);  // pairs with "retiring or attached" in retire
+}
+
+/// A caller: whether the peer takes calls by name. Relaxed: who sees the word late is asked for its last word.
+template <class Word>
+inline bool takes_calls(const Word& retiring) {
+    return retiring.load(std::memory_order_relaxed) == 0;
+}
+
 /// Adds to a counter that one thread writes: cheaper than a read-modify-write, and its readers need no order.
 inline void count(layout::Word64& counter, std::uint64_t more = 1) {
     counter.store(counter.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);

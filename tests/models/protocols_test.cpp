@@ -4,6 +4,7 @@
 
 #include "../bus/catch.hpp"
 #include "bus/arena.hpp"
+#include "bus/peers.hpp"
 #include "bus/ring.hpp"
 #include "explorer.hpp"
 
@@ -356,6 +357,48 @@ TEST_CASE("a taker that looks before it sets its bit reads another's bytes, and 
 
 TEST_CASE("a bit that is set without an atomic step is lost, and the model sees it", "[model]") {
     CHECK(pass_blocks(claim, take_unvouched, true, 1, false).broken != "");
+}
+
+namespace {
+
+/// A worker that retires while a caller meets it.
+Outcome leave_and_meet(bool disorderly_answer) {
+    Model model;
+    Word retiring, attached, asked, call, last_word, served, gone;
+    if (disorderly_answer) last_word.forget_order();
+    model.thread([&] {
+        peers::retire(retiring);
+        if (attached.load(std::memory_order_acquire) != 0) {
+            asked.store(1, std::memory_order_release);
+            last_word.await();
+        } else {
+            asked.store(2, std::memory_order_release);  // it leaves, which the link tells the caller
+        }
+        served.store(call.load(std::memory_order_relaxed), std::memory_order_relaxed);
+        gone.store(1, std::memory_order_release);
+    });
+    model.thread([&] {
+        attached.store(1, std::memory_order_release);
+        peers::meet(retiring);
+        const Value calls = peers::takes_calls(retiring) ? 1 : 0;
+        if (calls != 0) call.store(1, std::memory_order_relaxed);
+        if (asked.await() == 1) last_word.store(1, std::memory_order_release);  // behind the call, as in the ring
+        gone.await();
+        Model::require(served.load(std::memory_order_relaxed) == calls, "a call was lost");
+    });
+    return model.explore();
+}
+
+}  // namespace
+
+TEST_CASE("no call is lost when a worker retires while a caller meets it", "[model][no_fence]") {
+    const auto outcome = leave_and_meet(false);
+    INFO(outcome.states << " states");
+    CHECK(outcome.broken == "");
+}
+
+TEST_CASE("a last word that overtakes a call loses it, and the model sees it", "[model]") {
+    CHECK(leave_and_meet(true).broken != "");
 }
 
 }  // namespace isthmus::models

@@ -104,11 +104,11 @@ bool Calls::is_saturated(const Link& link) { return link.in_flight() >= link.mos
 void Calls::send_held(Bus& bus) {
     for (auto at = held_.begin(); at != held_.end();) {
         auto& [link, queue] = *at;
-        while (!queue.empty() && (queue.front()->is_over() || bus.is_retiring(*link) || !is_saturated(*link))) {
+        while (!queue.empty() && (queue.front()->is_over() || !bus.takes_calls(*link) || !is_saturated(*link))) {
             const std::shared_ptr<Pending> call = std::move(queue.front());
             queue.pop_front();
             if (!call->is_over())
-                submit(bus, bus.is_retiring(*link) ? link_for(bus, *call) : const_cast<Link*>(link), call);
+                submit(bus, bus.takes_calls(*link) ? const_cast<Link*>(link) : link_for(bus, *call), call);
         }
         at = queue.empty() ? held_.erase(at) : std::next(at);
     }
