@@ -24,7 +24,8 @@ export const cases = {
   'stream-1M': millionItems,
   idle: null, // measured from outside, on all peers at once
   'workers-4': workers,
-  'workers-py-2': pythonWorkers,
+  'workers-py-2': pythonWorkers('process'),
+  'workers-py-interpreter-2': pythonWorkers('interpreter'),
 }
 
 async function sync(peer, { ms }) {
@@ -251,25 +252,27 @@ async function workers(peer, { ms, name, context }) {
   }
 }
 
-/** Calls that keep a processor busy, on one worker process of Python and on two. */
-async function pythonWorkers(peer, { ms }) {
-  const rate = async count => {
-    const pool = await peer.pool(count)
-    const add = async (a, b) => {
-      await pool.call('busy', [100_000])
-      return a + b
+/** Calls that keep a processor busy, on one worker of Python and on two. */
+function pythonWorkers(kind) {
+  return async (peer, { ms }) => {
+    const rate = async count => {
+      const pool = await peer.pool(count, kind)
+      const add = async (a, b) => {
+        await pool.call('busy', [100_000])
+        return a + b
+      }
+      try {
+        await lanes({ add }, 4 * count, ms / 2, 1)
+        const { calls, seconds } = await lanes({ add }, 4 * count, 2 * ms, 1)
+        return calls / seconds
+      } finally {
+        await pool.close()
+      }
     }
-    try {
-      await lanes({ add }, 4 * count, ms / 2, 1)
-      const { calls, seconds } = await lanes({ add }, 4 * count, 2 * ms, 1)
-      return calls / seconds
-    } finally {
-      await pool.close()
-    }
+    const one = await rate(1)
+    const two = await rate(2)
+    return { calls_per_s_1: [one, '1/s'], calls_per_s_2: [two, '1/s'], speedup: [two / one, '1'] }
   }
-  const one = await rate(1)
-  const two = await rate(2)
-  return { calls_per_s_1: [one, '1/s'], calls_per_s_2: [two, '1/s'], speedup: [two / one, '1'] }
 }
 
 export async function counters(peer) {

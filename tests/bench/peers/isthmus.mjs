@@ -1,8 +1,14 @@
 // The package as its README shows it: one host, and every worker thread joins its bus.
 
-const app = new URL('./isthmus_app.py', import.meta.url).pathname
+import { existsSync } from 'node:fs'
 
-export const cannot = []
+const here = name => new URL(name, import.meta.url).pathname
+const app = here('./isthmus_app.py')
+const pythonWithInterpreters = ['3.13', '3.12']
+  .map(version => here(`../../../.venvs/${version}/bin/python`))
+  .find(existsSync)
+
+export const cannot = pythonWithInterpreters ? [] : ['workers-py-interpreter-2']
 
 export async function start({ python, share }) {
   const { connect, release, spawn } = await import('isthmus')
@@ -20,7 +26,12 @@ export async function start({ python, share }) {
     length: x => py.call('length', [x]),
     nap: seconds => py.call('nap', [seconds]),
     count: n => py.stream('count', [n]),
-    pool: workers => spawn(app, { python, workers }),
+    pool: (workers, workerKind) =>
+      spawn(here('./busy_app.py'), {
+        python: workerKind === 'interpreter' ? pythonWithInterpreters : python,
+        workers,
+        workerKind,
+      }),
     release,
     stats: () => py.stats(),
     stop: () => py.close(),

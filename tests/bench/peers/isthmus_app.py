@@ -53,12 +53,3 @@ async def nap(seconds):
 @isthmus.export
 def count(n):
     yield from range(n)
-
-
-@isthmus.export
-def busy(steps):
-    """Pure Python that holds the GIL, for a few milliseconds."""
-    total = 0
-    for i in range(steps):
-        total += i * i % 7
-    return total
