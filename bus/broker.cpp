@@ -247,7 +247,7 @@ void Broker::State::greet(Guest& guest) {
     if (hello.magic != layout::magic || hello.version != layout::version || hello.layout_hash != layout::hash()) {
         return refuse(Status::mismatch);
     }
-    if (!hello.service && !has_service()) return;
+    if (!hello.service && !hello.onlooker && !has_service()) return;
 
     const std::string label(hello.label, ::strnlen(hello.label, sizeof hello.label));
     const std::uint32_t slot =

@@ -116,7 +116,7 @@ Status Bus::open(std::uint32_t other, std::uint32_t generation, Fd bell) {
     if (status != Status::ok) return status;
     if (!link->has_bell()) bells_wanted_ |= bit(other);
     peers::meet(segment_->peer(other).retiring);
-    if (retiring_) say_retiring(*link);
+    if (retiring_) link->ask_last_word();
     keeper_->add_chore(link.get(), [link = link.get()] { link->end_transits(); });
     links_.push_back(std::move(link));
     ++epoch_;
@@ -182,6 +182,7 @@ void Bus::find_providers(Route& route) {
         } else {
             const auto names = board::read(*segment_, slot, generation);
             if (std::find(names.begin(), names.end(), route.name) == names.end()) continue;
+            route.was_exported = true;
         }
         Link* link = link_to(slot, generation);
         if (link != nullptr && takes_calls(*link)) route.providers.push_back(link);
@@ -218,15 +219,20 @@ Bus::Sticky Bus::sticky_key(std::string_view key) {
 }
 
 /// Each worker bids for the key, by its number. So when one goes only its keys move, and they come back with who takes its place.
+/// Those that have the same number, being of several services or none, bid by their places.
 Link* Bus::keyed(const Route& route, Sticky key) const {
-    Link* best = nullptr;
-    std::uint64_t highest = 0;
-    for (Link* link : route.providers) {
-        if (link->state() != Status::ok || !takes_calls(*link)) continue;
-        std::uint64_t bid = std::uint64_t{key} << 32 | segment_->peer(link->ends().other).service;
+    const auto bid_by = [key](std::uint32_t number) {
+        std::uint64_t bid = std::uint64_t{key} << 32 | number;
         bid = (bid ^ bid >> 30) * 0xbf58476d1ce4e5b9;  // the finalizer of SplitMix64
         bid = (bid ^ bid >> 27) * 0x94d049bb133111eb;
-        bid ^= bid >> 31;
+        return bid ^ bid >> 31;
+    };
+    Link* best = nullptr;
+    std::pair<std::uint64_t, std::uint64_t> highest;
+    for (Link* link : route.providers) {
+        if (link->state() != Status::ok || !takes_calls(*link)) continue;
+        const std::uint32_t slot = link->ends().other;
+        const std::pair bid(bid_by(segment_->peer(slot).service), bid_by(slot));
         if (best != nullptr && bid <= highest) continue;
         best = link;
         highest = bid;
@@ -238,11 +244,11 @@ Link* Bus::choose(const Route& route, Sticky sticky) {
     if (sticky == not_sticky) return least_loaded(route);
     if (sticky != by_caller) return keyed(route, sticky);
     for (Link* link : route.providers) {
-        const std::pair place(link->ends().other, link->ends().other_generation);
-        if (place == home_ && link->state() == Status::ok && takes_calls(*link)) return link;
+        const bool is_home = std::find(homes_.begin(), homes_.end(), link) != homes_.end();
+        if (is_home && link->state() == Status::ok && takes_calls(*link)) return link;
     }
     Link* best = least_loaded(route);
-    if (best != nullptr) home_ = {best->ends().other, best->ends().other_generation};
+    if (best != nullptr) homes_.push_back(best);
     return best;
 }
 
@@ -252,7 +258,7 @@ Link* Bus::provider(Route& route, Sticky sticky) {
         find_providers(route);
         best = choose(route, sticky);
     }
-    return best != nullptr || route.name.empty() ? best : service();
+    return best != nullptr || route.name.empty() || route.was_exported ? best : service();
 }
 
 // --- retiring ------------------------------------------------------------------------------------------------------
@@ -261,11 +267,7 @@ void Bus::retire() {
     retiring_ = true;
     peers::retire(segment_->peer(slot_).retiring);
     (void)publish_exports({});
-    for (const auto& link : links_) say_retiring(*link);
-}
-
-void Bus::say_retiring(Link& link) {
-    if (link.submit({.kind = wire::Kind::retire}) == Status::ok) link.publish();
+    for (const auto& link : links_) link->ask_last_word();
 }
 
 bool Bus::is_left_alone() const {
@@ -474,6 +476,7 @@ void Bus::attend(const std::function<void(Link&, Status)>& lost) {
         bells_wanted_ &= ~bit(link.ends().other);
         bells_asked_ &= ~bit(link.ends().other);
         ++epoch_;
+        std::erase(homes_, &link);
         keeper_->remove_chore(&link);
         links_.erase(links_.begin() + static_cast<std::ptrdiff_t>(i));
     }

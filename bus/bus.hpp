@@ -57,13 +57,14 @@ public:
         std::string name;  // empty: every service
         std::uint64_t epoch = 0;
         std::vector<Link*> providers;
+        bool was_exported = false;  // somebody has shown the name
     };
     /// What keeps calls on one of several that export the same, as long as it takes calls: nothing, that they are this
     /// caller's, or a key, which leads all callers to the same.
     enum Sticky : std::uint32_t { not_sticky = 0, by_caller = 1 };
     static Sticky sticky_key(std::string_view key);
     /// The link to the peer that exports the name, to the one with the least to do where several do, and to a service where
-    /// nobody says so: it knows which names are close. Null when there is no service either.
+    /// nobody ever said so: it knows which names are close. Null when who exported it is gone, and when there is no service.
     Link* provider(Route& route, Sticky sticky = not_sticky);
     /// The link to the service with the least to do; null when there is none (any more).
     Link* service() { return provider(services_); }
@@ -170,7 +171,6 @@ private:
     bool is_live(std::uint32_t slot, std::uint32_t generation) const;
     bool stands(const Link& link) const;
     void find_providers(Route& route);
-    void say_retiring(Link& link);
     Link* choose(const Route& route, Sticky sticky);
     Link* least_loaded(const Route& route) const;
     Link* keyed(const Route& route, Sticky key) const;
@@ -194,7 +194,7 @@ private:
     std::vector<std::unique_ptr<Link>> links_;
     std::uint64_t epoch_ = 1;  // of the links and of what peers export; routes of another epoch are looked up anew
     Route services_;
-    std::pair<std::uint32_t, std::uint32_t> home_{layout::max_peers, 0};  // slot and generation of by_caller's choice
+    std::vector<Link*> homes_;  // by_caller's choices, one of those that export the same
     bool retiring_ = false;
     Lending lending_;
     std::unordered_map<std::uint64_t, std::vector<wire::Cell>> releases_;  // by the owner's place; pairs of id and uses

@@ -27,8 +27,9 @@ struct Hello {
     std::uint64_t layout_hash;
     std::uint32_t version;
     std::uint32_t kind;
-    std::uint32_t service;
-    char label[44];
+    std::uint32_t service;   // 0: none; else its number plus 1
+    std::uint32_t onlooker;  // 1: needs no service to be there
+    char label[48];
 };
 struct Place {
     std::uint32_t slot;

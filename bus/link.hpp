@@ -91,7 +91,11 @@ public:
     Fd take_bell() { return std::move(bell_); }
 
     const Ends& ends() const { return ends_; }
-    /// The other side has said that it makes no new calls by name: those that came are all.
+    /// Asks the other side for its last word, which stands behind its last call by name.
+    void ask_last_word() {
+        if (submit({.kind = wire::Kind::retire}) == Status::ok) publish();
+    }
+    /// It has come: those calls that came are all.
     void left_alone() { left_alone_ = true; }
     bool is_left_alone() const { return left_alone_ || state_ != Status::ok; }
 
@@ -102,6 +106,12 @@ public:
         pump();
         return backlog_.empty() && cancels_.empty() && transits_.load(std::memory_order_relaxed) == 0 &&
                (!attached() || (out_.look() && out_.consumed() == out_.written()));
+    }
+    /// Whether leaving now loses something: what waits here, or lies in the arena under this peer's leases. What is in the ring
+    /// can be read afterwards.
+    bool owes() {
+        pump();
+        return !backlog_.empty() || !cancels_.empty() || transits_.load(std::memory_order_relaxed) != 0;
     }
     /// ok until the link is found broken.
     Status state() const { return state_; }

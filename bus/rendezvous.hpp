@@ -11,6 +11,7 @@
 //   ... the socket's hang-up, or the pidfd, tells the broker that the peer is gone
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +27,14 @@ struct Who {
     bool service = false;      // answers calls; the broker introduces it to those who join
     std::string label;         // for people: a script's name
     std::uint32_t worker = 0;  // of a service: its number among those that export the same
+    bool onlooker = false;     // needs no service to be there
+};
+
+/// How long an answer is waited for.
+struct Patience {
+    doorbell::Deadline ready;             // for a host that is there to be ready
+    doorbell::Deadline appears = {};      // for a bus to be there
+    std::function<bool()> given_up = {};  // asked some times a second: true ends it, with Status::closed
 };
 
 /// The open control socket of a peer.
@@ -60,8 +69,8 @@ struct Invitation {
     std::vector<Service> services;
 };
 
-/// Asks for a place on a bus. Blocks at most until the deadline, and until `appears` while there is no such bus; any thread.
-/// Throws Error: no_bus, refused, crowded, mismatch, timed_out, unsafe.
-Invitation ask(const std::string& bus, const Who& who, doorbell::Deadline deadline, doorbell::Deadline appears = {});
+/// Asks for a place on a bus. Blocks as long as the patience goes; any thread.
+/// Throws Error: no_bus, refused, crowded, mismatch, timed_out, unsafe, closed.
+Invitation ask(const std::string& bus, const Who& who, const Patience& patience);
 
 }  // namespace isthmus::rendezvous

@@ -89,7 +89,7 @@ inline std::string bus_of_process() {
 
 inline std::unique_ptr<Bus> join(const std::string& bus, bool service = false, std::chrono::milliseconds within = 10s,
                                  std::uint32_t worker = 0) {
-    return Bus::join(rendezvous::ask(bus, {PeerKind::unknown, service, "test", worker}, Clock::now() + within));
+    return Bus::join(rendezvous::ask(bus, {PeerKind::unknown, service, "test", worker}, {Clock::now() + within}));
 }
 
 /// Small rings and a small arena, so that tests meet their ends.

@@ -26,7 +26,8 @@ struct Hello {
     std::uint32_t version = layout::version;
     std::uint32_t kind = 0;
     std::uint32_t service = 0;
-    char label[44] = "by hand";
+    std::uint32_t onlooker = 0;
+    char label[48] = "by hand";
 };
 struct Request {
     std::uint32_t ask, slot, generation;

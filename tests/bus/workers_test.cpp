@@ -108,6 +108,30 @@ TEST_CASE("who joins while a peer retires is waited for as well", "[workers]") {
     }));
 }
 
+TEST_CASE("a name whose exporters are gone is not asked of others", "[workers]") {
+    rendezvous::Broker broker(named("gone"));
+    auto one = std::make_unique<Worker>("gone", 0);
+    Player other("gone", true), caller("gone", false);
+    Bus::Route fit{.name = "fit"}, fat{.name = "fat"};
+    REQUIRE(one->is(caller.bus->provider(fit)));
+    one.reset();
+    caller.sweep();
+    CHECK(caller.bus->provider(fit) == nullptr);
+    CHECK(caller.bus->provider(fat) != nullptr);  // which says that it is not exported
+}
+
+TEST_CASE("keys spread over services whose workers have the same numbers", "[workers]") {
+    rendezvous::Broker broker(named("same"));
+    Worker one("same", 0), two("same", 0);
+    Player caller("same", false);
+    Bus::Route fit{.name = "fit"};
+    int ones = 0;
+    for (int key = 0; key < 60; ++key)
+        ones += one.is(caller.bus->provider(fit, Bus::sticky_key("key " + std::to_string(key))));
+    CHECK(ones > 6);
+    CHECK(ones < 54);
+}
+
 TEST_CASE("a key leads all callers to one worker, and moves with that alone", "[workers]") {
     rendezvous::Broker broker(named("keys"));
     std::vector<std::unique_ptr<Worker>> workers;
@@ -147,6 +171,12 @@ TEST_CASE("a sticky caller stays where it began, as long as that takes calls", "
     one.bus->show_load(9);
     CHECK(one.is(caller.bus->provider(fit, Bus::by_caller)));
     CHECK(two.is(caller.bus->provider(fit)));
+    Player other("home", true);
+    REQUIRE(other.bus->publish_exports(std::vector<std::string>{"fat"}) == Status::ok);
+    Bus::Route fat{.name = "fat"};
+    caller.bus->tick();
+    REQUIRE(caller.bus->provider(fat, Bus::by_caller)->ends().other == other.bus->slot());
+    CHECK(one.is(caller.bus->provider(fit, Bus::by_caller)));  // each service has one
     one.bus->decline();
     CHECK(two.is(caller.bus->provider(fit, Bus::by_caller)));
 }

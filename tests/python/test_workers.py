@@ -274,6 +274,32 @@ def test_sigterm_lets_calls_end_and_takes_no_more(serve, bus, gate, until, expor
     assert served.wait() == 0
 
 
+def test_a_caller_that_is_stopped_keeps_no_worker_from_leaving(serve, name):
+    served = serve(APP, "--workers", "2").ready()
+    code = f"import isthmus, os; bus = isthmus.connect({name!r}); bus.call('pid'); os.kill(0, 19)  # SIGSTOP"
+    stopped = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        assert os.WIFSTOPPED(os.waitpid(stopped.pid, os.WUNTRACED)[1])
+        served.process.send_signal(signal.SIGTERM)
+        assert served.wait() == 0
+        assert "killed" not in served.stderr()
+    finally:
+        stopped.kill()
+        stopped.wait()
+
+
+def test_calls_that_were_not_sent_go_to_the_worker_that_lives(serve, bus, gate):
+    serve(APP, "--workers", "2").ready()
+    caller, held = bus(), gate()
+    caller.submit("hold", str(held.path), sticky=True)
+    holder = held.holder()
+    others = [caller.submit("pid", sticky=True) for _ in range(5000)]
+    os.kill(holder, signal.SIGKILL)
+    errors = [other.exception() for other in others]
+    assert all(error is None or isinstance(error, isthmus.PeerLost) for error in errors)
+    assert any(error is None for error in errors)
+
+
 def test_a_stream_is_read_to_its_end_while_its_worker_drains(serve, bus):
     served = serve(APP, "--workers", "1").ready()
     items = bus().stream("count", 20_000)
@@ -515,7 +541,7 @@ def test_several_services_share_a_bus_and_come_and_go(serve, join, bus, until):
     assert until(lambda: _called(caller, "other")) == "other"
     assert caller.call("pid") > 0
     assert joined.end() == 0
-    with pytest.raises(isthmus.NotExported):
+    with pytest.raises(isthmus.PeerLost):
         caller.call("other")
     assert caller.call("pid") > 0
 
@@ -530,7 +556,7 @@ def _called(caller, name):
 def test_a_bus_that_is_not_there_can_not_be_joined_by_a_service(join, name):
     served = join(OTHER)
     assert f"no bus named '{name}'" in served.answer()["error"]["message"]
-    assert served.wait() == 1
+    assert served.wait() == 3
 
 
 def test_connect_waits_for_a_bus_if_asked(serve, name):

@@ -43,7 +43,7 @@ private:
         auto& self = *static_cast<Joining*>(data);
         try {
             const auto wait = std::chrono::nanoseconds(static_cast<std::int64_t>(self.timeout_ * 1e6));
-            self.invitation_ = rendezvous::ask(self.bus_, self.who_, doorbell::Clock::now() + wait);
+            self.invitation_ = rendezvous::ask(self.bus_, self.who_, {doorbell::Clock::now() + wait});
         } catch (const Error& error) {
             self.status_ = error.status();
             self.what_ = error.what();

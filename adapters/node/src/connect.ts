@@ -9,8 +9,12 @@ import { ConnectError } from './errors.js'
 import { constants, native } from './native.js'
 import type { AnyExports } from './types.js'
 
-// Milliseconds, where a bus is waited for.
-const lookEvery = 20
+const { statuses } = constants
+
+// Milliseconds, where a bus or its host is waited for. Each look occupies a thread of Node's small pool, so it is short.
+const pause = 20
+const shortLook = 20
+const longLook = 40
 
 /** How a bus is joined. */
 export interface ConnectOptions {
@@ -52,22 +56,22 @@ export async function joinBus<Exports extends object>(
   const buffers = makeBuffers()
   let connection: Awaited<ReturnType<typeof native.join>>
   const target = { ...buffers, onWake: () => buffers.onWake() }
+  for (const [name, value] of Object.entries({ timeout, wait })) {
+    if (!(value >= 0)) throw new RangeError(`${name} is a number of milliseconds, and not ${value}`)
+  }
   const appears = performance.now() + wait
-  for (;;) {
+  const ready = appears + timeout
+  for (let look = shortLook; ; look = longLook) {
+    const left = Math.max(ready - performance.now(), 0)
     try {
-      connection = await native.join(
-        String(bus),
-        label(),
-        Math.max(appears - performance.now(), 0) + timeout,
-        target,
-      )
+      connection = await native.join(String(bus), label(), Math.min(look, left), target)
       break
     } catch (error) {
       const refusal = error as Error & { status?: number }
-      if (refusal.status !== constants.statuses.no_bus || performance.now() >= appears)
-        throw explained(bus, refusal)
+      const until = { [statuses.no_bus]: appears, [statuses.timed_out]: ready }[refusal.status ?? statuses.ok]
+      if (until === undefined || performance.now() >= until) throw explained(bus, refusal)
     }
-    await new Promise(resolve => setTimeout(resolve, lookEvery))
+    await new Promise(resolve => setTimeout(resolve, pause))
   }
   const bytes = connection.stats()?.[1].bytes ?? 0
   if (bytes > bufferLimits.MAX_LENGTH) {

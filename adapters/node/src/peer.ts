@@ -286,6 +286,8 @@ export class Peer implements Port {
 
   #stick(by: string | boolean): void {
     if (typeof by === 'string') this.native.stick(by)
+    else if (typeof by !== 'boolean')
+      throw new TypeError(`sticky is true, false or a text that is the key, and not ${String(by)}`)
     else this.#words[words.sticky] = by ? sticky.byCaller : sticky.not
   }
 

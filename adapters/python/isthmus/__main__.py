@@ -30,7 +30,7 @@ def _bus_name(arguments: argparse.Namespace) -> str:
 def _serve(arguments: argparse.Namespace) -> int:
     name = _bus_name(arguments)
     lifeline = Lifeline(arguments.lifeline)
-    lifeline.watch(None if arguments.join else name)
+    lifeline.watch()
     if arguments.workers is None and arguments.worker_kind == "process" and not arguments.reload:
         return _serve_here(arguments, name, lifeline)
     return _serve_with_workers(arguments, name, lifeline)
@@ -113,7 +113,7 @@ def _list(arguments: argparse.Namespace) -> int:
     found = False
     for name in sorted([arguments.bus] if arguments.bus else _isthmus.bus_names()):
         try:
-            bus = Bus(name)
+            bus = Bus(name, onlooker=True)
         except ConnectError as error:
             if arguments.bus:
                 print(f"isthmus: {error}", file=sys.stderr)
@@ -122,10 +122,9 @@ def _list(arguments: argparse.Namespace) -> int:
             continue
         with bus:
             found = True
-            print(name)
-            for peer in bus.peers():
-                if peer["pid"] == os.getpid():
-                    continue
+            peers = [peer for peer in bus.peers() if peer["pid"] != os.getpid()]
+            print(name if any(peer["exports"] for peer in peers) else f"{name} (nobody serves it now)")
+            for peer in peers:
                 what = f"{peer['name']}, pid {peer['pid']}"
                 if peer["worker"] is not None:
                     exports = ", ".join(sorted(peer["exports"])) or "nothing"

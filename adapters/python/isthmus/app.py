@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _isthmus, host
+from .errors import ConnectError
 
 __all__ = [
     "DONE",
@@ -38,10 +39,10 @@ class Lifeline:
         if fd is not None:
             os.set_inheritable(fd, False)
 
-    def watch(self, bus: str | None) -> None:
-        """From now on. ``bus`` is one that this process serves itself: its socket is removed then."""
+    def watch(self) -> None:
+        """From now on."""
         if self._fd is not None:
-            _isthmus.watch_parent(self._fd, None if bus is None else _isthmus.socket_path(bus))
+            _isthmus.watch_parent(self._fd)
 
     def say(self, message: dict[str, Any]) -> None:
         if self._fd is None:
@@ -102,6 +103,8 @@ def _traceback_of(error: BaseException) -> str:
 
 def about(error: BaseException, shown: str | None = None, code: int = FAILED) -> dict[str, Any]:
     """What is told of an error that keeps a host from serving: to programs, and as `shown` to people."""
+    if isinstance(error, ConnectError) and error.no_bus:
+        code = NO_SUCH_BUS
     told = {"type": type(error).__name__, "message": str(error), "traceback": _traceback_of(error)}
     return {"error": {**told, "shown": shown or str(error), "code": code}}
 

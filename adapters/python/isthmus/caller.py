@@ -105,10 +105,18 @@ class Caller(ABC):
 class Bus(Caller):
     """A place on a bus, for calling what others export. Made by ``connect``; any thread may use it."""
 
-    def __init__(self, name: str, *, pickle: bool = False, sticky: bool = False, wait: float = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        pickle: bool = False,
+        sticky: bool = False,
+        wait: float = 0,
+        onlooker: bool = False,  # joins also where nobody serves
+    ) -> None:
         self.name = name
         self._sticky = sticky
-        self._peer = Peer(name, None, loop=running_loop(), pickle=pickle, wait=wait)
+        self._peer = Peer(name, None, loop=running_loop(), pickle=pickle, wait=wait, onlooker=onlooker)
         self._peer.start()
 
     def _native(self) -> _isthmus.Bus:

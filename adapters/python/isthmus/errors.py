@@ -27,9 +27,10 @@ class Error(Exception):
 
 
 class ConnectError(Error):
-    """A bus could not be served or joined. The text says what to run."""
+    """A bus could not be served or joined. The text says what to run; ``no_bus`` whether there is none."""
 
     code = "CONNECT"
+    no_bus = False
 
 
 class EncodeError(Error, TypeError):

@@ -94,6 +94,7 @@ class Host(Caller):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._broker: _isthmus.Broker | None = None
         self._peer: Peer | None = None
+        self._serves = False
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -114,6 +115,7 @@ class Host(Caller):
                 worker=self._worker,
             )
             self._peer.start()
+            self._serves = True
         log.info("serving '%s' with %d exports", self.name, len(registry.names()))
 
     def stop(self) -> None:
@@ -156,7 +158,8 @@ class Host(Caller):
         """On the dispatcher's thread, however it ended."""
         if self._broker is not None:
             self._broker.close()
-        log.info("stopped serving '%s'", self.name)
+        if self._serves:
+            log.info("stopped serving '%s'", self.name)
 
     def _request_stop(self) -> None:
         if self._peer is not None:

@@ -79,8 +79,9 @@ class Peer:
         pickle: bool = False,
         worker: int = 0,
         wait: float = 0,
+        onlooker: bool = False,
     ) -> None:
-        self._bus = _isthmus.Bus(name, exports, program(), numpy_memory, pickle, worker, wait)
+        self._bus = _isthmus.Bus(name, exports, program(), numpy_memory, pickle, worker, wait, onlooker)
         self._bus.operator = Operator(name, allow)
         self._bus.reference_factory = proxy_of
         self.tasks = Tasks(self._bus, name, loop)

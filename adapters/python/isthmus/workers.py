@@ -41,7 +41,7 @@ def check_kind(kind: str) -> None:
 def work(arguments: argparse.Namespace) -> int:
     """What the process of a crew does: it serves until SIGTERM has it drain, or its supervisor is gone."""
     lifeline = Lifeline(arguments.lifeline)
-    lifeline.watch(None)
+    lifeline.watch()
     signal.signal(signal.SIGINT, lambda number, frame: None)  # of the terminal: the supervisor sees to it
     in_interpreters = arguments.worker_kind == "interpreter"
     return (_work_in_interpreters if in_interpreters else _work_here)(arguments, lifeline)
@@ -151,8 +151,6 @@ def work_in_interpreter(options: dict[str, Any]) -> None:
     lifeline = Lifeline(line.fileno())
     try:
         import_app(arguments.app)
-        host = _host(arguments, arguments.first)
-        host.start()
     except ImportError as error:
         # Of a module that is not made for them the machinery says so only sometimes, and numpy hides it.
         hint = f"{error}. Modules that can't be loaded in sub-interpreters need --worker-kind process"
@@ -161,6 +159,13 @@ def work_in_interpreter(options: dict[str, Any]) -> None:
         return
     except (Exception, SystemExit) as error:
         lifeline.say(about_loading(arguments.app, error))
+        return
+
+    host = _host(arguments, arguments.first)
+    try:
+        host.start()
+    except ConnectError as error:
+        lifeline.say(about(error))
         return
 
     def wait_for_the_end() -> None:

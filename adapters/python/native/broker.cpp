@@ -5,6 +5,7 @@
 #include <string>
 
 #include "errors.hpp"
+#include "lifeline.hpp"
 
 namespace isthmus::python {
 
@@ -44,6 +45,7 @@ PyObject* make(PyTypeObject* type, PyObject* arguments, PyObject*) {
     if (self == nullptr) return nullptr;
     auto& box = *new (&unbox<BrokerBox>(self)) BrokerBox;
     box.path = broker->path();
+    owns_socket(box.path);
     box.broker = std::move(broker);
     return self;
 }
@@ -55,6 +57,7 @@ PyObject* close(PyObject* self, PyObject*) {
         (void)broker.release();  // the parent's, with its thread and its socket
     } else {
         const WithoutGil without;
+        if (broker) disowns_socket(box.path);
         broker.reset();
     }
     Py_RETURN_NONE;

@@ -201,13 +201,20 @@ void Calls::lost(const Link& link, Status reason) {
     });
     const auto held = held_.find(&link);
     if (held == held_.end()) return;
+    std::vector<std::shared_ptr<Pending>> elsewhere;  // they were never sent
     for (const auto& call : held->second) {
         if (call->is_over()) continue;
+        if (!call->name.empty()) {
+            elsewhere.push_back(call);
+            continue;
+        }
         calls_.erase(call->id);
         call->out.end(*call->memory, false);
         finish(call, reason);
     }
     held_.erase(held);
+    outbox_.insert(outbox_.begin(), elsewhere.begin(), elsewhere.end());
+    if (!elsewhere.empty()) has_work_.store(true, std::memory_order_relaxed);
 }
 
 void Calls::expire(std::uint64_t now) {

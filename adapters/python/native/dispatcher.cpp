@@ -10,13 +10,14 @@ namespace isthmus::python {
 
 namespace {
 
-constexpr std::uint64_t publish_after = 100'000;  // ns that an answer may wait for the rest of its batch
-constexpr std::uint64_t slow_call = 50'000;       // ns from which a call counts as slow
-constexpr std::int32_t wary_calls = 256;          // after a slow one
-constexpr std::uint64_t slow_batch = 1'000'000;   // ns from which a batch counts as slow
-constexpr std::uint64_t gil_at_most = 5'000'000;  // ns of work for one take
-constexpr std::uint64_t attend_every = 50'000;    // ns
-constexpr std::uint64_t look_again = 5'000'000;   // ns, when all is done but for others' reading it
+constexpr std::uint64_t publish_after = 100'000;       // ns that an answer may wait for the rest of its batch
+constexpr std::uint64_t slow_call = 50'000;            // ns from which a call counts as slow
+constexpr std::int32_t wary_calls = 256;               // after a slow one
+constexpr std::uint64_t slow_batch = 1'000'000;        // ns from which a batch counts as slow
+constexpr std::uint64_t gil_at_most = 5'000'000;       // ns of work for one take
+constexpr std::uint64_t attend_every = 50'000;         // ns
+constexpr std::uint64_t look_again = 5'000'000;        // ns, when all is done but for others' reading it
+constexpr std::uint64_t most_silence = 2'000'000'000;  // ns for which a caller's last word is waited for
 constexpr std::uint64_t second = 1'000'000'000;
 
 thread_local Dispatcher* running_here = nullptr;
@@ -98,14 +99,21 @@ bool Dispatcher::is_drained() {
     if (!drain_.load(std::memory_order_relaxed)) return false;
     if (!std::exchange(retired_, true)) bus_.retire();
     // What is on its way in the arena would be lost with this peer's leases.
-    const auto has_all = [](const auto& link) { return link->state() != Status::ok || link->delivered(); };
-    return load() == 0 && pumps_.empty() && bus_.is_left_alone() && !bus_.has_traffic() &&
-           std::all_of(bus_.links().begin(), bus_.links().end(), has_all);
+    const auto has_all = [](const auto& link) { return link->state() != Status::ok || !link->owes(); };
+    if (load() != 0 || bus_.has_traffic() || !std::all_of(bus_.links().begin(), bus_.links().end(), has_all)) {
+        quiet_since_ = 0;
+        return false;
+    }
+    if (bus_.is_left_alone()) return true;
+    // A caller that is stopped, or busy elsewhere, keeps nobody: when it looks again it finds this peer gone.
+    const std::uint64_t now = now_ns();
+    if (quiet_since_ == 0) quiet_since_ = now;
+    return now - quiet_since_ > most_silence;
 }
 
 /// The calls that have come and are not answered yet.
 std::uint32_t Dispatcher::load() const {
-    return static_cast<std::uint32_t>(batch_.size() - next_ + parked_.size() + deferred_.size());
+    return static_cast<std::uint32_t>(batch_.size() - next_ + parked_.size() + deferred_.size() + pumps_.size());
 }
 
 /// Looks after the links, and sends what other threads have left to be sent.

@@ -193,6 +193,7 @@ private:
     ExportTable* exports_;
     const std::atomic<bool>&stop_, &drain_;
     bool retired_ = false;
+    std::uint64_t quiet_since_ = 0;  // ns, once retired: when there was nothing left to do; 0: there is
     std::function<void(Link&, Status)> lost_;
     PyThreadState* thread_ = nullptr;  // null: this thread holds the GIL
     Export objects_;                   // stands for what is no export: objects that are called, operations

@@ -153,7 +153,10 @@ void raise_connect_error(State& state, const Error& error, const std::string& bu
     if (error.status() == Status::no_bus) what += ": start one with `python -m isthmus serve app.py --bus " + bus + "`";
     if (error.status() == Status::busy)
         what = "a bus named '" + bus + "' is being served already: choose another name, or stop the other host";
-    PyErr_SetString(state.connect_error, what.c_str());
+    const Ref raised(PyObject_CallFunction(state.connect_error, "s", what.c_str()));
+    if (!raised) return;
+    if (error.status() == Status::no_bus && PyObject_SetAttrString(raised.get(), "no_bus", Py_True) < 0) return;
+    PyErr_SetObject(state.connect_error, raised.get());
 }
 
 void raise_encode_error(State& state, const std::string& path, const std::string& what) {

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
+#include <set>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -35,8 +37,11 @@ std::chrono::nanoseconds owed() {
     return std::chrono::nanoseconds(sum);
 }
 
-/// The lifeline's thread; no lock, no Python.
-void watch(int fd, const std::string& socket) {
+std::mutex mutex;
+std::set<std::string> sockets;  // guarded by it
+
+/// The lifeline's thread; no Python.
+void watch(int fd) {
     for (;;) {
         pollfd line{fd, POLLRDHUP, 0};
         const int ready = ::poll(&line, 1, -1);
@@ -50,7 +55,8 @@ void watch(int fd, const std::string& socket) {
     const auto before = owed();
     const auto more = [before] { return std::clamp<std::chrono::nanoseconds>(owed() - before, {}, most_owed); };
     while (Clock::now() - began < grace + more()) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    if (!socket.empty()) {
+    std::lock_guard lock(mutex);
+    for (const std::string& socket : sockets) {
         ::unlink(socket.c_str());
         ::unlink((socket.substr(0, socket.rfind('.')) + ".lock").c_str());
     }
@@ -59,12 +65,21 @@ void watch(int fd, const std::string& socket) {
 
 }  // namespace
 
-PyObject* watch_parent(PyObject*, PyObject* arguments) {
-    int fd;
-    const char* socket;
-    if (!PyArg_ParseTuple(arguments, "iz", &fd, &socket)) return nullptr;
+void owns_socket(const std::string& path) {
+    std::lock_guard lock(mutex);
+    sockets.insert(path);
+}
+
+void disowns_socket(const std::string& path) {
+    std::lock_guard lock(mutex);
+    sockets.erase(path);
+}
+
+PyObject* watch_parent(PyObject*, PyObject* number) {
+    const long fd = PyLong_AsLong(number);
+    if (fd == -1 && PyErr_Occurred()) return nullptr;
     try {
-        std::thread(watch, fd, std::string(socket == nullptr ? "" : socket)).detach();
+        std::thread(watch, static_cast<int>(fd)).detach();
     } catch (const std::system_error& error) {
         PyErr_SetString(PyExc_RuntimeError, error.what());
         return nullptr;

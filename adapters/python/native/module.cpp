@@ -167,8 +167,8 @@ PyMethodDef methods[] = {
      "view(owner, where, offset, item_bytes, shape, strides)\n--\n\nA View of elements at an address, or in a buffer."},
     {"tensor", new_view_of_tensor, METH_O,
      "tensor(capsule)\n--\n\nThe code and a View of the elements of a tensor of DLPack."},
-    {"watch_parent", watch_parent, METH_VARARGS,
-     "watch_parent(fd, path)\n--\n\nEnds this process once fd hangs up: SIGTERM first, _exit 300 ms later."},
+    {"watch_parent", watch_parent, METH_O,
+     "watch_parent(fd)\n--\n\nEnds this process once fd hangs up: SIGTERM first, _exit 300 ms later."},
     {nullptr, nullptr, 0, nullptr},
 };
 

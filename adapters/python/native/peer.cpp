@@ -1,6 +1,7 @@
 #include "peer.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <new>
 
 #include "errors.hpp"
@@ -39,10 +40,20 @@ PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     const char *name, *label;
     PyObject* exports;
     int numpy_memory = 1, pickles = 0;
-    unsigned int worker = 0;
+    int worker = 0, onlooker = 0;
     double wait = 0;
-    if (!PyArg_ParseTuple(arguments, "sOs|ppId", &name, &exports, &label, &numpy_memory, &pickles, &worker, &wait))
+    if (!PyArg_ParseTuple(arguments, "sOs|ppidp", &name, &exports, &label, &numpy_memory, &pickles, &worker, &wait,
+                          &onlooker))
         return nullptr;
+    if (worker < 0 || worker >= static_cast<int>(layout::max_peers)) {
+        PyErr_Format(PyExc_ValueError, "worker=%d: workers have numbers from 0 to %d", worker,
+                     static_cast<int>(layout::max_peers) - 1);
+        return nullptr;
+    }
+    if (std::isnan(wait)) {
+        PyErr_SetString(PyExc_ValueError, "wait is a number of seconds, not nan");
+        return nullptr;
+    }
     State& state = state_of(type);
     if (exports != Py_None && !PyObject_TypeCheck(exports, state.exports)) {
         PyErr_SetString(PyExc_TypeError, "exports must be an Exports or None");
@@ -59,7 +70,8 @@ PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     peer.is_service = exports != Py_None;
     peer.numpy_memory = numpy_memory != 0;
     peer.pickles = pickles != 0;
-    peer.worker = worker;
+    peer.worker = static_cast<std::uint32_t>(worker);
+    peer.onlooker = onlooker != 0;
     peer.wait = wait;
     return self;
 }
@@ -92,11 +104,13 @@ void dealloc_bus(PyObject* self) {
 
 /// Joins: without the GIL, on the dispatcher's thread. Throws Error.
 void join(Peer& peer) {
-    const rendezvous::Who who{PeerKind::python, peer.is_service, peer.label, peer.worker};
+    const rendezvous::Who who{PeerKind::python, peer.is_service, peer.label, peer.worker, peer.onlooker};
     constexpr double longest = 1e9;  // thirty years; more than that overflows nanoseconds
     const std::chrono::duration<double> wait(std::clamp(peer.wait, 0.0, longest));
     const auto appears = doorbell::Clock::now() + std::chrono::duration_cast<std::chrono::nanoseconds>(wait);
-    auto invitation = rendezvous::ask(peer.name, who, appears + std::chrono::seconds(10), appears);
+    auto invitation = rendezvous::ask(peer.name, who, {appears + std::chrono::seconds(10), appears, [&peer] {
+                                                           return peer.stop.load(std::memory_order_relaxed);
+                                                       }});
     std::unique_ptr<Bus> bus = Bus::join(std::move(invitation), peer.pickles);
     auto memory = std::make_shared<Memory>(*bus, peer.pickles);
     std::lock_guard lock(peer.gate);
@@ -275,8 +289,9 @@ PyGetSetDef attributes[] = {
 
 PyType_Slot slots[] = {
     {Py_tp_doc,
-     const_cast<char*>("Bus(name, exports, label, numpy_memory=True, pickle=False, worker=0, wait=0)\n--\n\nOne "
-                       "peer; with exports, one that answers calls.")},
+     const_cast<char*>(
+         "Bus(name, exports, label, numpy_memory=True, pickle=False, worker=0, wait=0, onlooker=False)\n--\n\nOne "
+         "peer; with exports, one that answers calls.")},
     {Py_tp_new, slot(make_bus)},
     {Py_tp_dealloc, slot(dealloc_bus)},
     {Py_tp_traverse, slot(traverse_bus)},

@@ -20,8 +20,9 @@ struct Peer {
     bool is_service = false;
     bool numpy_memory = true;  // whether exports' arrays are allocated in the bus
     bool pickles = false;      // whether it asked for values as pickles
-    unsigned int worker = 0;   // its number among those that export the same
+    std::uint32_t worker = 0;  // its number among those that export the same
     double wait = 0;           // seconds for the bus to be there
+    bool onlooker = false;     // needs no service to be there
     std::uint64_t forks = fork_count();
 
     std::atomic<bool> stop{false}, drain{false};
