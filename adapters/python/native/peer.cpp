@@ -38,10 +38,11 @@ void remove_memory(State& state, const std::shared_ptr<Memory>& memory) {
 PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     const char *name, *label;
     PyObject* exports;
-    int numpy_memory = 1, pickles = 0;
+    int numpy_memory = 1, pickles = 0, serves = 1;
     unsigned int worker = 0;
     double wait = 0;
-    if (!PyArg_ParseTuple(arguments, "sOs|ppId", &name, &exports, &label, &numpy_memory, &pickles, &worker, &wait))
+    if (!PyArg_ParseTuple(arguments, "sOs|ppIdp", &name, &exports, &label, &numpy_memory, &pickles, &worker, &wait,
+                          &serves))
         return nullptr;
     State& state = state_of(type);
     if (exports != Py_None && !PyObject_TypeCheck(exports, state.exports)) {
@@ -56,7 +57,7 @@ PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     peer.exports = Py_NewRef(exports);
     peer.name = name;
     peer.label = label;
-    peer.is_service = exports != Py_None;
+    peer.is_service = exports != Py_None && serves != 0;
     peer.numpy_memory = numpy_memory != 0;
     peer.pickles = pickles != 0;
     peer.worker = worker;
@@ -233,6 +234,7 @@ PyMethodDef methods[] = {
     {"call", call, METH_VARARGS,
      "call(target, args, kwargs, timeout)\n--\n\nCalls an export (its name), an object (a Reference), or performs "
      "('operate' or 'fetch', subject, steps), and waits for the result."},
+    {"post", post, METH_VARARGS, "post(target, args)\n--\n\nCalls without waiting for anything."},
     {"start", start, METH_VARARGS,
      "start(target, args, kwargs, timeout, flags, credit, sink, tag)\n--\n\nBegins a call and returns its handle; "
      "sink is given lists of (tag, what, value)."},
@@ -275,8 +277,8 @@ PyGetSetDef attributes[] = {
 
 PyType_Slot slots[] = {
     {Py_tp_doc,
-     const_cast<char*>("Bus(name, exports, label, numpy_memory=True, pickle=False, worker=0, wait=0)\n--\n\nOne "
-                       "peer; with exports, one that answers calls.")},
+     const_cast<char*>("Bus(name, exports, label, numpy_memory=True, pickle=False, worker=0, wait=0, serves=True)\n--\n\n"
+                       "One peer; with exports, one that answers calls, and a service unless it is not to be one.")},
     {Py_tp_new, slot(make_bus)},
     {Py_tp_dealloc, slot(dealloc_bus)},
     {Py_tp_traverse, slot(traverse_bus)},
