@@ -10,6 +10,7 @@ import { type Counters, constants, type MemoryStats, type NativeConnection } fro
 import type { NDArray } from './ndarray.js'
 import { type Buffers, Peer } from './peer.js'
 import { referenceOf, type Target } from './port.js'
+import { Access, Queue, type QueueOptions, Topic } from './queues.js'
 import { type Chain, importModule, type Remote } from './remote.js'
 import type { Handler } from './serve.js'
 import { Incoming } from './streams.js'
@@ -30,6 +31,7 @@ const chores = 1000
 const idleChores = 8
 const nudgesAt = [1, 3]
 const delivery = 1000
+const reserved = 'isthmus.'
 
 /** How a call is made. */
 export interface CallOptions {
@@ -87,6 +89,7 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   readonly exports: FunctionsOf<Exports>
 
   readonly #peer: Peer
+  readonly #access: Access
   readonly #companion: Companion | undefined
   #closing: Promise<void> | undefined
   #chores: NodeJS.Timeout | undefined
@@ -106,6 +109,7 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
       if (this.#chores === undefined) this.#keepHouse()
       this.#idle = 0
     })
+    this.#access = new Access(this.#peer, name)
     this.exports = this.#proxy() as unknown as FunctionsOf<Exports>
   }
 
@@ -231,8 +235,23 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   export(name: string, handler: Handler): this {
     if (this.#closing) throw closedError()
     if (typeof handler !== 'function') throw new TypeError(`the export '${name}' is no function`)
+    if (String(name).startsWith(reserved))
+      throw new TypeError(`names that begin with '${reserved}' are reserved`)
     this.#peer.server.export(String(name), handler)
     return this
+  }
+
+  /**
+   * A queue of this bus: each message goes to one consumer, and is kept until that acknowledges it. It is there when it is first
+   * used; each object that this returns is a consumer of its own.
+   */
+  queue<T = unknown>(name: string, options: QueueOptions = {}): Queue<T> {
+    return new Queue<T>(this.#access, String(name), options)
+  }
+
+  /** A topic of this bus: each message goes to all who have subscribed by then. */
+  topic<T = unknown>(name: string): Topic<T> {
+    return new Topic<T>(this.#access, String(name))
   }
 
   /**

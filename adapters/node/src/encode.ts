@@ -44,6 +44,8 @@ export class Encoder extends Staging {
   /** `frames.references` if the message staged last has references, else 0. */
   references = 0
 
+  // Whether nothing may stay here, or with others, that the message names.
+  #valuesOnly = false
   #payload = 0
   #payloadBase = 0
   #moving: Moved[] | undefined
@@ -75,8 +77,15 @@ export class Encoder extends Staging {
     values: readonly unknown[],
     named: KeywordArguments | undefined,
     subject: Reference | undefined,
+    valuesOnly = false,
   ): void {
-    this.#message(ARGUMENTS, values, named, subject)
+    const before = this.#valuesOnly
+    this.#valuesOnly = valuesOnly
+    try {
+      this.#message(ARGUMENTS, values, named, subject)
+    } finally {
+      this.#valuesOnly = before
+    }
   }
 
   /** Stages an operation: what it begins with, and its steps. */
@@ -523,6 +532,7 @@ export class Encoder extends Staging {
   }
 
   #identify(slot: number, generation: number, id: number, flag: number): void {
+    if (this.#valuesOnly) this.fail('has no value form')
     const at = this.put(tags.reference | (flag << 16), generation)
     this.i32[at + 2] = id
     this.i32[at + 3] = (slot << 24) | (id / 4294967296)

@@ -193,10 +193,26 @@ export class Peer implements Port {
   ): StreamHandle {
     options?.signal?.throwIfAborted()
     const slot = this.#submit(target, args, options, frames.streams, options?.credit ?? initialCredit)
-    this.#calls.streams.set(slot, on)
-    this.#calls.reject[slot] = reason => on.fail(reason)
+    let rests = false
+    const end = () => {
+      if (rests) this.#inFlight(1)
+      rests = false
+    }
+    const events: StreamEvents = {
+      items: values => on.items(values),
+      end: () => {
+        end()
+        on.end()
+      },
+      fail: reason => {
+        end()
+        on.fail(reason)
+      },
+    }
+    this.#calls.streams.set(slot, events)
+    this.#calls.reject[slot] = events.fail
     if (this.#timeout > 0 || options?.signal !== undefined) this.#watch(slot, options?.signal)
-    const isOpen = () => this.#calls.streams.get(slot) === on
+    const isOpen = () => this.#calls.streams.get(slot) === events
     return {
       credit: more => {
         if (!isOpen()) return
@@ -206,6 +222,12 @@ export class Peer implements Port {
       },
       cancel: () => {
         if (isOpen()) this.#cancel(slot, 0)
+      },
+      rest: isIdle => {
+        if (!isOpen() || rests === isIdle) return
+        rests = isIdle
+        this.#inFlight(isIdle ? -1 : 1)
+        this.native.settled()
       },
     }
   }
@@ -264,7 +286,7 @@ export class Peer implements Port {
       const name = target === this.#lastName ? this.#lastNumber : this.#intern(target)
       if (!Array.isArray(args))
         throw new TypeError(`the arguments of '${target}' come in an array: call('${target}', [a, b])`)
-      this.#encoder.stage(args, named, undefined)
+      this.#encoder.stage(args, named, undefined, options?.values)
       control[words.name] = name
       control[words.peer] = peers.any
       this.#stick(options?.sticky ?? this.#sticky)

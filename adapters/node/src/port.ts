@@ -22,6 +22,8 @@ export interface PortOptions {
   readonly keep?: boolean | undefined
   /** Tables in the result stay where they are. */
   readonly lend?: boolean | undefined
+  /** Only values are sent: what would be a reference can't travel. */
+  readonly values?: boolean | undefined
   /** How many items of a stream may be on their way from the start. */
   readonly credit?: number | undefined
 }
@@ -38,6 +40,8 @@ export interface StreamHandle {
   credit(more: number): void
   /** Has the other side close the stream; `end` or `fail` follows. */
   cancel(): void
+  /** Whether nobody waits for items: then the event loop need not go on for them. */
+  rest(isIdle: boolean): void
 }
 
 /** A connection, seen from an object that came over it. */
@@ -50,6 +54,8 @@ export interface Port {
     options: PortOptions | undefined,
     on: StreamEvents,
   ): StreamHandle
+  /** A call of which nothing is awaited. */
+  post(name: string, args: readonly unknown[], options: PortOptions | undefined): void
   /** The object is not needed here any more; harmless a second time. */
   giveBack(reference: Reference): void
 }

@@ -9,6 +9,7 @@ from ._isthmus import Call, current
 from .arrays import empty, numpy_memory
 from .batches import Batch
 from .caller import Bus, connect
+from .channels import Message, Queue, Subscription, Topic
 from .errors import (
     BusFull,
     Cancelled,
@@ -38,12 +39,16 @@ __all__ = [
     "Host",
     "JsError",
     "JsFunction",
+    "Message",
     "NotExported",
     "PeerLost",
     "PythonError",
+    "Queue",
     "RemoteObject",
     "Stream",
+    "Subscription",
     "TimeoutError",
+    "Topic",
     "connect",
     "current",
     "empty",

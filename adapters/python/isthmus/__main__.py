@@ -17,6 +17,7 @@ from .app import DONE, NO_SUCH_BUS, USAGE, Lifeline, about, about_loading, impor
 from .caller import Bus
 from .errors import ConnectError
 from .exports import registry
+from .keeper import Keeper
 from .supervisor import Failed, Supervisor
 from .workers import KINDS, check_kind, work
 
@@ -92,16 +93,25 @@ def _serve_with_workers(arguments: argparse.Namespace, name: str, lifeline: Life
         patience=arguments.drain,
         reload=arguments.reload,
     )
-    broker = None
+    broker = keeper = None
+
+    def ready() -> None:
+        if keeper is not None:
+            keeper.start()
+        lifeline.say({"ready": True})
+
     try:
         if not arguments.join:
             broker = _isthmus.Broker(name, arguments.memory, 0, arguments.quota or 0)
-        asyncio.run(supervisor.run(broker, lambda: lifeline.say({"ready": True})))
+            keeper = Keeper(name)
+        asyncio.run(supervisor.run(broker, ready))
     except ConnectError as error:
         return _fail(lifeline, about(error))
     except Failed as failure:
         return _fail(lifeline, failure.about)
     finally:
+        if keeper is not None:
+            keeper.stop()
         if broker is not None:
             broker.close()
     log.info("stopped serving '%s'", name)

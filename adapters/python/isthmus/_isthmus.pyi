@@ -79,6 +79,7 @@ class Bus:
         pickle: bool = False,
         worker: int = 0,
         wait: float = 0,
+        serves: bool = True,
         onlooker: bool = False,
     ) -> Bus: ...
     def run(self, joined: Callable[[], object]) -> None: ...
@@ -87,6 +88,7 @@ class Bus:
     def call(
         self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
     ) -> Any: ...
+    def post(self, target: Target, args: tuple[Any, ...]) -> None: ...
     def start(
         self,
         target: Target,
@@ -126,7 +128,7 @@ class Bus:
 @final
 class Exports:
     def __new__(cls) -> Exports: ...
-    def set(self, name: str, callable: Callable[..., Any], mode: int = 0) -> None: ...
+    def set(self, name: str, callable: Callable[..., Any], mode: int = 0, parcels: int = 0) -> None: ...
     def names(self) -> list[str]: ...
 
 @final
@@ -147,6 +149,9 @@ class Lease:
 @final
 class View:
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Parcel: ...
 
 @final
 class Table:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any
 
 from . import _isthmus, futures
+from .channels import Queue, Topic
+from .errors import NotExported, PeerLost
+from .keeper import READY, starter
 from .peer import Peer, running_loop
 from .proxies import RemoteObject
 from .streams import Stream
 
 __all__ = ["Bus", "Caller", "connect"]
+
+PATIENCE = 2.0  # seconds for the keeper of a bus to be there
 
 
 class Caller(ABC):
@@ -21,8 +28,13 @@ class Caller(ABC):
 
     _sticky = False
 
+    name: str
+
     @abstractmethod
-    def _native(self) -> _isthmus.Bus: ...
+    def _started(self) -> Peer: ...
+
+    def _native(self) -> _isthmus.Bus:
+        return self._started().native
 
     def _target(self, name: str, sticky: str | bool | None) -> _isthmus.Target:
         wanted = self._sticky if sticky is None else sticky
@@ -101,6 +113,42 @@ class Caller(ABC):
         module: RemoteObject = self._native().call(("operate", name, []), (), {}, None)
         return module
 
+    def queue(
+        self, name: str, *, depth: int | None = None, prefetch: int = 1, deliveries: int | None = None
+    ) -> Queue:
+        """A queue of this bus: each message goes to one consumer, and is kept until that acknowledges it.
+
+        It is there when it is first used. ``depth`` is how many messages it keeps, those that consumers hold
+        among them (256): puts beyond that wait. A message that was given out ``deliveries`` times (5) and
+        never acknowledged goes to the queue ``<name>.dead``. Both are decided by the first who names them; to
+        name another one later is an error of the operation that does. ``prefetch`` is how many messages this
+        consumer may hold that it has not acknowledged.
+        """
+        return Queue(self, name, depth, prefetch, deliveries)
+
+    def topic(self, name: str) -> Topic:
+        """A topic of this bus: each message goes to all who have subscribed by then."""
+        return Topic(self, name)
+
+    _has_keeper = False
+
+    def _ensure_keeper(self) -> None:
+        """Queues and topics are kept by a peer in the process that holds the bus, from their first use on."""
+        if not self._has_keeper:
+            self._find_keeper()
+            self._has_keeper = True
+
+    def _find_keeper(self) -> None:
+        until = time.monotonic() + PATIENCE
+        while True:
+            for name in (READY, starter(self.name)):
+                with contextlib.suppress(NotExported):
+                    self._native().call(name, (), {}, None)
+                    return
+            if time.monotonic() > until:  # it joins right after the first worker
+                raise PeerLost(f"nobody keeps the queues and topics of '{self.name}'")
+            time.sleep(0.01)
+
 
 class Bus(Caller):
     """A place on a bus, for calling what others export. Made by ``connect``; any thread may use it."""
@@ -119,8 +167,8 @@ class Bus(Caller):
         self._peer = Peer(name, None, loop=running_loop(), pickle=pickle, wait=wait, onlooker=onlooker)
         self._peer.start()
 
-    def _native(self) -> _isthmus.Bus:
-        return self._peer.native
+    def _started(self) -> Peer:
+        return self._peer
 
     def stats(self) -> dict[str, Any]:
         """Counters of this peer and of the host, of several workers one, and who has what of the memory.

@@ -17,6 +17,7 @@ from . import _isthmus
 from .caller import Caller
 from .errors import Error
 from .exports import registry
+from .keeper import Keeper, starter
 from .peer import Peer, default_name, running_loop
 from .remote import allowed_modules
 
@@ -95,6 +96,7 @@ class Host(Caller):
         self._broker: _isthmus.Broker | None = None
         self._peer: Peer | None = None
         self._serves = False
+        self._keeper: Keeper | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -104,6 +106,7 @@ class Host(Caller):
                 raise Error(f"the host of '{self.name}' was started already")
             if not self._join:
                 self._broker = _isthmus.Broker(self.name, self._memory, 0, self._quota)
+                registry.set(starter(self.name), self._start_keeper)
             self._peer = Peer(
                 self.name,
                 registry,
@@ -146,16 +149,30 @@ class Host(Caller):
             raise Error(f"the host of '{self.name}' was not started")
         return self._peer
 
-    def _native(self) -> _isthmus.Bus:
-        return self._started().native
-
     @property
     def is_open(self) -> bool:
         """Whether it serves."""
         return self._peer is not None and self._peer.is_open
 
+    def _start_keeper(self) -> None:
+        with self._lock:
+            if self._keeper is None:
+                keeper = Keeper(self.name)
+                keeper.start()
+                self._keeper = keeper
+
+    def _find_keeper(self) -> None:
+        if self._broker is not None:
+            self._start_keeper()
+        else:
+            super()._find_keeper()
+
     def _end(self) -> None:
         """On the dispatcher's thread, however it ended."""
+        with self._lock:
+            keeper = self._keeper
+        if keeper is not None:
+            keeper.stop()
         if self._broker is not None:
             self._broker.close()
         if self._serves:

@@ -79,9 +79,13 @@ class Peer:
         pickle: bool = False,
         worker: int = 0,
         wait: float = 0,
+        serves: bool = True,
         onlooker: bool = False,
+        label: str | None = None,
     ) -> None:
-        self._bus = _isthmus.Bus(name, exports, program(), numpy_memory, pickle, worker, wait, onlooker)
+        self._bus = _isthmus.Bus(
+            name, exports, label or program(), numpy_memory, pickle, worker, wait, serves, onlooker
+        )
         self._bus.operator = Operator(name, allow)
         self._bus.reference_factory = proxy_of
         self.tasks = Tasks(self._bus, name, loop)
@@ -114,6 +118,11 @@ class Peer:
         if threading.current_thread() is not self._thread and self._thread.ident is not None:
             self._thread.join()
             self.tasks.join()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this peer's own thread that asks, which all answers come by."""
+        return threading.current_thread() is self._thread
 
     def request_stop(self) -> None:
         """Like stop, without waiting; a signal handler may call it."""

@@ -1,4 +1,4 @@
-// The method Bus.call: one blocking call from any thread.
+// The methods Bus.call, one blocking call from any thread, and Bus.post.
 #include "errors.hpp"
 #include "request.hpp"
 
@@ -28,6 +28,20 @@ PyObject* call(PyObject* self, PyObject* arguments) {
         PyErr_Clear();
         PyErr_Restore(type, error, traceback);
         return nullptr;
+    });
+}
+
+PyObject* post(PyObject* self, PyObject* arguments) {
+    Peer& peer = peer_of(self);
+    PyObject *target, *positional;
+    if (!PyArg_ParseTuple(arguments, "OO!", &target, &PyTuple_Type, &positional)) return nullptr;
+    const Ref named(PyDict_New());
+    if (!named) return nullptr;
+    return guarded(*peer.state, static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
+        const std::shared_ptr<Pending> call = prepare(peer, target, positional, named.get(), Py_None, 0);
+        if (!call) return nullptr;
+        call->is_post = true;
+        return begin(peer, call) ? Py_NewRef(Py_None) : nullptr;
     });
 }
 

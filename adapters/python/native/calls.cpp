@@ -129,7 +129,10 @@ void Calls::submit(Bus& bus, Link* link, const std::shared_ptr<Pending>& call) {
         status = Status::closed;
         call->refused = call->out.pickled;
     } else if (link != nullptr) {
-        wire::Draft draft{.kind = wire::Kind::call, .target = call->target, .id = call->id, .deadline = call->deadline};
+        wire::Draft draft{.kind = call->is_post ? wire::Kind::post : wire::Kind::call,
+                          .target = call->target,
+                          .id = call->id,
+                          .deadline = call->deadline};
         draft.activity = call->activity;
         draft.number = call->credit;
         draft.flags = call->flags;
@@ -147,7 +150,7 @@ void Calls::submit(Bus& bus, Link* link, const std::shared_ptr<Pending>& call) {
         status = bus.submit(*link, draft);
     }
     call->out.end(*call->memory, status == Status::ok);
-    if (status == Status::ok) {
+    if (status == Status::ok && !call->is_post) {
         call->link = link;
     } else {
         calls_.erase(call->id);

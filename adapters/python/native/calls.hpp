@@ -33,7 +33,8 @@ struct Pending {
     std::uint32_t target = wire::name_only;
     std::uint32_t credit = 0;
     std::uint16_t flags = 0;
-    std::string name;  // empty: it goes to `slot`
+    bool is_post = false;  // over once it is sent
+    std::string name;      // empty: it goes to `slot`
     Bus::Sticky sticky = Bus::not_sticky;
     std::uint32_t slot = layout::max_peers, generation = 0;
     double seconds = -1;  // its timeout, for people

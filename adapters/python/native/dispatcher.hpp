@@ -147,7 +147,8 @@ private:
     // perform.cpp
     void perform(Call& call, Scratch& scratch);
     Ref operate(Call& call, Decoder& decoder);
-    bool read_arguments(Decoder& decoder, std::vector<PyObject*>& arguments, Ref& names, std::size_t& positional);
+    bool read_arguments(Decoder& decoder, std::size_t parcels, std::vector<PyObject*>& arguments, Ref& names,
+                        std::size_t& positional);
     void conclude(Call& call, Scratch& scratch, Ref result);
     Root root_of(const Call& call, const char* name) const;
     PyObject* info_of(Call& call);

@@ -5,6 +5,7 @@
 #include "arrow.hpp"
 #include "errors.hpp"
 #include "kinds.hpp"
+#include "parcel.hpp"
 #include "reference.hpp"
 #include "values.hpp"
 
@@ -131,6 +132,7 @@ private:
                 return fail("is a masked array, and the mask can't travel: fill it first (filled())");
             case Kind::slice: return slice(object);
             case Kind::table: return root_.pickles ? lend(object) : table(object);
+            case Kind::parcel: return splice(memory_, out_, object) || fail("is a parcel of another bus");
             case Kind::proxy: {
                 const Ref reference = reference_in(state_, object);
                 return reference ? proxy(object, reference.get()) : lend(object);
@@ -141,7 +143,7 @@ private:
     }
 
     bool proxy(PyObject* object, PyObject* reference) {
-        if (!is_from(reference, memory_)) return lend(object);
+        if (!root_.lends || !is_from(reference, memory_)) return lend(object);
         wire::Cell cell;
         if (!cell_of(reference, cell)) return fail("is a remote object that was released already");
         values_.put(cell);

@@ -8,7 +8,7 @@ namespace isthmus::python {
 
 // --- structure -----------------------------------------------------------------------------------------------
 
-void ExportTable::set(const std::string& name, PyObject* callable, bool deferred) {
+void ExportTable::set(const std::string& name, PyObject* callable, bool deferred, std::uint32_t parcels) {
     Ref old;
     {
         std::lock_guard lock(mutex_);
@@ -21,6 +21,7 @@ void ExportTable::set(const std::string& name, PyObject* callable, bool deferred
             old = Ref(std::exchange(entries_[at->second].callable, Py_NewRef(callable)));
         }
         entries_[at->second].deferred.store(deferred, std::memory_order_relaxed);
+        entries_[at->second].parcels.store(parcels, std::memory_order_relaxed);
         size_.store(entries_.size(), std::memory_order_release);
         if (!is_new) return;
         for (const auto& [by, grown] : watchers_) grown();
@@ -76,6 +77,7 @@ std::vector<std::string> ExportTable::close_to(std::string_view name) {
     if (name.size() > longest_name) return {};
     std::vector<std::pair<std::size_t, std::string>> close;
     for (std::string& other : names()) {
+        if (is_system(other)) continue;
         const std::size_t far = distance(name, other);
         if (far <= std::max<std::size_t>(2, name.size() / 3) && far < name.size())
             close.emplace_back(far, std::move(other));
@@ -145,14 +147,16 @@ PyObject* set(PyObject* self, PyObject* arguments) {
     Py_ssize_t size;
     PyObject* callable;
     int mode = 0;
-    if (!PyArg_ParseTuple(arguments, "s#O|i", &name, &size, &callable, &mode)) return nullptr;
-    unbox<ExportTable>(self).set({name, static_cast<std::size_t>(size)}, callable, mode != 0);
+    unsigned int parcels = 0;
+    if (!PyArg_ParseTuple(arguments, "s#O|iI", &name, &size, &callable, &mode, &parcels)) return nullptr;
+    unbox<ExportTable>(self).set({name, static_cast<std::size_t>(size)}, callable, mode != 0, parcels);
     Py_RETURN_NONE;
 }
 
 PyObject* names(PyObject* self, PyObject*) {
     PyObject* list = PyList_New(0);
     for (const std::string& name : unbox<ExportTable>(self).names()) {
+        if (is_system(name)) continue;
         Ref text(list != nullptr ? PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size()))
                                  : nullptr);
         if (!text || PyList_Append(list, text.get()) < 0) {
@@ -167,8 +171,9 @@ PyObject* names(PyObject* self, PyObject*) {
 
 PyMethodDef methods[] = {
     {"set", set, METH_VARARGS,
-     "set(name, callable, mode=0)\n--\n\nMakes or replaces an export. Mode 1: Bus.runner performs its calls."},
-    {"names", names, METH_NOARGS, "names()\n--\n\nThe names, in the order in which they were set."},
+     "set(name, callable, mode=0, parcels=0)\n--\n\nMakes or replaces an export. Mode 1: Bus.runner performs its calls. "
+     "The first `parcels` arguments come as Parcels."},
+    {"names", names, METH_NOARGS, "names()\n--\n\nThe names, in the order in which they were set, but for those of the machinery (isthmus.…)."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -16,10 +16,14 @@
 
 namespace isthmus::python {
 
+/// Whether an export is part of the machinery: it is in no list, and programs can't take the name.
+inline bool is_system(std::string_view name) { return name.starts_with("isthmus."); }
+
 struct Export {
     std::string name;
     PyObject* callable = nullptr;       // owned; guarded by the GIL, or by the table's mutex where there is none
     std::atomic<bool> deferred{false};  // it is not performed on the dispatcher's thread
+    std::atomic<std::uint32_t> parcels{0};  // so many arguments, the first ones, come as Parcels
     std::atomic<std::int32_t> wary{8};  // calls yet to come before which earlier answers are published: it may be slow
 };
 
@@ -27,7 +31,7 @@ struct Export {
 class ExportTable {
 public:
     /// Makes or replaces an export. GIL held.
-    void set(const std::string& name, PyObject* callable, bool deferred);
+    void set(const std::string& name, PyObject* callable, bool deferred, std::uint32_t parcels = 0);
     std::size_t size() const { return size_.load(std::memory_order_acquire); }
     /// Is called, with or without the GIL, whenever there is one more. `by` names it for unwatch.
     void watch(const void* by, std::function<void()> grown);

@@ -38,6 +38,7 @@ bool is_table(PyTypeObject* type) {
 
 Kind work_out(State& state, PyTypeObject* type) {
     if (type == state.reference || has(type, "__isthmus_reference__")) return Kind::proxy;
+    if (type == state.parcel) return Kind::parcel;
     if (type == &PySlice_Type) return Kind::slice;
     if (derives(type, "enum", "Enum")) return Kind::enumeration;
     if (has(type, "__dataclass_fields__")) return Kind::dataclass;

@@ -9,6 +9,7 @@
 #include "lease.hpp"
 #include "lifeline.hpp"
 #include "numpy_memory.hpp"
+#include "parcel.hpp"
 #include "peer.hpp"
 #include "reference.hpp"
 #include "request.hpp"
@@ -128,6 +129,7 @@ int exec(PyObject* module) {
                       add_type(module, lease_spec, state.lease) && add_type(module, reference_spec, state.reference) &&
                       add_type(module, call_spec, state.call) && add_type(module, stream_spec, state.stream) &&
                       add_type(module, view_spec, state.view) && add_type(module, table_spec, state.table) &&
+                      add_type(module, parcel_spec, state.parcel) &&
                       PyModule_AddObjectRef(module, "calling", state.calling) == 0 && add_constants(module) &&
                       add_dtypes(module);
     return done ? 0 : -1;

@@ -39,11 +39,11 @@ void remove_memory(State& state, const std::shared_ptr<Memory>& memory) {
 PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     const char *name, *label;
     PyObject* exports;
-    int numpy_memory = 1, pickles = 0;
-    int worker = 0, onlooker = 0;
+    int numpy_memory = 1, pickles = 0, serves = 1, onlooker = 0;
+    int worker = 0;
     double wait = 0;
-    if (!PyArg_ParseTuple(arguments, "sOs|ppidp", &name, &exports, &label, &numpy_memory, &pickles, &worker, &wait,
-                          &onlooker))
+    if (!PyArg_ParseTuple(arguments, "sOs|ppidpp", &name, &exports, &label, &numpy_memory, &pickles, &worker, &wait,
+                          &serves, &onlooker))
         return nullptr;
     if (worker < 0 || worker >= static_cast<int>(layout::max_peers)) {
         PyErr_Format(PyExc_ValueError, "worker=%d: workers have numbers from 0 to %d", worker,
@@ -67,7 +67,7 @@ PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     peer.exports = Py_NewRef(exports);
     peer.name = name;
     peer.label = label;
-    peer.is_service = exports != Py_None;
+    peer.is_service = exports != Py_None && serves != 0;
     peer.numpy_memory = numpy_memory != 0;
     peer.pickles = pickles != 0;
     peer.worker = static_cast<std::uint32_t>(worker);
@@ -247,6 +247,7 @@ PyMethodDef methods[] = {
     {"call", call, METH_VARARGS,
      "call(target, args, kwargs, timeout)\n--\n\nCalls an export (its name), an object (a Reference), or performs "
      "('operate' or 'fetch', subject, steps), and waits for the result."},
+    {"post", post, METH_VARARGS, "post(target, args)\n--\n\nCalls without waiting for anything."},
     {"start", start, METH_VARARGS,
      "start(target, args, kwargs, timeout, flags, credit, sink, tag)\n--\n\nBegins a call and returns its handle; "
      "sink is given lists of (tag, what, value)."},
@@ -289,9 +290,9 @@ PyGetSetDef attributes[] = {
 
 PyType_Slot slots[] = {
     {Py_tp_doc,
-     const_cast<char*>(
-         "Bus(name, exports, label, numpy_memory=True, pickle=False, worker=0, wait=0, onlooker=False)\n--\n\nOne "
-         "peer; with exports, one that answers calls.")},
+     const_cast<char*>("Bus(name, exports, label, numpy_memory=True, pickle=False, worker=0, wait=0, serves=True, "
+                       "onlooker=False)\n--\n\nOne peer; with exports, one that answers calls, and a service unless it "
+                       "is not to be one.")},
     {Py_tp_new, slot(make_bus)},
     {Py_tp_dealloc, slot(dealloc_bus)},
     {Py_tp_traverse, slot(traverse_bus)},

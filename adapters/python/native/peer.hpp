@@ -17,7 +17,7 @@ struct Peer {
     PyObject* exports = nullptr;  // owned; None: it offers nothing
     std::string name;
     std::string label;
-    bool is_service = false;
+    bool is_service = false;   // whether it is one of those that calls by name go to, whoever exports that
     bool numpy_memory = true;  // whether exports' arrays are allocated in the bus
     bool pickles = false;      // whether it asked for values as pickles
     std::uint32_t worker = 0;  // its number among those that export the same
@@ -54,6 +54,8 @@ bool is_ours(Peer& peer);
 
 /// call(target, args, kwargs, timeout): GIL held on entry, given back while waiting. Any thread.
 PyObject* call(PyObject* self, PyObject* arguments);
+/// post(target, args): a call of which nothing is awaited. Likewise.
+PyObject* post(PyObject* self, PyObject* arguments);
 /// peers(), stats(): GIL held. Any thread.
 PyObject* peers(PyObject* self, PyObject*);
 PyObject* stats(PyObject* self, PyObject*);

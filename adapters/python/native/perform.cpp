@@ -43,7 +43,8 @@ void Dispatcher::perform(Call& call, Scratch& scratch) {
             const Ref callable = call.index != wire::on_object ? exports_->callable(*call.target)
                                  : decoder.at_end()            ? Ref::to(Py_None)
                                                                : Ref(decoder.next());
-            if (callable && read_arguments(decoder, arguments, names, positional)) {
+            const std::uint32_t parcels = call.target->parcels.load(std::memory_order_relaxed);
+            if (callable && read_arguments(decoder, parcels, arguments, names, positional)) {
                 if (call.target->deferred.load(std::memory_order_relaxed)) {
                     is_deferred = defer_call(call, callable.get(), arguments, names.get(), positional);
                 } else {
@@ -119,7 +120,7 @@ Ref Dispatcher::operate(Call& call, Decoder& decoder) {
                 : Ref();
 }
 
-bool Dispatcher::read_arguments(Decoder& decoder, std::vector<PyObject*>& arguments, Ref& names,
+bool Dispatcher::read_arguments(Decoder& decoder, std::size_t parcels, std::vector<PyObject*>& arguments, Ref& names,
                                 std::size_t& positional) {
     while (!decoder.at_end()) {
         const wire::Cell& cell = decoder.peek();
@@ -136,7 +137,7 @@ bool Dispatcher::read_arguments(Decoder& decoder, std::vector<PyObject*>& argume
             }
             return static_cast<bool>(names);
         }
-        PyObject* value = decoder.next();
+        PyObject* value = positional < parcels ? decoder.next_parcel() : decoder.next();
         if (value == nullptr) return false;
         arguments.push_back(value);
         ++positional;

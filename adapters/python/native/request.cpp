@@ -21,9 +21,10 @@ bool pickles_for(const Pending& call) {
 bool encode_arguments(State& state, Pending& call, PyObject* positional, PyObject* named) {
     Memory& memory = *call.memory;
     Outgoing& out = call.out;
-    const bool pickles = pickles_for(call);
+    const bool lends = !is_system(call.name);
+    const bool pickles = lends && pickles_for(call);
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(positional); ++i) {
-        const Root root{.name = "args", .index = i, .pickles = pickles};
+        const Root root{.name = "args", .index = i, .lends = lends, .pickles = pickles};
         if (!encode(state, memory, out, PyTuple_GET_ITEM(positional, i), root, false)) return false;
     }
     if (PyDict_GET_SIZE(named) == 0) return true;

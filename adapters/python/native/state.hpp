@@ -40,6 +40,7 @@ enum class Kind : int {
     naive_masked,
     slice,
     table,
+    parcel,
     proxy,
     foreign,
 };
@@ -66,6 +67,7 @@ struct State {
     PyTypeObject* stream = nullptr;
     PyTypeObject* view = nullptr;
     PyTypeObject* table = nullptr;
+    PyTypeObject* parcel = nullptr;
 
     // isthmus.errors
     PyObject* error = nullptr;
@@ -109,6 +111,7 @@ struct State {
                                       reinterpret_cast<PyObject**>(&stream),
                                       reinterpret_cast<PyObject**>(&view),
                                       reinterpret_cast<PyObject**>(&table),
+                                      reinterpret_cast<PyObject**>(&parcel),
                                       &error,
                                       &connect_error,
                                       &encode_error,

@@ -96,6 +96,8 @@ public:
     /// The next value; null with an exception set.
     PyObject* next();
     PyObject* next_text();
+    /// The next value as a Parcel. EncodeError where it holds what lives as long as its owner, or a pickle.
+    PyObject* next_parcel();
     /// The next value, which is a reference: one to another's object as the bare Reference.
     PyObject* next_origin();
 

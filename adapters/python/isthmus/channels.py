@@ -1,0 +1,580 @@
+"""Queues and topics, as those see them who put, get, publish and subscribe. ``keeper`` is the other side."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import itertools
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from . import futures
+from ._isthmus import ITEMS, RESULT, STREAMS
+from .errors import Error, PeerLost, TimeoutError
+from .keeper import CONSUME, LEAVES, PUBLISH, PUT, SETTLE, STATS, SUBSCRIBE
+from .queues import ACKNOWLEDGED, DEAD, DEPTH, REJECTED, UNTOUCHED, WAIT
+
+if TYPE_CHECKING:
+    from .caller import Caller
+
+__all__ = ["Message", "Queue", "Subscription", "Topic"]
+
+CREDIT = 1 << 30  # items of a stream whose flow is ruled by what is wanted
+MOST_ON_THE_WAY = 64  # messages to a subscriber
+
+Item = TypeVar("Item")
+
+
+class _Closed(Error):
+    """It was closed on this side."""
+
+
+def _deliver(events: Sequence[tuple[_Intake[Any], int, Any]]) -> None:
+    for intake, what, value in events:
+        intake.receive(what, value)
+
+
+class _Intake(Generic[Item]):
+    """What a stream of the keeper brings, for any thread and any event loop to take.
+
+    It does not know the object that the program has, so a stream ends when nobody can read it any more.
+    """
+
+    def __init__(self, caller: Caller, what: str) -> None:
+        self.caller = caller
+        self.native = caller._native()
+        self.what = what
+        self.lock = threading.Lock()  # guards what follows; held for moments
+        self.items: deque[Item] = deque()
+        self.waiters: deque[Future[Item]] = deque()
+        self.handle = 0
+        self.failure: BaseException | None = None  # there is nothing to come
+
+    def begin(self, name: str, args: tuple[Any, ...], credit: int) -> None:
+        self.handle = self.native.start(name, args, {}, None, STREAMS, credit, _deliver, self)
+
+    # --- with the lock held ---
+
+    def taken(self, item: Item) -> None:
+        """The program has it."""
+
+    def adjust(self) -> None:
+        """It is another number that wait, or another place that is free."""
+
+    def give(self, item: Item) -> bool:
+        """To who waits the longest."""
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if waiter.set_running_or_notify_cancel():
+                self.taken(item)
+                waiter.set_result(item)
+                return True
+        return False
+
+    def arrive(self, items: Sequence[Item]) -> None:
+        for item in items:
+            if not self.give(item):
+                self.items.append(item)
+
+    def take_back(self, item: Item) -> None:
+        """The program has not taken it after all."""
+        if not self.give(item):
+            self.items.appendleft(item)
+
+    def fail(self, error: BaseException) -> None:
+        self.failure = error
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if waiter.set_running_or_notify_cancel():
+                waiter.set_exception(error)
+
+    # --- the dispatcher's thread ---
+
+    def receive(self, what: int, value: Any) -> None:
+        with self.lock:
+            if what == ITEMS:
+                self.arrive(value)
+            elif self.failure is None:
+                self.fail(PeerLost(f"{self.what} has ended") if what == RESULT else value)
+
+    # --- any thread ---
+
+    def ask(self) -> Item | Future[Item]:
+        """The next item, or what will have it. Raises what has ended the stream."""
+        with self.lock:
+            if self.items:
+                item = self.items.popleft()
+                self.taken(item)
+                return item
+            if self.failure is not None:
+                raise self.failure
+            waiter: Future[Item] = Future()
+            self.waiters.append(waiter)
+            try:
+                self.adjust()
+            except BaseException:
+                self.waiters.remove(waiter)
+                raise
+            return waiter
+
+    def abandon(self, waiter: Future[Item], keep: bool) -> Item | None:
+        """Waits no longer. An item that has come after all is given back, unless it is to be kept."""
+        with self.lock:
+            if waiter.cancel():
+                with contextlib.suppress(ValueError):  # it was found to be cancelled already
+                    self.waiters.remove(waiter)
+                self.adjust()
+                return None
+            if keep:
+                return waiter.result()
+            if waiter.exception() is None:
+                self.take_back(waiter.result())
+            return None
+
+    def wait(self, timeout: float | None) -> Item:
+        """The next item. Signal handlers run meanwhile."""
+        if self.caller._started().is_here:
+            raise Error(
+                f"{self.what} can't be waited for on the thread that its messages come by: do it in an export "
+                'with executor="threads", or in a coroutine'
+            )
+        waiter = self.ask()
+        if not isinstance(waiter, Future):
+            return waiter
+        try:
+            return waiter.result(timeout)
+        except concurrent.futures.TimeoutError:
+            return self._in_the_last_moment(waiter, timeout)
+        except BaseException:
+            self.abandon(waiter, keep=False)
+            raise
+
+    async def wait_async(self, timeout: float | None) -> Item:
+        waiter = self.ask()
+        if not isinstance(waiter, Future):
+            return waiter
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(waiter), timeout)
+        except asyncio.TimeoutError:
+            return self._in_the_last_moment(waiter, timeout)
+        except asyncio.CancelledError:
+            self.abandon(waiter, keep=False)
+            raise
+
+    def _in_the_last_moment(self, waiter: Future[Item], timeout: float | None) -> Item:
+        item = self.abandon(waiter, keep=True)
+        if item is None:
+            raise TimeoutError(f"{self.what} had no message within {timeout} s") from None
+        return item
+
+
+async def _with_keeper(caller: Caller) -> None:
+    if not caller._has_keeper:
+        await asyncio.to_thread(caller._ensure_keeper)
+
+
+async def _begin_later(caller: Caller, name: str, args: tuple[Any, ...], timeout: float | None) -> None:
+    await _with_keeper(caller)
+    await futures.begin(caller._native(), name, args, {}, timeout)
+
+
+def _begin(caller: Caller, name: str, args: tuple[Any, ...], timeout: float | None) -> Awaitable[None]:
+    """Those that are begun one after the other arrive so, whenever they are awaited."""
+    if caller._has_keeper:
+        return futures.begin(caller._native(), name, args, {}, timeout)
+    return asyncio.ensure_future(_begin_later(caller, name, args, timeout))
+
+
+# --- queues --------------------------------------------------------------------------------------------------
+
+_Delivery = tuple[int, int, Any]  # tag, how often it was given out, value
+
+_numbers = itertools.count(1)  # of consumers
+
+
+class _Consumer(_Intake[_Delivery]):
+    """Tells the keeper how many messages it wants: as many as are waited for, or, while a loop takes them, as
+    many as it may hold.
+    """
+
+    def __init__(self, caller: Caller, name: str, agreed: tuple[Any, Any], prefetch: int) -> None:
+        super().__init__(caller, f"the queue '{name}'")
+        self._name = name
+        self._agreed = agreed
+        self._prefetch = prefetch
+        self._number = next(_numbers)
+        self._held: set[int] = set()  # tags of what the program has
+        self._loops = 0
+        self._wanted = self._received = self._fresh = 0
+
+    def taken(self, item: _Delivery) -> None:
+        self._held.add(item[0])
+
+    def arrive(self, items: Sequence[_Delivery]) -> None:
+        self._received += len(items)
+        self._fresh += len(items)
+        if self._fresh > CREDIT // 2:
+            self.native.credit(self.handle, self._fresh)
+            self._fresh = 0
+        super().arrive(items)
+        self._leave_untouched()
+
+    def take_back(self, item: _Delivery) -> None:
+        self._held.discard(item[0])
+        super().take_back(item)
+        self._leave_untouched()
+        self.adjust()
+
+    def fail(self, error: BaseException) -> None:
+        super().fail(error)
+        self.items.clear()
+        self._held.clear()
+
+    def adjust(self) -> None:
+        wanted = self._wanted
+        self._want()
+        if self._wanted != wanted:
+            self._tell(ACKNOWLEDGED, ())
+
+    def _want(self) -> None:
+        room = self._prefetch - len(self._held) - len(self.items)
+        if self._loops == 0:
+            room = min(room, len(self.waiters))
+        self._wanted = self._received + max(room, 0)
+
+    def _leave_untouched(self) -> None:
+        """What nobody waits for (any more) is for others."""
+        if self._loops == 0 and self.items:
+            untouched = [tag for tag, *_ in self.items]
+            self.items.clear()
+            self._want()
+            self._tell(UNTOUCHED, untouched)
+
+    def _tell(self, how: int, tags: Sequence[int]) -> None:
+        """It begins with the first message that is wanted."""
+        if self.handle != 0:
+            self.native.post(SETTLE, (self._name, self._number, self._wanted, how, tags))
+        elif self._wanted > 0:
+            self.begin(CONSUME, (self._name, *self._agreed, self._prefetch, self._number, self._wanted), CREDIT)
+
+    # --- any thread ---
+
+    def settle(self, tag: int, how: int) -> None:
+        with self.lock:
+            if tag not in self._held:
+                raise Error(
+                    f"{self.what} was closed, or lost, before the message was acknowledged: it went back, and "
+                    "another consumer gets it"
+                )
+            self._held.remove(tag)
+            self._want()
+            self._tell(how, (tag,))
+
+    @contextlib.contextmanager
+    def looping(self) -> Iterator[None]:
+        self._loop(1)
+        try:
+            yield
+        finally:
+            self._loop(-1)
+
+    def _loop(self, more: int) -> None:
+        with self.lock:
+            self._loops += more
+            if self.failure is None:
+                self._leave_untouched()
+                self.adjust()
+
+    def close(self) -> None:
+        with self.lock:
+            if self.failure is None and self.handle != 0:
+                self._wanted = LEAVES
+                with contextlib.suppress(Error):  # the bus was left, and nobody keeps anything
+                    self._tell(UNTOUCHED, [tag for tag, *_ in self.items])
+            self.fail(_Closed(f"{self.what} was closed here"))
+
+
+class Message:
+    """A message of a queue, kept there until it is acknowledged.
+
+    ``value`` is what was put; arrays lie in the memory of the bus, and are read-only. ``deliveries`` is how
+    often it was given out: from 2 on somebody had it before, and died or rejected it.
+
+    ``with q.get() as message:`` acknowledges it at the end of the block, and rejects it when that raises.
+    """
+
+    __slots__ = ("_queue", "_settled", "_tag", "deliveries", "value")
+
+    def __init__(self, queue: Queue, delivery: _Delivery) -> None:
+        self._tag, self.deliveries, self.value = delivery
+        self._queue = queue
+        self._settled: str | None = None
+
+    def ack(self) -> None:
+        """It is dealt with: the queue forgets it. Does not wait. Raises isthmus.Error the second time."""
+        self._settle(ACKNOWLEDGED, "acknowledged")
+
+    def reject(self) -> None:
+        """It is not dealt with: another consumer, or this one, gets it again, before later ones."""
+        self._settle(REJECTED, "rejected")
+
+    def _settle(self, how: int, name: str) -> None:
+        if self._settled is not None:
+            raise Error(f"the message was {self._settled} already")
+        self._queue._consumer.settle(self._tag, how)
+        self._settled = name
+
+    def __enter__(self) -> Message:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._settled is None:
+            self.ack() if error is None else self.reject()
+
+    def __repr__(self) -> str:
+        state = f", {self._settled}" if self._settled else ""
+        return f"<isthmus.Message of '{self._queue.name}', delivery {self.deliveries}{state}>"
+
+
+class Queue:
+    """A queue of a bus, made by ``Bus.queue`` or ``Host.queue``. Any thread and any event loop may use it.
+
+    Each message goes to one consumer, and is kept until that acknowledges it. A consumer that dies, leaves or
+    closes gives back what it has, which others get before what came later. What a producer puts arrives in
+    that order. It consumes from the first ``get``, or loop over it, until ``close``; more than one may.
+    """
+
+    def __init__(
+        self, caller: Caller, name: str, depth: int | None, prefetch: int, deliveries: int | None
+    ) -> None:
+        if not isinstance(prefetch, int) or prefetch < 1:
+            raise ValueError(f"prefetch is a whole number from 1 on, and not {prefetch!r}")
+        self.name = name
+        self._caller = caller
+        self._agreed = depth, deliveries
+        self._consumer = _Consumer(caller, name, self._agreed, prefetch)
+
+    # --- producing ---
+
+    def put(self, value: Any, *, timeout: float | None = None) -> None:
+        """Puts a value, and returns when the queue has taken it in: that is, when it has room.
+
+        An array in bus memory is lent and not copied: don't change it before it was acknowledged. Raises
+        isthmus.EncodeError for what has no value form, such as a function; TimeoutError when there was no
+        room in time: it was not taken in then, unless that crossed with the answer; PeerLost when the bus
+        ends.
+        """
+        self._caller._ensure_keeper()
+        self._caller._native().call(PUT, (value, self.name, *self._agreed), {}, timeout)
+
+    def put_async(self, value: Any, *, timeout: float | None = None) -> Awaitable[None]:
+        """``put``, to be awaited in the running event loop. Cancelling what awaits it withdraws the value."""
+        return _begin(self._caller, PUT, (value, self.name, *self._agreed), timeout)
+
+    # --- consuming ---
+
+    def get(self, *, timeout: float | None = None) -> Message:
+        """The next message, once there is one and this consumer may hold one more (``prefetch``).
+
+        Raises isthmus.TimeoutError, PeerLost when the bus ends, Error when the queue is closed meanwhile.
+        """
+        self._caller._ensure_keeper()
+        return Message(self, self._consumer.wait(timeout))
+
+    async def get_async(self, *, timeout: float | None = None) -> Message:
+        """``get`` for the running event loop. A message that comes while it is cancelled is for others."""
+        await _with_keeper(self._caller)
+        return Message(self, await self._consumer.wait_async(timeout))
+
+    def ack(self, message: Message) -> None:
+        """The same as ``message.ack()``, for messages of this object. Raises isthmus.Error for others."""
+        if message._queue is not self:
+            raise Error(f"the message came from another object ('{message._queue.name}'): use message.ack()")
+        message.ack()
+
+    def __iter__(self) -> Iterator[Message]:
+        """Messages, until the queue is closed. Each has to be acknowledged."""
+        with self._consumer.looping(), contextlib.suppress(_Closed):
+            while True:
+                yield self.get()
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        with self._consumer.looping(), contextlib.suppress(_Closed):
+            while True:
+                yield await self.get_async()
+
+    def close(self) -> None:
+        """Consumes no more: what it holds and has not acknowledged goes to others. The queue stays."""
+        self._consumer.close()
+
+    # --- about it ---
+
+    @property
+    def dead(self) -> Queue:
+        """The queue of what was given out too often and never acknowledged: ``<name>.dead``."""
+        return Queue(self._caller, self.name + DEAD, None, 1, None)
+
+    def stats(self) -> dict[str, int]:
+        """How many messages wait (``waiting``) and are with consumers (``unacknowledged``), how many it keeps
+        at most (``depth``), and how often since it began: ``put``, ``acknowledged``, ``redelivered``, ``dead``
+        for given up, ``late`` for what was said of messages that the consumer had no longer.
+        """
+        self._caller._ensure_keeper()
+        told: dict[str, int] = self._caller._native().call(STATS, (self.name,), {}, None)
+        return told
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_consumer"):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<isthmus.Queue '{self.name}'>"
+
+
+# --- topics --------------------------------------------------------------------------------------------------
+
+_News = tuple[int, Any]  # how many were dropped so far, value; None is the first item, which says that it has begun
+
+
+class _Feed(_Intake[_News]):
+    """Lets the keeper send as much as was taken."""
+
+    def __init__(self, caller: Caller, name: str, on_full: str, depth: int) -> None:
+        super().__init__(caller, f"the topic '{name}'")
+        self.dropped = 0
+        on_the_way = min(depth, MOST_ON_THE_WAY) if isinstance(depth, int) else 1
+        self._enough = max(on_the_way // 2, 1)
+        self._fresh = -1  # the first item is none
+        self.begin(SUBSCRIBE, (name, on_full, depth), max(on_the_way, 1) + 1)
+
+    def taken(self, item: _News | None) -> None:
+        if item is not None:
+            self.dropped = item[0]
+        self._fresh += 1
+        if self._fresh == self._enough and self.failure is None:
+            self.native.credit(self.handle, self._fresh)
+            self._fresh = 0
+
+    def close(self) -> None:
+        with self.lock:
+            if self.failure is None:
+                self.native.cancel(self.handle)
+            self.items.clear()
+            self.fail(_Closed(f"{self.what} was closed here"))
+
+
+class Subscription:
+    """The messages of a topic from ``Topic.subscribe`` on, for ``for`` or ``async for``, until ``close``.
+
+    Leaving ``with``, or dropping it, closes it. Any thread and any event loop may take messages; each goes to
+    one of them.
+    """
+
+    def __init__(self, caller: Caller, name: str, on_full: str, depth: int) -> None:
+        self.name = name
+        caller._ensure_keeper()
+        self._feed = _Feed(caller, name, on_full, depth)
+        self._feed.wait(None)
+
+    @property
+    def dropped(self) -> int:
+        """How many messages it has missed before the one that it gave last."""
+        return self._feed.dropped
+
+    def get(self, *, timeout: float | None = None) -> Any:
+        """The next message. Raises isthmus.TimeoutError, PeerLost when the bus ends, Error when closed."""
+        return self._feed.wait(timeout)[1]
+
+    async def get_async(self, *, timeout: float | None = None) -> Any:
+        """``get`` for the running event loop."""
+        return (await self._feed.wait_async(timeout))[1]
+
+    def __iter__(self) -> Subscription:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return self.get()
+        except _Closed:
+            raise StopIteration from None
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self.get_async()
+        except _Closed:
+            raise StopAsyncIteration from None
+
+    def close(self) -> None:
+        """Takes no more. Nobody waits for it then."""
+        self._feed.close()
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Subscription:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_feed"):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<isthmus.Subscription to '{self.name}'>"
+
+
+class Topic:
+    """A topic of a bus, made by ``Bus.topic`` or ``Host.topic``. Any thread and any event loop may use it."""
+
+    def __init__(self, caller: Caller, name: str) -> None:
+        self.name = name
+        self._caller = caller
+
+    def publish(self, value: Any, *, timeout: float | None = None) -> None:
+        """Sends a value to all who have subscribed, and returns when each has it, or room for it.
+
+        Where nobody has subscribed nothing is kept. Raises what ``Queue.put`` raises.
+        """
+        self._caller._ensure_keeper()
+        self._caller._native().call(PUBLISH, (value, self.name), {}, timeout)
+
+    def publish_async(self, value: Any, *, timeout: float | None = None) -> Awaitable[None]:
+        """``publish``, to be awaited in the running event loop."""
+        return _begin(self._caller, PUBLISH, (value, self.name), timeout)
+
+    def subscribe(self, *, on_full: str = WAIT, depth: int = DEPTH) -> Subscription:
+        """Messages that are published from now on. ``depth`` of them are kept, besides those on the way, of
+        which there are as many, and at most 64. When there are more, publishers ``"wait"``, or the oldest are
+        dropped and counted (``"drop-oldest"``).
+        """
+        return Subscription(self._caller, self.name, on_full, depth)
+
+    def __repr__(self) -> str:
+        return f"<isthmus.Topic '{self.name}'>"

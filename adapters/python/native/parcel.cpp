@@ -1,0 +1,147 @@
+#include "parcel.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "errors.hpp"
+
+namespace isthmus::python {
+
+// --- structure -----------------------------------------------------------------------------------------------
+
+namespace {
+
+// Written when it is made.
+struct Parcel {
+    std::shared_ptr<Memory> memory;
+    std::vector<wire::Cell> cells;  // their offsets count from the first byte of `heap`, their indices in `payloads`
+    std::vector<std::byte> heap;
+    std::vector<Handle> payloads;
+};
+
+bool is_elements(const wire::Cell& cell) { return cell.tag == wire::Tag::array || cell.tag == wire::Tag::bytes; }
+
+/// How many bytes of the heap the value needs that begins with this cell.
+std::uint64_t bytes_of(std::span<const wire::Cell> cells) {
+    if (!is_elements(cells[0])) return cells[0].count;
+    const wire::ArrayShape shape = wire::array_shape(cells);
+    bool overflow = false;
+    return wire::array_bytes(shape.item_bytes, shape.extents, overflow);
+}
+
+/// Calls `in_heap` and `in_payloads` for each cell of a well-formed value that leads there.
+template <class InHeap, class InPayloads>
+void each_place(std::span<wire::Cell> cells, InHeap&& in_heap, InPayloads&& in_payloads) {
+    for (wire::Cell& cell : cells) {
+        if (cell.tag == wire::Tag::text || cell.tag == wire::Tag::bigint) {
+            in_heap(cell);
+        } else if (is_elements(cell)) {
+            (cell.flags & wire::cell_leased) != 0 ? in_payloads(cell) : in_heap(cell);
+        }
+    }
+}
+
+}  // namespace
+
+PyObject* new_parcel(State& state, const std::shared_ptr<Memory>& memory, std::span<const wire::Cell> cells,
+                     std::span<const std::byte> heap, std::vector<Handle> payloads) {
+    PyObject* self = state.parcel->tp_alloc(state.parcel, 0);
+    if (self == nullptr) {
+        for (const Handle& payload : payloads) memory->release(payload);
+        return nullptr;
+    }
+    new (&unbox<Parcel>(self)) Parcel{memory, {cells.begin(), cells.end()}, {}, std::move(payloads)};
+    Parcel& parcel = unbox<Parcel>(self);
+    std::uint64_t first = heap.size(), end = 0;
+    const auto widen = [&](const wire::Cell& cell) {
+        first = std::min(first, cell.bits & ~std::uint64_t{7});
+        end = std::max(end, cell.bits + bytes_of({&cell, parcel.cells.data() + parcel.cells.size()}));
+    };
+    each_place(parcel.cells, widen, [](const wire::Cell&) {});
+    each_place(parcel.cells, [&](wire::Cell& cell) { cell.bits -= first; }, [](const wire::Cell&) {});
+    if (first < end) parcel.heap.assign(heap.begin() + static_cast<std::ptrdiff_t>(first), heap.begin() + static_cast<std::ptrdiff_t>(end));
+    return self;
+}
+
+bool splice(Memory& memory, Outgoing& out, PyObject* object) {
+    const Parcel& parcel = unbox<Parcel>(object);
+    if (parcel.memory.get() != &memory) return false;
+    const auto [room, heap] = out.values.room(parcel.heap.size());
+    if (!parcel.heap.empty()) std::memcpy(room, parcel.heap.data(), parcel.heap.size());
+    const std::uint64_t payloads = out.payloads.size();
+    for (const Handle& payload : parcel.payloads) {
+        (void)memory.retain(payload);
+        out.payloads.push_back(payload);
+    }
+    for (wire::Cell cell : parcel.cells) {
+        each_place(
+            {&cell, 1}, [&, at = heap](wire::Cell& in_heap) { in_heap.bits += at; },
+            [&](wire::Cell& leased) { leased.bits += payloads; });
+        out.values.put(cell);
+    }
+    return true;
+}
+
+// --- reading one -----------------------------------------------------------------------------------------------
+
+PyObject* Decoder::next_parcel() {
+    const std::size_t begin = at_;
+    for (std::uint64_t to_come = 1; to_come > 0; --to_come) {
+        const wire::Cell& cell = frame_.cells[at_++];
+        switch (cell.tag) {
+            case wire::Tag::list:
+            case wire::Tag::tuple:
+            case wire::Tag::set: to_come += cell.count; break;
+            case wire::Tag::object:
+            case wire::Tag::map: to_come += std::uint64_t{cell.count} * 2; break;
+            case wire::Tag::slice: to_come += 3; break;
+            case wire::Tag::table: to_come += std::uint64_t{cell.count} + 1; break;
+            case wire::Tag::array:
+            case wire::Tag::bytes: at_ += wire::array_shape(frame_.cells.subspan(at_ - 1)).cells; break;
+            case wire::Tag::reference:
+            case wire::Tag::pickle:
+                --at_;  // it is given back with what was not read
+                PyErr_SetString(PyExc_TypeError,
+                                "the message holds a function or an object that stays with its owner: queues and "
+                                "topics carry values alone, as nobody knows who will be there when they arrive");
+                return nullptr;
+            default: break;
+        }
+    }
+    std::vector<wire::Cell> cells(frame_.cells.begin() + static_cast<std::ptrdiff_t>(begin),
+                                  frame_.cells.begin() + static_cast<std::ptrdiff_t>(at_));
+    std::vector<Handle> payloads;
+    each_place(cells, [](const wire::Cell&) {},
+               [&](wire::Cell& cell) {
+                   payloads.push_back(take(cell.bits));
+                   cell.bits = payloads.size() - 1;
+               });
+    return new_parcel(state_, memory_, cells, frame_.heap, std::move(payloads));
+}
+
+// --- type ------------------------------------------------------------------------------------------------------
+
+namespace {
+
+void dealloc(PyObject* self) {
+    Parcel& parcel = unbox<Parcel>(self);
+    for (const Handle& payload : parcel.payloads) parcel.memory->release(payload);
+    parcel.~Parcel();
+    PyTypeObject* type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+PyType_Slot slots[] = {
+    {Py_tp_doc, const_cast<char*>("A value on its way: it can be sent on, and nothing else.")},
+    {Py_tp_dealloc, slot(dealloc)},
+    {0, nullptr},
+};
+
+}  // namespace
+
+PyType_Spec parcel_spec = {"isthmus._isthmus.Parcel", sizeof(Boxed<Parcel>), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+
+}  // namespace isthmus::python
