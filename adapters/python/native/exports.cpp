@@ -76,6 +76,7 @@ std::vector<std::string> ExportTable::close_to(std::string_view name) {
     if (name.size() > longest_name) return {};
     std::vector<std::pair<std::size_t, std::string>> close;
     for (std::string& other : names()) {
+        if (is_internal(other)) continue;
         const std::size_t far = distance(name, other);
         if (far <= std::max<std::size_t>(2, name.size() / 3) && far < name.size())
             close.emplace_back(far, std::move(other));
@@ -153,6 +154,7 @@ PyObject* set(PyObject* self, PyObject* arguments) {
 PyObject* names(PyObject* self, PyObject*) {
     PyObject* list = PyList_New(0);
     for (const std::string& name : unbox<ExportTable>(self).names()) {
+        if (is_internal(name)) continue;
         Ref text(list != nullptr ? PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size()))
                                  : nullptr);
         if (!text || PyList_Append(list, text.get()) < 0) {

@@ -23,6 +23,9 @@ struct Export {
     std::atomic<std::int32_t> wary{8};  // calls yet to come before which earlier answers are published: it may be slow
 };
 
+/// Whether an export is one of Isthmus's own, which is called like any other and shown to nobody.
+inline bool is_internal(std::string_view name) { return name.starts_with("isthmus."); }
+
 /// Only grows, so that an index and a pointer stay good.
 class ExportTable {
 public:

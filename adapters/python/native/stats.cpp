@@ -139,6 +139,7 @@ PyObject* peers(PyObject* self, PyObject*) {
     for (const auto& [name, pid, service, load, exports] : members) {
         const Ref names(PyList_New(0));
         for (const std::string& each : exports) {
+            if (is_internal(each)) continue;
             const Ref text(decode_label(each));
             if (!names || !text || PyList_Append(names.get(), text.get()) < 0) return nullptr;
         }
