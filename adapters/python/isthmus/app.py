@@ -27,7 +27,6 @@ __all__ = [
     "import_again",
     "import_app",
     "imported_files",
-    "send_by_value",
 ]
 
 DONE, FAILED, USAGE, NO_SUCH_BUS = 0, 1, 2, 3  # exit codes
@@ -82,14 +81,6 @@ def import_again(file: str, name: str) -> None:
 
 
 _importing = threading.Lock()
-
-
-def send_by_value() -> None:
-    """Has the app's functions pickled like those of `python app.py`: elsewhere there is no such module."""
-    if imported is not None:
-        for pickler in ("cloudpickle", "ray.cloudpickle"):
-            if pickler in sys.modules:
-                sys.modules[pickler].register_pickle_by_value(sys.modules[imported[1]])
 
 
 def _import(app: str) -> None:

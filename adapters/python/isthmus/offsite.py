@@ -63,9 +63,19 @@ class Parcel:
     @classmethod
     def of(cls, value: object) -> Parcel:
         """Raises what pickling raises."""
+        try:
+            return cls._of(value, _Pickler)
+        except Exception:
+            by_value = _cloudpickle()  # knows what comes from an app that is no module here
+            if by_value is None:
+                raise
+            return cls._of(value, by_value.Pickler)
+
+    @classmethod
+    def _of(cls, value: object, pickler: Callable[..., Any]) -> Parcel:
         buffers: list[_Buffer] = []
         stream = BytesIO()
-        _Pickler(stream, 5, buffer_callback=lambda buffer: _keep_if_large(buffer, buffers)).dump(value)
+        pickler(stream, 5, buffer_callback=lambda buffer: _keep_if_large(buffer, buffers)).dump(value)
         return cls(stream.getvalue(), buffers)
 
     def open(self, buffers: Sequence[Any] | None = None) -> Any:
@@ -92,6 +102,11 @@ _Pickler.dispatch_table = ChainMap({memoryview: _reduce_view}, copyreg.dispatch_
 def _make_view(buffer: Any, code: str, shape: tuple[int, ...]) -> memoryview:
     view = memoryview(buffer).cast("B")
     return view if code == "B" and len(shape) == 1 else view.cast(code, shape)  # type: ignore[call-overload]
+
+
+def _cloudpickle() -> Any:
+    """The module, or Ray's, where one was imported, as clusters do."""
+    return sys.modules.get("cloudpickle") or sys.modules.get("ray.cloudpickle")
 
 
 def _keep_if_large(buffer: pickle.PickleBuffer, kept: list[_Buffer]) -> bool:
@@ -157,7 +172,7 @@ class Offsite:
 
     async def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         name = getattr(function, "__name__", repr(function))
-        by_name = self._pickled(function, name) if self._by_name else None
+        carried = self._carried(function, name)
         try:
             parcel = Parcel.of((args, kwargs))
         except Exception as error:
@@ -166,9 +181,7 @@ class Offsite:
             raise TypeError(
                 f"the arguments of '{name}', which runs in another process, can't be pickled: {error}"
             ) from error
-        if by_name is None:
-            app.send_by_value()
-        job = Job(name, by_name or function, parcel)
+        job = Job(name, carried, parcel, app.imported if self._by_name else None)
         desk.keep(_Kept(job, lambda: function(*args, **kwargs), parcel.buffers or ()))
         try:
             outcome = None
@@ -187,13 +200,23 @@ class Offsite:
             desk.forget(job.token)
         return outcome.open(result)
 
-    def _pickled(self, function: Callable[..., Any], name: str) -> bytes:
+    def _carried(self, function: Callable[..., Any], name: str) -> Callable[..., Any] | bytes:
+        """The function as the executor is to carry it."""
+        is_of_app = app.imported is not None and getattr(function, "__module__", None) == app.imported[1]
+        by_value = _cloudpickle() if is_of_app else None
         try:
-            return pickle.dumps(function, 5)
+            if self._by_name:
+                return pickle.dumps(function, 5)
+            if by_value is None:
+                return function
+            # As of `python app.py`: on a cluster there is no module of this name.
+            by_value.register_pickle_by_value(sys.modules[function.__module__])
+            pickled: bytes = by_value.dumps(function)
+            return pickled
         except Exception as error:
             raise TypeError(
                 f"'{name}' can't run in another process, as it can't be pickled: {error}. "
-                "Define it at the top level of a module"
+                "Define it at the top level of a module, and let it use nothing that can't be pickled"
             ) from error
 
 
@@ -208,7 +231,10 @@ async def _outcome(future: Future[Any], name: str) -> Any:
         future.cancel()
         raise
     if future.cancelled():
-        raise PeerLost(f"the call of '{name}' was lost: its executor has dropped it")
+        raise PeerLost(
+            f"the call of '{name}' was lost: its executor has cancelled it, as one does that "
+            "has lost its cluster"
+        )
     error = future.exception()
     if isinstance(error, BrokenExecutor):
         raise PeerLost(
@@ -236,14 +262,20 @@ def _settle(settled: asyncio.Future[None]) -> None:
 class Job:
     """What an executor carries and a worker calls. Its result is None when the buffers can't be had there."""
 
-    def __init__(self, name: str, function: Callable[..., Any] | bytes, arguments: Parcel) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any] | bytes,
+        arguments: Parcel,
+        needs: tuple[str, str] | None,
+    ) -> None:
         self.__name__ = name
         self.token = secrets.token_hex(16)
         self.desk = desk.name
         self.bus: str | None = None
         self.numpy_memory = False
         self.since = 0.0
-        self.app = app.imported if isinstance(function, bytes) else None
+        self.needs = needs
         self._function = function
         self._arguments = arguments
 
@@ -256,8 +288,9 @@ class Job:
             job._arguments = Parcel(self._arguments.stream, None)
         return job
 
-    def __dask_tokenize__(self) -> str:
-        return self.token
+    def __dask_tokenize__(self) -> tuple[str, str | None]:
+        """Names it for Dask, which does nothing again that has the same name."""
+        return self.token, self.bus
 
     def __call__(self) -> Parcel | tuple[Any] | None:
         if self.desk == desk.name:  # a thread of the host's
@@ -300,8 +333,8 @@ class Job:
 
     def _opened(self, buffers: Sequence[Any] | None) -> tuple[Callable[..., Any], Any, Any]:
         try:
-            if self.app is not None:
-                app.import_again(*self.app)
+            if self.needs is not None:
+                app.import_again(*self.needs)
             function = self._function
             called = pickle.loads(function) if isinstance(function, bytes) else function
             args, kwargs = self._arguments.open(buffers)
