@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import sysconfig
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "Lifeline",
     "about",
     "about_loading",
+    "import_again",
     "import_app",
     "imported_files",
 ]
@@ -55,6 +57,9 @@ class Lifeline:
             pass  # the parent is gone, which the watch deals with
 
 
+imported: tuple[str, str] | None = None  # the app of this process that is a file: that, and the module's name
+
+
 def import_app(app: str) -> None:
     """Imports the app, a file or a module's name, its folder first on the path as with `python app.py`."""
     host.loading = True
@@ -62,6 +67,21 @@ def import_app(app: str) -> None:
         _import(app)
     finally:
         host.loading = False
+
+
+def import_again(file: str, name: str) -> None:
+    """Imports the app of another process in this one, where functions are looked for by their names. Once."""
+    with _importing:
+        if imported is None:
+            host.loading = True
+            try:
+                sys.path.insert(0, str(Path(file).parent))
+                _import_file(file, name)
+            finally:
+                host.loading = False
+
+
+_importing = threading.Lock()
 
 
 def _import(app: str) -> None:
@@ -78,13 +98,18 @@ def _import(app: str) -> None:
     sys.path.insert(0, str(path.parent.resolve()))
     sys.argv = [app]
     taken = path.stem in sys.modules or path.stem in sys.stdlib_module_names or not path.stem.isidentifier()
-    name = "isthmus_app" if taken else path.stem
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    _import_file(str(path.resolve()), "isthmus_app" if taken else path.stem)
+
+
+def _import_file(file: str, name: str) -> None:
+    global imported
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{app} is no Python file")
+        raise ImportError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    imported = file, name
 
 
 def _traceback_of(error: BaseException) -> str:

@@ -80,7 +80,7 @@ class Batched:
         _isthmus.calling.set(None)  # it is performed for many
         if self._perform is None:
             return await self._function(*args, **kwargs)
-        return await asyncio.wrap_future(self._perform(self._function, *args, **kwargs))
+        return await self._perform(self._function, *args, **kwargs)
 
 
 class _Gathering:

@@ -8,8 +8,8 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
@@ -18,7 +18,7 @@ __all__ = ["Executed", "is_asynchronous", "performer", "what_is_called"]
 MOST_ITEMS = 256  # of a generator that are taken together
 HOLD_BACK = 1e-3  # seconds for which they are
 
-Performer = Callable[..., "Future[Any]"]
+Performer = Callable[..., Awaitable[Any]]
 
 _lock = threading.Lock()
 _shared: ThreadPoolExecutor | None = None
@@ -35,18 +35,29 @@ def _shared_threads() -> ThreadPoolExecutor:
 
 
 def performer(executor: str | Executor) -> Performer:
-    """What begins a call on an executor. On threads the call keeps its context, and so ``isthmus.current``.
+    """What performs a call on an executor. On threads the call keeps its context, and so ``isthmus.current``.
 
     Raises TypeError for what is no executor.
     """
-    if executor == "threads" or isinstance(executor, ThreadPoolExecutor):
-        pool = _shared_threads if isinstance(executor, str) else lambda: executor
-        return lambda function, *args, **kwargs: pool().submit(copy_context().run, function, *args, **kwargs)
-    if isinstance(executor, Executor):
-        return executor.submit
-    raise TypeError(
-        f"executor={executor!r} is no executor: use 'threads' or a concurrent.futures.Executor of your own"
-    )
+    if is_of_threads(executor):
+        return functools.partial(_on_a_thread, executor if isinstance(executor, Executor) else None)
+    if executor != "processes" and not isinstance(executor, Executor):
+        raise TypeError(
+            f"executor={executor!r} is no executor: use 'threads', 'processes', or a "
+            "concurrent.futures.Executor of your own"
+        )
+    from .offsite import Offsite  # it takes a while, and most programs do without
+
+    return Offsite(executor)
+
+
+def _on_a_thread(pool: Executor | None, /, *call: Any, **kwargs: Any) -> asyncio.Future[Any]:
+    return asyncio.wrap_future((pool or _shared_threads()).submit(copy_context().run, *call, **kwargs))
+
+
+def is_of_threads(executor: str | Executor) -> bool:
+    """Whether what it runs is run by threads of this process."""
+    return executor == "threads" or isinstance(executor, ThreadPoolExecutor)
 
 
 def what_is_called(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,23 +80,23 @@ class Executed:
         if is_asynchronous(function):
             raise TypeError(f"{function!r} is asynchronous, so it runs on the event loop and on no executor")
         self._is_generator = inspect.isgeneratorfunction(what_is_called(function))
-        if self._is_generator and executor != "threads" and not isinstance(executor, ThreadPoolExecutor):
+        if self._is_generator and not is_of_threads(executor):
             raise TypeError(
                 f"{function!r} is a generator, which can run on threads alone: executor='threads'"
             )
         self._function = function
         functools.update_wrapper(self, function)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any] | AsyncIterator[Any]:
+    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[Any] | AsyncIterator[Any]:
         if self._is_generator:
             return self._items(self._function(*args, **kwargs))
-        return asyncio.wrap_future(self._perform(self._function, *args, **kwargs))
+        return self._perform(self._function, *args, **kwargs)
 
     async def _items(self, generator: Generator[Any, None, Any]) -> AsyncIterator[Any]:
         ended = False
         try:
             while not ended:
-                taking = asyncio.wrap_future(self._perform(_take, generator))
+                taking = asyncio.ensure_future(self._perform(_take, generator))
                 try:
                     items, ended, error = await asyncio.shield(taking)
                 except asyncio.CancelledError:
@@ -97,7 +108,7 @@ class Executed:
                     raise error
         finally:
             if not ended:
-                await asyncio.wrap_future(self._perform(generator.close))
+                await self._perform(generator.close)
 
 
 def _take(iterator: Iterator[Any]) -> tuple[list[Any], bool, BaseException | None]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
 import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -15,10 +17,14 @@ from . import _isthmus
 from ._isthmus import END, ITEMS, RAISED, RESULT
 from .errors import Error
 
-__all__ = ["Tasks"]
+__all__ = ["Tasks", "serving"]
+
+serving: ContextVar[_isthmus.Bus | None] = ContextVar("serving", default=None)
+"""The bus over which the call has come that a task performs."""
 
 MOST_ITEMS = 256  # of a stream that are handed over together
 HOLD_BACK = 100e-6  # seconds that an item may wait for the next ones
+OWN_FILES = os.path.join(os.path.dirname(__file__), "")
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -88,7 +94,7 @@ async def _guarded(awaitable: Awaitable[Any]) -> Any:
 
 def _without_own_frames(error: BaseException) -> BaseException:
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(OWN_FILES):
         trace = trace.tb_next
     return error.with_traceback(trace)
 
@@ -197,6 +203,7 @@ class Tasks:
 
     def _begin_all(self, batch: Sequence[_isthmus.Deferred]) -> None:
         loop = asyncio.get_running_loop()
+        serving.set(self._native)
         for token, function, args, kwargs, call in batch:
             # The task copies the context, so that each call has its own.
             restore = _isthmus.calling.set(call)

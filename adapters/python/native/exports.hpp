@@ -21,8 +21,8 @@ inline bool is_system(std::string_view name) { return name.starts_with("isthmus.
 
 struct Export {
     std::string name;
-    PyObject* callable = nullptr;       // owned; guarded by the GIL, or by the table's mutex where there is none
-    std::atomic<bool> deferred{false};  // it is not performed on the dispatcher's thread
+    PyObject* callable = nullptr;           // owned; guarded by the GIL, or by the table's mutex where there is none
+    std::atomic<bool> deferred{false};      // it is not performed on the dispatcher's thread
     std::atomic<std::uint32_t> parcels{0};  // so many arguments, the first ones, come as Parcels
     std::atomic<std::int32_t> wary{8};  // calls yet to come before which earlier answers are published: it may be slow
 };

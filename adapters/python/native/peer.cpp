@@ -235,6 +235,8 @@ PyObject* is_open(PyObject* self, void*) {
 
 PyObject* was_lost(PyObject* self, void*) { return PyBool_FromLong(peer_of(self).was_lost); }
 
+PyObject* numpy_memory(PyObject* self, void*) { return PyBool_FromLong(peer_of(self).numpy_memory); }
+
 PyObject* bus_name(PyObject* self, void*) { return PyUnicode_FromString(peer_of(self).name.c_str()); }
 
 // --- slot tables ---------------------------------------------------------------------------------------------
@@ -283,6 +285,7 @@ PyGetSetDef attributes[] = {
     hook("operator", Hook::operation, "Performs operations: (subject, steps, call)."),
     hook("reference_factory", Hook::reference_factory, "Makes what stands for a Reference."),
     {"name", bus_name, nullptr, "The name of the bus.", nullptr},
+    {"numpy_memory", numpy_memory, nullptr, "Whether what exports make with numpy is to lie in the bus.", nullptr},
     {"is_open", is_open, nullptr, "Whether the bus is joined and not left yet.", nullptr},
     {"was_lost", was_lost, nullptr, "Whether the bus ended before stop() was called.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},

@@ -1,0 +1,91 @@
+"""A host whose exports run on a cluster, in processes of their own, and a bus to call them over."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+import isthmus
+
+PATIENCE = 60
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sockets():
+    runtime = tempfile.mkdtemp(prefix="isthmus-test-")
+    os.environ["XDG_RUNTIME_DIR"] = runtime
+    yield
+    shutil.rmtree(runtime)
+
+
+@pytest.fixture(scope="session")
+def until():
+    def until(condition):
+        deadline = time.monotonic() + PATIENCE
+        while not (found := condition()):
+            assert time.monotonic() < deadline, "what was waited for did not happen"
+            time.sleep(0.01)
+        return found
+
+    return until
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where calls of `hold` tell that they have begun, and wait."""
+    folder = tmp_path / "held"
+    folder.mkdir()
+    return folder
+
+
+class Processes:
+    """Programs, each with a process group of its own."""
+
+    def __init__(self):
+        self._all = []
+
+    def start(self, command, **env):
+        process = subprocess.Popen(command, env={**os.environ, **env}, start_new_session=True)
+        self._all.append(process)
+        return process
+
+    def end(self):
+        """The last one, which uses the others, in good order."""
+        self._all[-1].terminate()
+        try:
+            self._all[-1].wait(PATIENCE)
+        finally:
+            for process in self._all:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Serves `app.py` with an environment, and calls it."""
+    served = 0
+
+    @contextlib.contextmanager
+    def serve(processes, *before, **env):
+        nonlocal served
+        served += 1
+        name = f"clusters-{os.getpid()}-{served}"
+        app = Path(__file__).with_name("app.py")
+        processes.start([*before, sys.executable, "-m", "isthmus", "serve", str(app), "--bus", name], **env)
+        with isthmus.connect(name, wait=PATIENCE) as bus:
+            yield bus
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def processes_type():
+    return Processes
