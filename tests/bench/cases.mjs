@@ -3,6 +3,7 @@
 import { once } from 'node:events'
 import { setTimeout } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
+import { flood } from './flood.mjs'
 
 const kB = 1024
 const MB = 1024 * kB
@@ -25,6 +26,7 @@ export const cases = {
   idle: null, // measured from outside, on all peers at once
   'workers-4': workers,
   'workers-py-2': pythonWorkers,
+  'flood-30': flood,
 }
 
 async function sync(peer, { ms }) {

@@ -1,12 +1,14 @@
 // The package as its README shows it: one host, and every worker thread joins its bus.
 
+import { threadId } from 'node:worker_threads'
+
 const app = new URL('./isthmus_app.py', import.meta.url).pathname
 
 export const cannot = []
 
 export async function start({ python, share }) {
   const { connect, release, spawn } = await import('isthmus')
-  const bus = share ?? `bench-${process.pid}`
+  const bus = share ?? `bench-${process.pid}-${threadId}`
   const py = share ? await connect(bus) : await spawn(app, { bus, python })
   return {
     share: bus,
