@@ -23,6 +23,7 @@ export async function start({ python, share }) {
     nap: seconds => py.call('nap', [seconds]),
     count: n => py.stream('count', [n]),
     pool: workers => spawn(app, { python, workers }),
+    host: other => spawn(other, { python }),
     release,
     stats: () => py.stats(),
     stop: () => py.close(),
