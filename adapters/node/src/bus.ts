@@ -8,6 +8,7 @@ import { release } from './leases.js'
 import { KeywordArguments } from './marks.js'
 import { type Counters, constants, type MemoryStats, type NativeConnection } from './native.js'
 import type { NDArray } from './ndarray.js'
+import { optionsOf } from './options.js'
 import { type Buffers, Peer } from './peer.js'
 import { referenceOf, type Target } from './port.js'
 import { type Chain, importModule, type Remote } from './remote.js'
@@ -52,6 +53,19 @@ export interface CallOptions {
 export interface CallManyOptions extends CallOptions {
   /** Failed calls become `Error` values in their places; else the first failure rejects. */
   readonly settled?: boolean
+}
+
+/** How a call is made that nobody waits for. */
+export type PostOptions = Pick<CallOptions, 'kwargs' | 'sticky'>
+
+const postNames = { kwargs: true, sticky: true } as const
+const callNames = { kwargs: true, timeout: true, signal: true, sticky: true, keep: true } as const
+const check = {
+  call: optionsOf<CallOptions>('call', callNames),
+  callSync: optionsOf<CallOptions>('callSync', callNames),
+  stream: optionsOf<CallOptions>('stream', callNames),
+  callMany: optionsOf<CallManyOptions>('callMany', { ...callNames, settled: true }),
+  post: optionsOf<PostOptions>('post', postNames),
 }
 
 /** A Python function, as one of `Bus.exports`. Its last argument may be `kwargs({…})`. */
@@ -129,6 +143,13 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   call(name: string | Remote, args: readonly unknown[] = [], options?: CallOptions): Promise<unknown> {
     const target = targetOf(name)
     if (target === undefined) return Promise.reject(noName())
+    if (options !== undefined) {
+      try {
+        check.call(options)
+      } catch (error) {
+        return Promise.reject(error)
+      }
+    }
     return this.#peer.call(target, args, options)
   }
 
@@ -143,20 +164,15 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   callSync(name: string | Remote, args: readonly unknown[] = [], options?: CallOptions): unknown {
     const target = targetOf(name)
     if (target === undefined) throw noName()
+    check.callSync(options)
     return this.#peer.callSync(target, args, options)
   }
 
   /** Calls without waiting for anything; the host logs a failure. @throws EncodeError, HostLostError, BusFullError */
-  post(
-    name: UndeclaredName<Exports>,
-    args?: readonly unknown[],
-    options?: Pick<CallOptions, 'kwargs' | 'sticky'>,
-  ): void
-  post<Name extends NameOf<Exports>>(
-    name: Name,
-    ...rest: CallArguments<Exports[Name], Pick<CallOptions, 'kwargs' | 'sticky'>>
-  ): void
-  post(name: string, args: readonly unknown[] = [], options?: Pick<CallOptions, 'kwargs' | 'sticky'>): void {
+  post(name: UndeclaredName<Exports>, args?: readonly unknown[], options?: PostOptions): void
+  post<Name extends NameOf<Exports>>(name: Name, ...rest: CallArguments<Exports[Name], PostOptions>): void
+  post(name: string, args: readonly unknown[] = [], options?: PostOptions): void {
+    check.post(options)
     this.#peer.post(name, args, options)
   }
 
@@ -189,8 +205,11 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     calls: Iterable<readonly unknown[]>,
     options?: CallManyOptions,
   ): Promise<unknown[]> {
-    const promises = [...calls].map(args => (this as Bus).call(name, args, options))
-    if (options?.settled !== true) return Promise.all(promises)
+    check.callMany(options)
+    const { settled, ...rest } = options ?? {}
+    const each = options && rest
+    const promises = [...calls].map(args => (this as Bus).call(name, args, each))
+    if (settled !== true) return Promise.all(promises)
     const asError = (reason: unknown) =>
       reason instanceof Error ? reason : new Error(String(reason), { cause: reason })
     return Promise.all(promises.map(promise => promise.catch(asError)))
@@ -210,6 +229,7 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     ...rest: CallArguments<Exports[Name], CallOptions>
   ): Incoming<ItemOf<Exports[Name]>>
   stream(name: string, args: readonly unknown[] = [], options?: CallOptions): Incoming {
+    check.stream(options)
     return new Incoming(on => this.#peer.stream(name, args, options, on), options?.signal)
   }
 

@@ -9,6 +9,7 @@ import type { Companion } from './answers.js'
 import type { Bus } from './bus.js'
 import { joinBus } from './connect.js'
 import { ConnectError, PythonError } from './errors.js'
+import { optionsOf } from './options.js'
 import { findPython, type Interpreter } from './python.js'
 import type { AnyExports } from './types.js'
 
@@ -34,6 +35,18 @@ export interface SpawnOptions {
   readonly cwd?: string
 }
 
+const checkOptions = optionsOf<SpawnOptions>('spawn', {
+  python: true,
+  bus: true,
+  memory: true,
+  quota: true,
+  allow: true,
+  workers: true,
+  workerKind: true,
+  env: true,
+  cwd: true,
+})
+
 const lifelineFd = 3
 const outputKept = 64 << 10
 const stopPatience = 2000
@@ -51,6 +64,7 @@ export async function spawn<Exports extends object = AnyExports>(
   app: string | URL,
   options: SpawnOptions = {},
 ): Promise<Bus<Exports>> {
+  checkOptions(options)
   const path = app instanceof URL ? fileURLToPath(app) : app
   const bus = options.bus ?? `spawn-${process.pid}-${randomBytes(6).toString('hex')}`
   const host = new Host(path, bus, options)
