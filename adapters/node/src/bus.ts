@@ -27,6 +27,7 @@ import type {
 } from './types.js'
 
 const { sizes, loops } = constants
+const inspected: unique symbol = Symbol.for('nodejs.util.inspect.custom')
 const chores = 1000
 const idleChores = 8
 const nudgesAt = [1, 3]
@@ -116,7 +117,7 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   ) {
     this.name = name
     this.#companion = companion
-    this.#peer = new Peer(connection, buffers, companion, sticky, () => {
+    this.#peer = new Peer(name, connection, buffers, companion, sticky, () => {
       if (this.#chores === undefined) this.#keepHouse()
       this.#idle = 0
     })
@@ -326,6 +327,14 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
+  }
+
+  /** What `console.log` shows: the name, and the exports of others as far as they are known here. */
+  [inspected](depth: number, options: object, inspect: (value: object, options: object) => string): string {
+    if (depth < 0) return '[Bus]'
+    const exports = this.#peer.native.exports()
+    const about = exports ? { exports: [...new Set(exports)].sort() } : { closed: true }
+    return `Bus ${inspect({ name: this.name, ...about }, options)}`
   }
 
   // --- the rest ----------------------------------------------------------------------------------------------
