@@ -180,12 +180,12 @@ class Host implements Companion {
       )
     }
     const why = error
-      ? `${error.type}: ${error.message}`
+      ? `${error.type}: ${error.message}${placeIn(error.traceback)}`
       : `the host ${this.ended ?? 'said nothing that makes sense'}`
-    const details = output.trim() || error?.traceback.trim()
+    const printed = output.trim()
     const cause = error && new PythonError({ ...error, module: '', args: [error.message] })
     return new ConnectError(
-      `${who} could not serve ${basename(this.#app)}: ${why}${details ? `\n\n${details}` : ''}`,
+      `${who} could not serve ${basename(this.#app)}: ${why}${printed ? `\n\n${printed}` : ''}`,
       cause && { cause },
     )
   }
@@ -228,6 +228,12 @@ class Host implements Companion {
     this.#lifeline.destroy()
     this.#reference('unref')
   }
+}
+
+/** Where an exception was raised, for a message; the cause has the whole traceback. */
+function placeIn(traceback: string): string {
+  const last = [...traceback.matchAll(/^ +File "(.+)", line (\d+)/gm)].at(-1)
+  return last ? ` (${last[1]}, line ${last[2]})` : ''
 }
 
 /** Waits for a promise, but not for longer. */
