@@ -574,6 +574,19 @@ std::string Bus::label(std::uint32_t slot) const {
     return {text, ::strnlen(text, sizeof text)};
 }
 
+std::string Bus::fate(const Link& link, Status reason) const {
+    const std::uint32_t slot = link.ends().other;
+    const std::uint64_t life = peer(slot).life.load(std::memory_order_acquire);
+    if (layout::generation_of(life) != link.ends().other_generation) return "is gone";  // and its place somebody else's
+    const std::string who = label(slot) + " (pid " + std::to_string(peer(slot).pid) + ") ";
+    if (reason == Status::corrupt) return who + "wrote bytes that break the protocol, so its link was closed";
+    switch (layout::phase_of(life)) {
+        case layout::Phase::left: return who + "has left the bus";
+        case layout::Phase::lost: return who + "has died";
+        default: return who + (closed() ? "is gone, and the bus with it" : "is gone");
+    }
+}
+
 std::string Bus::shortage(Status refusal, std::uint64_t bytes) const {
     const std::uint64_t whole = arena_->memory().bytes;
     const std::string larger = "serve the bus with a larger memory (--memory, `memory` of spawn and Host)";

@@ -151,6 +151,8 @@ public:
     }
     /// What a peer calls itself, for a person.
     std::string label(std::uint32_t slot) const;
+    /// What has become of the peer of a link that is lost: who it was and how it went, as far as that is known. Part of a sentence.
+    std::string fate(const Link& link, Status reason) const;
     /// Who has what of the memory, read from the segment. Any thread.
     Census census() const { return isthmus::census(arena_memory(*segment_)); }
     /// How much of it one peer may own, in bytes.

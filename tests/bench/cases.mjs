@@ -3,6 +3,8 @@
 import { once } from 'node:events'
 import { setTimeout } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
+import { flood } from './flood.mjs'
+import { inference } from './inference.mjs'
 
 const kB = 1024
 const MB = 1024 * kB
@@ -26,6 +28,8 @@ export const cases = {
   'workers-4': workers,
   'workers-py-2': pythonWorkers('process'),
   'workers-py-interpreter-2': pythonWorkers('interpreter'),
+  'flood-30': flood,
+  inference,
 }
 
 async function sync(peer, { ms }) {

@@ -30,7 +30,9 @@ A peer that can't be installed, built or run is a row with the metric "absent", 
 The ratios in the table are peer / isthmus. A call's time includes one read of the clock, some 40 ns.
 wakes_per_call and bytes_copied (bytes of payload per call) are of both sides together; idle is the CPU
 time of Node and of its Python children over two seconds without a call. of_numpy_alone is how many times what
-x * 2 takes in Python on warm memory the call takes; of_memcpy, the part of memcpy's bandwidth that is used.`
+x * 2 takes in Python on warm memory the call takes; of_memcpy, the part of memcpy's bandwidth that is used.
+flood-30: latencies of 30 isolates that call now and then: alone, beside an isolate that floods a host of its own, and while
+it floods theirs. inference: 64 HTTP clients of a scikit-learn model that is called for each request, and for batches of them.`
 
 const usage = message => {
   console.error(`${message}; see --help`)

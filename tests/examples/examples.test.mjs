@@ -58,7 +58,7 @@ async function assertPicture(file, size) {
   )
 }
 
-for (const name of ['hello', 'remote']) {
+for (const name of ['hello', 'remote', 'inference']) {
   test(`${name} says what is expected`, async () => {
     const { out, err, code } = await run(`examples/${name}/${name}.mjs`)
     assert.equal(err, '')

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
+import { inspect } from 'node:util'
 import {
   BusFullError,
   ConnectError,
@@ -297,9 +298,69 @@ test('a host that is lost rejects what is in flight, and it is known how it ende
     await until('it is known', () =>
       doomed.call('add', [1, 2]).catch(error => error instanceof HostLostError && how.test(error.message)),
     )
-    assert.throws(() => doomed.callSync('add', [1, 2]), HostLostError)
+    assert.throws(() => doomed.callSync('add', [1, 2]), {
+      name: 'HostLostError',
+      message:
+        /^'add' was not sent: the host (was killed by SIGKILL|ended with exit code 7): spawn it again$/,
+    })
+    assert.throws(() => doomed.post('post', [1]), /^HostLostError: 'post' was not sent: the host /)
     await doomed.close()
   }
+})
+
+test('who has connected is told which host is lost, and how, and what to do', async () => {
+  for (const call of [['die'], ['leave', [0]]]) {
+    const doomed = await spawn(app)
+    const guest = await connect(doomed.name)
+    const pid = await guest.call('pid')
+    // Which of the two is noticed first, the peer's end or the broker's, is for the system to say.
+    await assert.rejects(guest.call(...call), {
+      name: 'HostLostError',
+      message: new RegExp(
+        `^'${call[0]}' was not answered: the host app\\.py \\(pid ${pid}\\) (has died|is gone, and the bus with it)$`,
+      ),
+    })
+    const refused = {
+      name: 'HostLostError',
+      message: `'add' was not sent: nobody serves the bus '${guest.name}' any more: connect again once it is served`,
+    }
+    assert.throws(() => guest.callSync('add', [1, 2]), refused)
+    await assert.rejects(guest.call('add', [1, 2]), refused)
+    await Promise.all([guest.close(), doomed.close()])
+  }
+})
+
+test('a caller is told that who was to answer has left the bus', async () => {
+  const owner = await connect(py.name)
+  const begun = new Promise(resolve => {
+    owner.export('left.waiting', () => {
+      resolve()
+      return new Promise(() => {})
+    })
+  })
+  const call = py.call('left.waiting')
+  await begun
+  await Promise.all([
+    assert.rejects(call, {
+      name: 'HostLostError',
+      message: new RegExp(
+        `^'left.waiting' was not answered: the host .* \\(pid ${process.pid}\\) has left the bus$`,
+      ),
+    }),
+    owner.close(),
+  ])
+})
+
+test('a connection shows its name, and what it knows of exports without asking', async () => {
+  const other = await spawn(app)
+  other.export('mine', () => 1)
+  const shown = inspect(other)
+  assert.match(shown, new RegExp(`^Bus \\{\\s+name: '${other.name}',\\s+exports: \\[`))
+  for (const name of ['add', 'sleep', 'total']) assert.match(shown, new RegExp(`'${name}'`))
+  assert.doesNotMatch(shown, /'mine'/)
+  assert.equal(inspect({ other }, { depth: 0 }), '{ other: [Bus] }')
+  await other.close()
+  assert.equal(inspect(other), `Bus { name: '${other.name}', closed: true }`)
 })
 
 // The best of three: what else the machine does may hold up a process for longer than that.

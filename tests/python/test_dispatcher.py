@@ -1,5 +1,6 @@
 """The batch: one GIL take for many calls, answers that wait for no other, failures that stay alone."""
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -243,3 +244,81 @@ def test_calls_that_wait_behind_slow_ones_do_not_wait_for_more(serve, name):
                 future.result()
         # Asleep, the host looks again after a second.
         assert time.monotonic() - began < 5
+
+
+FLOODED = """
+    import time
+    from pathlib import Path
+    import isthmus
+
+    served = 0
+
+    @isthmus.export
+    def step(seconds, reached=None, go_on=None):
+        global served
+        served += 1
+        if seconds:
+            time.sleep(seconds)
+        if reached:
+            Path(reached).touch()
+            while not Path(go_on).exists():
+                time.sleep(0.001)
+
+    isthmus.export(lambda: served, name="served")
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "at", "most"),
+    [
+        pytest.param(0, 0, 320, id="quick calls: the rest of the batch and a turn"),
+        pytest.param(0.001, 0, 8, id="slow calls that nobody knew to be slow"),
+        pytest.param(0.001, 100, 8, id="slow calls: a few milliseconds of them"),
+        pytest.param(0.01, 20, 2, id="very slow calls: the one that runs, and one more"),
+    ],
+)
+def test_between_a_quiet_callers_call_and_its_turn_few_of_a_flooders_are_served(
+    serve, name, until, tmp_path, seconds, at, most
+):
+    serve(FLOODED).ready()
+    reached, go_on = tmp_path / "reached", tmp_path / "go_on"
+    with isthmus.connect(name) as flooder, isthmus.connect(name) as quiet:
+        assert quiet.call("served") == 0
+        flood = [
+            flooder.submit("step", seconds, *([str(reached), str(go_on)] if i == at else []))
+            for i in range(at + 700)
+        ]
+        until(reached.exists)
+        sent = quiet.stats()["self"]["calls"]
+        asked = quiet.submit("served")
+        until(lambda: quiet.stats()["self"]["calls"] > sent)
+        go_on.touch()
+        assert asked.result(20) - (at + 1) <= most
+        for call in flood:
+            call.cancel()
+
+
+def test_many_callers_of_slow_calls_are_served_in_turns(serve, name, until, tmp_path):
+    serve(FLOODED).ready()
+    reached, go_on = tmp_path / "reached", tmp_path / "go_on"
+    with contextlib.ExitStack() as stack:
+        flooders = [stack.enter_context(isthmus.connect(name)) for _ in range(5)]
+        quiet = stack.enter_context(isthmus.connect(name))
+        assert quiet.call("served") == 0
+        blocker = flooders[0].submit("step", 0.01, str(reached), str(go_on))
+        until(reached.exists)
+        floods = [[flooder.submit("step", 0.002) for _ in range(100)] for flooder in flooders]
+        asked = quiet.submit("served")
+        bus_of = [*flooders, quiet]
+        until(lambda: sum(bus.stats()["self"]["calls"] for bus in bus_of) >= 5 * 100 + 3)
+        go_on.touch()
+        blocker.result(20)
+        assert asked.result(20) - 1 <= 5 * 5  # at most 5 ms of calls for each take
+        for flood in floods:
+            flood[50].result(20)
+        behind = [sum(call.done() for call in flood) for flood in floods]
+        assert min(behind) >= 50
+        assert max(behind) <= 51 + 2 * 5
+        for flood in floods:
+            for call in flood:
+                call.cancel()

@@ -50,6 +50,8 @@ export async function tour(signal: AbortSignal): Promise<void> {
   const complex: NDArray = py.alloc('complex128', [2, 3])
   const later: Float64Array = await py.allocAsync(Float64Array, 1 << 20)
   const calls: number | undefined = stats.host?.calls
+  // @ts-expect-error: no option that is not there
+  await py.call('total', [x], { timout: 5 })
   py.ref().unref()
   await other.close()
   return void [given, calls, free, shaped, complex, later]

@@ -117,6 +117,7 @@ void Connection::leave() {
         bus_.reset();
     }
     lost_.clear();
+    fates_.clear();
     gone_.clear();
 }
 
@@ -165,6 +166,8 @@ napi_value Connection::expose(napi_env env, const std::shared_ptr<Connection>& c
     method("giveBack", plain<&Connection::give_back>);
     method("takeFree", take_free);
     method("label", label);
+    method("fate", fate);
+    method("exports", exports);
     method("lend", lend);
     method("allocate", plain<&Connection::allocate>);
     method("allocateAhead", allocate_ahead);

@@ -145,6 +145,8 @@ private:
     static napi_value publish(napi_env env, napi_callback_info info);
     static napi_value take_free(napi_env env, napi_callback_info info);
     static napi_value label(napi_env env, napi_callback_info info);
+    static napi_value fate(napi_env env, napi_callback_info info);
+    static napi_value exports(napi_env env, napi_callback_info info);
     static napi_value lend(napi_env env, napi_callback_info info);
     static napi_value stage_copy(napi_env env, napi_callback_info info);
     static napi_value copy_out(napi_env env, napi_callback_info info);
@@ -211,7 +213,8 @@ private:
     std::atomic<bool> leaves_ = false;              // that thread gives up
     std::int64_t felt_bytes_ = 0;
     int nudges_left_ = 0;
-    std::vector<std::uint32_t> lost_;                            // slots of calls whose link is gone
+    std::vector<std::pair<std::uint32_t, std::size_t>> lost_;    // slots of calls whose link is gone, and its fate
+    std::vector<std::string> fates_;                             // of peers that had calls
     std::vector<std::pair<std::uint32_t, std::uint32_t>> gone_;  // slots and generations of peers whose link is gone
     std::uint32_t unflushed_ = 0;
     std::uint32_t drains_ = 0;

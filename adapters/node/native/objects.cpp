@@ -102,4 +102,39 @@ napi_value Connection::label(napi_env env, napi_callback_info info) {  // the is
     });
 }
 
+/// fate(number): what has become of the peer of a lost call, which told this number.
+napi_value Connection::fate(napi_env env, napi_callback_info info) {  // the isolate's thread; no lock
+    std::size_t count = 1;
+    napi_value which = nullptr;
+    Connection& self = of(env, info, &count, &which);
+    return guarded(env, [&]() -> napi_value {
+        std::uint32_t number = 0;
+        napi_value text = nullptr;
+        if (napi_get_value_uint32(env, which, &number) != napi_ok || number >= self.fates_.size()) return nullptr;
+        const std::string& fate = self.fates_[number];
+        napi_create_string_utf8(env, fate.data(), fate.size(), &text);
+        return text;
+    });
+}
+
+/// exports(): the names that others show, each as often as it is exported; undefined when the bus was left.
+napi_value Connection::exports(napi_env env, napi_callback_info info) {  // the isolate's thread; no lock
+    Connection& self = of(env, info);
+    return guarded(env, [&]() -> napi_value {
+        if (!self.bus_) return nullptr;
+        napi_value names = nullptr;
+        std::uint32_t listed = 0;
+        napi_create_array(env, &names);
+        for (std::uint32_t slot = 0; slot < layout::max_peers; ++slot) {
+            if (slot == self.bus_->slot()) continue;
+            for (const std::string& name : self.bus_->exports_of(slot)) {
+                napi_value text = nullptr;
+                napi_create_string_utf8(env, name.data(), name.size(), &text);
+                napi_set_element(env, names, listed++, text);
+            }
+        }
+        return names;
+    });
+}
+
 }  // namespace isthmus::node

@@ -118,7 +118,8 @@ void Connection::describe_lost() {
         std::fill_n(words, descriptor_words, 0);
         put(words, Field::kind, static_cast<std::uint64_t>(wire::Kind::error));
         put(words, Field::status, static_cast<std::uint64_t>(Status::lost));
-        put(words, Field::slot, lost_.back());
+        put(words, Field::slot, lost_.back().first);
+        put(words, Field::number, lost_.back().second);
         lost_.pop_back();
     }
     while (!gone_.empty() && index(Word::frames) < most_frames) {
@@ -132,12 +133,14 @@ void Connection::describe_lost() {
 }
 
 void Connection::attend() {
-    bus_->attend([this](Link& link, Status) {
+    bus_->attend([this](Link& link, Status reason) {
+        const std::size_t before = lost_.size();
         for (std::size_t slot = 0; slot < calls_.size(); ++slot) {
             if (calls_[slot].link != &link) continue;
             calls_[slot].link = nullptr;
-            lost_.push_back(static_cast<std::uint32_t>(slot));
+            lost_.emplace_back(static_cast<std::uint32_t>(slot), fates_.size());
         }
+        if (lost_.size() > before) fates_.push_back(bus_->fate(link, reason));
         for (Name& name : names_) std::erase_if(name.targets, [&](const auto& known) { return known.first == &link; });
         gone_.emplace_back(link.ends().other, link.ends().other_generation);
     });

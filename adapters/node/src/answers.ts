@@ -4,7 +4,8 @@ import type { Calls, Settle } from './calls.js'
 import type { Decoder } from './decode.js'
 import { errorOf, HostLostError, type IsthmusError, NotExportedError } from './errors.js'
 import { errorFrom } from './failures.js'
-import { constants } from './native.js'
+import { constants, type NativeConnection } from './native.js'
+import type { Target } from './port.js'
 import type { Blocked, Server } from './serve.js'
 
 const { kinds, fields, sizes, statuses, words } = constants
@@ -48,6 +49,8 @@ export class Answers {
   readonly #descriptors: Int32Array
   readonly #inbox: ArrayBuffer
   readonly #abandon: (slot: number) => void
+  readonly #native: NativeConnection
+  readonly #bus: string
   // What was drained and is not settled yet.
   #next = 0
   #count = 0
@@ -61,6 +64,8 @@ export class Answers {
     descriptors: Int32Array,
     inbox: ArrayBuffer,
     abandon: (slot: number) => void,
+    native: NativeConnection,
+    bus: string,
   ) {
     this.#calls = calls
     this.#decoder = decoder
@@ -70,6 +75,8 @@ export class Answers {
     this.#descriptors = descriptors
     this.#inbox = inbox
     this.#abandon = abandon
+    this.#native = native
+    this.#bus = bus
   }
 
   /** Settles all that was drained. */
@@ -118,7 +125,8 @@ export class Answers {
     this.#calls.giveBack(slot)
     this.#lessInFlight()
     if (!failed) resolve(value)
-    else if (value instanceof HostLostError && this.#companion) this.#rejectLost(reject as Settle, slot)
+    else if (value instanceof HostLostError && this.#companion)
+      this.#rejectLost(reject as Settle, slot, value)
     else reject?.(value)
   }
 
@@ -168,7 +176,7 @@ export class Answers {
         throw error
       }
     }
-    return failed ? this.#failureOf(descriptors[at + fields.status] as number, slot, value) : value
+    return failed ? this.#failureOf(at, slot, value) : value
   }
 
   #items(at: number): void {
@@ -212,29 +220,42 @@ export class Answers {
     )
   }
 
-  #failureOf(status: number, slot: number, value: unknown): unknown {
+  #failureOf(at: number, slot: number, value: unknown): unknown {
     const name = this.#calls.name[slot] as string
+    const status = this.#descriptors[at + fields.status] as number
     if (status === OK) return errorFrom(value)
     if (status === statuses.not_exported) {
       const close = (value as { close?: string[] } | undefined)?.close
       return new NotExportedError(name, Array.isArray(close) ? close : [])
     }
-    return this.error(status, name)
+    if (status !== statuses.lost) return errorOf(status, `'${name}'`)
+    const fate = this.#native.fate(this.#descriptors[at + fields.number] as number)
+    return this.#lost(name, this.#companion?.ended ?? fate)
   }
 
-  error(status: number, name: string): IsthmusError {
-    if (status !== statuses.lost && status !== statuses.corrupt) return errorOf(status, `'${name}'`)
-    return this.#lost(name, this.#companion?.ended)
+  #lost(name: string, fate: string | undefined): HostLostError {
+    return new HostLostError(`'${name}' was not answered: the host ${fate ?? 'is gone'}`)
   }
 
-  #lost(name: string, how: string | undefined): HostLostError {
-    return new HostLostError(`'${name}' was not answered: the host ${how ?? 'is gone'}`)
+  /** Why a call or post was not sent. */
+  notSent(status: number, target: Target): IsthmusError {
+    const name = typeof target === 'string' ? `'${target}'` : 'what was called of a remote object'
+    if (status !== statuses.lost) return errorOf(status, name)
+    const subject = `${name} was not sent:`
+    if (typeof target !== 'string') return new HostLostError(`${subject} the object's owner is gone`)
+    const nobody = `${subject} nobody serves the bus '${this.#bus}'`
+    if (this.#companion === undefined)
+      return new HostLostError(`${nobody} any more: connect again once it is served`)
+    const { ended } = this.#companion
+    return new HostLostError(
+      ended ? `${subject} the host ${ended}: spawn it again` : `${nobody} at the moment`,
+    )
   }
 
   /** The bus knows of a host's death before the system says how it died. */
-  #rejectLost(reject: Settle, slot: number): void {
+  #rejectLost(reject: Settle, slot: number, error: HostLostError): void {
     const name = this.#calls.name[slot] as string
-    void this.#companion?.howItEnded().then(how => reject(this.#lost(name, how)))
+    void this.#companion?.howItEnded().then(ended => reject(ended ? this.#lost(name, ended) : error))
   }
 
   #lessInFlight(): void {

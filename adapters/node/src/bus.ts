@@ -8,6 +8,7 @@ import { release } from './leases.js'
 import { KeywordArguments } from './marks.js'
 import { type Counters, constants, type MemoryStats, type NativeConnection } from './native.js'
 import type { NDArray } from './ndarray.js'
+import { optionsOf } from './options.js'
 import { type Buffers, Peer } from './peer.js'
 import { referenceOf, type Target } from './port.js'
 import { Access, Queue, type QueueOptions, Topic } from './queues.js'
@@ -27,6 +28,7 @@ import type {
 } from './types.js'
 
 const { sizes, loops } = constants
+const inspected: unique symbol = Symbol.for('nodejs.util.inspect.custom')
 const chores = 1000
 const idleChores = 8
 const nudgesAt = [1, 3]
@@ -54,6 +56,19 @@ export interface CallOptions {
 export interface CallManyOptions extends CallOptions {
   /** Failed calls become `Error` values in their places; else the first failure rejects. */
   readonly settled?: boolean
+}
+
+/** How a call is made that nobody waits for. */
+export type PostOptions = Pick<CallOptions, 'kwargs' | 'sticky'>
+
+const postNames = { kwargs: true, sticky: true } as const
+const callNames = { kwargs: true, timeout: true, signal: true, sticky: true, keep: true } as const
+const check = {
+  call: optionsOf<CallOptions>('call', callNames),
+  callSync: optionsOf<CallOptions>('callSync', callNames),
+  stream: optionsOf<CallOptions>('stream', callNames),
+  callMany: optionsOf<CallManyOptions>('callMany', { ...callNames, settled: true }),
+  post: optionsOf<PostOptions>('post', postNames),
 }
 
 /** A Python function, as one of `Bus.exports`. Its last argument may be `kwargs({…})`. */
@@ -105,7 +120,7 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   ) {
     this.name = name
     this.#companion = companion
-    this.#peer = new Peer(connection, buffers, companion, sticky, () => {
+    this.#peer = new Peer(name, connection, buffers, companion, sticky, () => {
       if (this.#chores === undefined) this.#keepHouse()
       this.#idle = 0
     })
@@ -133,6 +148,13 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   call(name: string | Remote, args: readonly unknown[] = [], options?: CallOptions): Promise<unknown> {
     const target = targetOf(name)
     if (target === undefined) return Promise.reject(noName())
+    if (options !== undefined) {
+      try {
+        check.call(options)
+      } catch (error) {
+        return Promise.reject(error)
+      }
+    }
     return this.#peer.call(target, args, options)
   }
 
@@ -147,20 +169,15 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   callSync(name: string | Remote, args: readonly unknown[] = [], options?: CallOptions): unknown {
     const target = targetOf(name)
     if (target === undefined) throw noName()
+    check.callSync(options)
     return this.#peer.callSync(target, args, options)
   }
 
   /** Calls without waiting for anything; the host logs a failure. @throws EncodeError, HostLostError, BusFullError */
-  post(
-    name: UndeclaredName<Exports>,
-    args?: readonly unknown[],
-    options?: Pick<CallOptions, 'kwargs' | 'sticky'>,
-  ): void
-  post<Name extends NameOf<Exports>>(
-    name: Name,
-    ...rest: CallArguments<Exports[Name], Pick<CallOptions, 'kwargs' | 'sticky'>>
-  ): void
-  post(name: string, args: readonly unknown[] = [], options?: Pick<CallOptions, 'kwargs' | 'sticky'>): void {
+  post(name: UndeclaredName<Exports>, args?: readonly unknown[], options?: PostOptions): void
+  post<Name extends NameOf<Exports>>(name: Name, ...rest: CallArguments<Exports[Name], PostOptions>): void
+  post(name: string, args: readonly unknown[] = [], options?: PostOptions): void {
+    check.post(options)
     this.#peer.post(name, args, options)
   }
 
@@ -193,8 +210,11 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     calls: Iterable<readonly unknown[]>,
     options?: CallManyOptions,
   ): Promise<unknown[]> {
-    const promises = [...calls].map(args => (this as Bus).call(name, args, options))
-    if (options?.settled !== true) return Promise.all(promises)
+    check.callMany(options)
+    const { settled, ...rest } = options ?? {}
+    const each = options && rest
+    const promises = [...calls].map(args => (this as Bus).call(name, args, each))
+    if (settled !== true) return Promise.all(promises)
     const asError = (reason: unknown) =>
       reason instanceof Error ? reason : new Error(String(reason), { cause: reason })
     return Promise.all(promises.map(promise => promise.catch(asError)))
@@ -214,6 +234,7 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     ...rest: CallArguments<Exports[Name], CallOptions>
   ): Incoming<ItemOf<Exports[Name]>>
   stream(name: string, args: readonly unknown[] = [], options?: CallOptions): Incoming {
+    check.stream(options)
     return new Incoming(on => this.#peer.stream(name, args, options, on), options?.signal)
   }
 
@@ -325,6 +346,14 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
+  }
+
+  /** What `console.log` shows: the name, and the exports of others as far as they are known here. */
+  [inspected](depth: number, options: object, inspect: (value: object, options: object) => string): string {
+    if (depth < 0) return '[Bus]'
+    const exports = this.#peer.native.exports()
+    const about = exports ? { exports: [...new Set(exports)].sort() } : { closed: true }
+    return `Bus ${inspect({ name: this.name, ...about }, options)}`
   }
 
   // --- the rest ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import type { Companion } from './answers.js'
 import { Bus, makeBuffers } from './bus.js'
 import { ConnectError } from './errors.js'
 import { constants, native } from './native.js'
+import { optionsOf } from './options.js'
 import type { AnyExports } from './types.js'
 
 const { statuses } = constants
@@ -26,15 +27,18 @@ export interface ConnectOptions {
   readonly sticky?: boolean
 }
 
+const checkOptions = optionsOf<ConnectOptions>('connect', { timeout: true, wait: true, sticky: true })
+
 /**
  * Joins a bus that `python -m isthmus serve app.py --bus NAME` is serving, or that another isolate has spawned.
  *
  * @throws (as a rejection) ConnectError, which says what to run.
  */
-export function connect<Exports extends object = AnyExports>(
+export async function connect<Exports extends object = AnyExports>(
   bus: string,
   options: ConnectOptions = {},
 ): Promise<Bus<Exports>> {
+  checkOptions(options)
   return joinBus<Exports>(bus, options, undefined)
 }
 

@@ -52,6 +52,12 @@ export function setOrigin(error: Error, origin: object): void {
   origins.set(error, origin)
 }
 
+/** To the stack, which is what is printed; a property that can be listed would be printed once more. */
+function addTraceback(error: Error, traceback: string): void {
+  Object.defineProperty(error, 'traceback', { value: traceback })
+  if (traceback) error.stack = `${error.stack}\n\n${traceback.trimEnd()}`
+}
+
 /** An exception that Python raised. `cause` is the exception it was raised from, if any. */
 export class PythonError extends IsthmusError {
   /** The name of the exception's class, like `ValueError`. */
@@ -59,7 +65,7 @@ export class PythonError extends IsthmusError {
   /** The module of the exception's class, like `builtins`. */
   readonly module: string
   /** The traceback as Python prints it. */
-  readonly traceback: string
+  declare readonly traceback: string
   /** The exception's arguments. */
   readonly args: readonly unknown[]
 
@@ -67,9 +73,8 @@ export class PythonError extends IsthmusError {
     super('ERR_ISTHMUS_PYTHON', fields.message, fields.cause && { cause: fields.cause })
     this.type = fields.type
     this.module = fields.module
-    this.traceback = fields.traceback
     this.args = fields.args
-    if (fields.traceback) this.stack = `${this.stack}\n\n${fields.traceback.trimEnd()}`
+    addTraceback(this, fields.traceback)
   }
 }
 
@@ -78,13 +83,12 @@ export class JsError extends IsthmusError {
   /** The name of the error's class, like `RangeError`. */
   readonly type: string
   /** The stack where it was thrown. */
-  readonly traceback: string
+  declare readonly traceback: string
 
   constructor(fields: Pick<PythonErrorFields, 'type' | 'message' | 'traceback' | 'cause'>) {
     super('ERR_ISTHMUS_JS', fields.message, fields.cause && { cause: fields.cause })
     this.type = fields.type
-    this.traceback = fields.traceback
-    if (fields.traceback) this.stack = `${this.stack}\n\n${fields.traceback.trimEnd()}`
+    addTraceback(this, fields.traceback)
   }
 }
 

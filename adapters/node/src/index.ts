@@ -6,7 +6,14 @@
 
 export { Moved, move } from './arrays.js'
 export type { ArrowTable } from './arrow.js'
-export { Bus, type CallManyOptions, type CallOptions, type ExportedFunction, type Stats } from './bus.js'
+export {
+  Bus,
+  type CallManyOptions,
+  type CallOptions,
+  type ExportedFunction,
+  type PostOptions,
+  type Stats,
+} from './bus.js'
 export { type ConnectOptions, connect } from './connect.js'
 export { type Call, current } from './context.js'
 export type { DType, TypedArray, TypedArrayConstructor } from './dtypes.js'

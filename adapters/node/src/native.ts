@@ -23,6 +23,10 @@ export interface NativeConnection {
   takeFree(): number[] | undefined
   /** What a peer calls itself; undefined when another one has its slot. */
   label(slot: number, generation: number): string | undefined
+  /** What has become of the peer of a lost call, whose descriptor has the number. Part of a sentence. */
+  fate(number: number): string | undefined
+  /** The names that others show as their exports; undefined when the bus was left. */
+  exports(): string[] | undefined
   /** Sends a call, waits until something has arrived, or the time is out, and drains. */
   callAndWait(): ArrayBuffer | undefined
   /** Waits until something has arrived, or the time is out, and drains. */

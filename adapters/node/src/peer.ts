@@ -80,6 +80,7 @@ export class Peer implements Port {
   #isClosed = false
 
   constructor(
+    bus: string,
     native: NativeConnection,
     buffers: Buffers,
     companion: Companion | undefined,
@@ -106,6 +107,8 @@ export class Peer implements Port {
       descriptors,
       buffers.inbox,
       slot => this.#abandon(slot),
+      native,
+      bus,
     )
     buffers.onWake = () => this.#wake()
   }
@@ -355,7 +358,7 @@ export class Peer implements Port {
     this.#encoder.done(wasSent)
     if (!wasSent) {
       if (slot >= 0) this.#calls.giveBack(slot)
-      throw this.#answers.error(status, shown(target))
+      throw this.#answers.notSent(status, target)
     }
     if (moved !== undefined) for (const each of moved) end(each.array, 'moved')
   }

@@ -9,6 +9,7 @@ import type { Companion } from './answers.js'
 import type { Bus } from './bus.js'
 import { joinBus } from './connect.js'
 import { ConnectError, PythonError } from './errors.js'
+import { optionsOf } from './options.js'
 import { findPython, type Interpreter } from './python.js'
 import type { AnyExports } from './types.js'
 
@@ -34,6 +35,18 @@ export interface SpawnOptions {
   readonly cwd?: string
 }
 
+const checkOptions = optionsOf<SpawnOptions>('spawn', {
+  python: true,
+  bus: true,
+  memory: true,
+  quota: true,
+  allow: true,
+  workers: true,
+  workerKind: true,
+  env: true,
+  cwd: true,
+})
+
 const lifelineFd = 3
 const outputKept = 64 << 10
 const stopPatience = 2000
@@ -51,6 +64,7 @@ export async function spawn<Exports extends object = AnyExports>(
   app: string | URL,
   options: SpawnOptions = {},
 ): Promise<Bus<Exports>> {
+  checkOptions(options)
   const path = app instanceof URL ? fileURLToPath(app) : app
   const bus = options.bus ?? `spawn-${process.pid}-${randomBytes(6).toString('hex')}`
   const host = new Host(path, bus, options)
@@ -166,12 +180,12 @@ class Host implements Companion {
       )
     }
     const why = error
-      ? `${error.type}: ${error.message}`
+      ? `${error.type}: ${error.message}${placeIn(error.traceback)}`
       : `the host ${this.ended ?? 'said nothing that makes sense'}`
-    const details = output.trim() || error?.traceback.trim()
+    const printed = output.trim()
     const cause = error && new PythonError({ ...error, module: '', args: [error.message] })
     return new ConnectError(
-      `${who} could not serve ${basename(this.#app)}: ${why}${details ? `\n\n${details}` : ''}`,
+      `${who} could not serve ${basename(this.#app)}: ${why}${printed ? `\n\n${printed}` : ''}`,
       cause && { cause },
     )
   }
@@ -214,6 +228,12 @@ class Host implements Companion {
     this.#lifeline.destroy()
     this.#reference('unref')
   }
+}
+
+/** Where an exception was raised, for a message; the cause has the whole traceback. */
+function placeIn(traceback: string): string {
+  const last = [...traceback.matchAll(/^ +File "(.+)", line (\d+)/gm)].at(-1)
+  return last ? ` (${last[1]}, line ${last[2]})` : ''
 }
 
 /** Waits for a promise, but not for longer. */

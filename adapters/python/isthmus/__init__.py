@@ -27,6 +27,8 @@ from .host import Host, serve
 from .proxies import JsFunction, RemoteObject
 from .streams import Stream
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Batch",
     "Bus",

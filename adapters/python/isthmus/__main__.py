@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import _isthmus, host
+from . import __version__, _isthmus, host
 from .app import DONE, NO_SUCH_BUS, USAGE, Lifeline, about, about_loading, import_app
 from .caller import Bus
 from .errors import ConnectError
@@ -38,9 +38,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _fail(lifeline: Lifeline, said: dict[str, Any]) -> int:
-    """Tells the parent and a person what keeps it from serving. The exit code."""
-    lifeline.say(said)
-    print(f"isthmus: {said['error']['shown'].rstrip()}", file=sys.stderr)
+    """Tells the parent, or a person, what keeps it from serving. The exit code."""
+    if lifeline.has_parent:
+        lifeline.say(said)
+    else:
+        print(f"isthmus: {said['error']['shown'].rstrip()}", file=sys.stderr)
     code: int = said["error"]["code"]
     return code
 
@@ -164,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="isthmus", description="Calls between JavaScript and Python over shared memory."
     )
+    parser.add_argument("--version", action="version", version=f"isthmus {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser(
         "serve", help="serve what a Python file exports", description="Serves what a Python file exports."

@@ -41,6 +41,10 @@ class Lifeline:
         if fd is not None:
             os.set_inheritable(fd, False)
 
+    @property
+    def has_parent(self) -> bool:
+        return self._fd is not None
+
     def watch(self) -> None:
         """From now on."""
         if self._fd is not None:
@@ -87,13 +91,7 @@ _importing = threading.Lock()
 def _import(app: str) -> None:
     path = Path(app)
     if not path.is_file():
-        if app.endswith(".py") or os.sep in app:
-            raise FileNotFoundError(f"there is no file {app}")
-        if re.fullmatch(r"\w+(\.\w+)*", app) is None:
-            raise FileNotFoundError(f"there is neither a file nor a module {app}")
-        sys.path.insert(0, os.getcwd())
-        sys.argv = [app]
-        importlib.import_module(app)
+        _import_module(app, "" if path.is_absolute() else f" in {os.getcwd()}")
         return
     sys.path.insert(0, str(path.parent.resolve()))
     sys.argv = [app]
@@ -110,6 +108,22 @@ def _import_file(file: str, name: str) -> None:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     imported = file, name
+
+
+def _import_module(app: str, where: str) -> None:
+    if app.endswith(".py") or os.sep in app:
+        raise FileNotFoundError(f"there is no file {app}{where}")
+    nothing = FileNotFoundError(f"there is neither a file nor a module '{app}'{where}")
+    if re.fullmatch(r"\w+(\.\w+)*", app) is None:
+        raise nothing
+    sys.path.insert(0, os.getcwd())
+    sys.argv = [app]
+    try:
+        importlib.import_module(app)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{app}.".startswith(f"{error.name}."):
+            raise  # it is one that the app imports
+        raise nothing from None
 
 
 def _traceback_of(error: BaseException) -> str:

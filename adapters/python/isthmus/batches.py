@@ -171,7 +171,7 @@ def _kind(args: tuple[Any, ...], kwargs: dict[str, Any], stack: bool) -> object:
     if not stack:
         return len(args), names
     shapes = [
-        (getattr(value, "shape", ()), str(getattr(value, "dtype", type(value))))
+        (getattr(value, "shape", ()), getattr(value, "dtype", type(value)))
         for value in (*args, *(kwargs[name] for name in sorted(names)))
     ]
     return len(args), names, tuple(shapes)

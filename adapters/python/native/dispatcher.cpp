@@ -146,6 +146,7 @@ void Dispatcher::run_batch() {
     const std::uint64_t slow = ticks_.of_ns(slow_call), late = ticks_.of_ns(publish_after),
                         enough = ticks_.of_ns(gil_at_most);
     const std::uint64_t began = Ticks::now();
+    const std::size_t first = next_;
     std::uint64_t now = published_at_ = began;
     while (has_batch() && !stop_.load(std::memory_order_relaxed)) {
         Call& call = batch_[next_++];
@@ -171,6 +172,9 @@ void Dispatcher::run_batch() {
         }
         if (now - began > enough) break;
     }
+    // A batch of slow calls is short, so that who calls meanwhile has a turn soon.
+    if (next_ > first)
+        at_most_ = std::clamp<std::uint64_t>((next_ - first) * enough / (now - began + 1), 1, most_calls);
     if (handing_over_) hand_over();
     if (!pumps_.empty()) run_pumps();
     const std::uint64_t took = Ticks::now() - began;
@@ -236,9 +240,9 @@ void Dispatcher::farewell() {
         }
         bus_.flush();
     } while (now_ns() - began < patience && gather());
-    for (Call& call : parked_) {
+    parked_.for_each([this](Call& call) {
         if (call.link != nullptr) refuse(call, Status::closed);
-    }
+    });
     take_gil();
     for (std::size_t i = 0; i < pumps_.size(); ++i) {  // closing one may run what opens others
         Pump& pump = *pumps_[i];

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <atomic>
-#include <deque>
 #include <memory>
 #include <vector>
 
@@ -16,6 +15,7 @@
 #include "deferred.hpp"
 #include "exports.hpp"
 #include "ticks.hpp"
+#include "turns.hpp"
 #include "values.hpp"
 
 namespace isthmus::python {
@@ -72,13 +72,16 @@ public:
     Awaited await(Pending& call, std::uint64_t until);
 
 private:
+    static constexpr std::size_t most_calls = 256;  // of a batch
+    static constexpr std::size_t all = SIZE_MAX;
+
     struct Call {
         Link* link;  // null: nobody waits for an answer
         wire::Draft frame;
         Export* target;
         std::uint32_t index;
         bool cancelled;
-        std::unique_ptr<std::byte[]> bytes;  // that `frame` views, if they are its own
+        std::shared_ptr<std::byte[]> bytes;  // that `frame` views, if not the room's
         Call* outer = nullptr;               // that was being performed when this one began
         PyObject* info = nullptr;            // owned
     };
@@ -131,9 +134,12 @@ private:
     bool gather();
     void await_cancels();
     void unpark();
+    void park_the_rest();
     Call take_parked();
+    static std::size_t bytes_of(const Call& call) { return call.frame.heap.size() + call.frame.cells.size_bytes(); }
     bool may_park() const;
-    bool receive_aside(bool all);
+    bool receive_aside(std::size_t most);
+    void make_room(std::size_t bytes);
     void accept(const Bus::Received& received, std::span<const std::byte> bytes, bool to_batch);
     void park(const Bus::Received& received, std::span<const std::byte> bytes);
     void cancel(const Link& link, std::uint64_t id);
@@ -200,11 +206,12 @@ private:
     Export objects_;                   // stands for what is no export: objects that are called, operations
     std::vector<Export*> targets_;     // by index, those that were called; null: not yet
 
-    std::unique_ptr<std::byte[]> room_;
+    std::shared_ptr<std::byte[]> room_;
     std::size_t room_bytes_ = 0, used_ = 0;
-    std::vector<Call> batch_;  // views room_
-    std::size_t next_ = 0;     // in batch_
-    std::deque<Call> parked_;  // received ahead of their turn, in order
+    std::vector<Call> batch_;           // views room_
+    std::size_t next_ = 0;              // in batch_
+    std::size_t at_most_ = most_calls;  // calls of the next batch
+    Turns<Link, Call> parked_;          // received ahead of their turn
     std::size_t parked_bytes_ = 0;
     std::uint64_t took_ = 0;  // ns, of the last batch
     bool saw_cancel_ = false;

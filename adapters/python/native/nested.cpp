@@ -19,8 +19,7 @@ bool Dispatcher::may_interrupt(const Call& call) const {
 
 bool Dispatcher::has_interrupting() const {
     const auto may = [this](const Call& call) { return may_interrupt(call); };
-    return std::any_of(batch_.begin() + static_cast<std::ptrdiff_t>(next_), batch_.end(), may) ||
-           std::any_of(parked_.begin(), parked_.end(), may);
+    return std::any_of(batch_.begin() + static_cast<std::ptrdiff_t>(next_), batch_.end(), may) || parked_.any_of(may);
 }
 
 /// All that may be performed now, in the order in which it came. GIL held.
@@ -38,10 +37,14 @@ void Dispatcher::serve_nested() {
     for (std::size_t i = next_; i < batch_.size(); ++i) {
         if (may_interrupt(batch_[i])) take(batch_[i]);
     }
-    for (std::size_t i = 0; i < parked_.size(); ++i) {
-        if (may_interrupt(parked_[i])) take(parked_[i]);
-    }
-    while (!parked_.empty() && parked_.front().link == nullptr) (void)take_parked();
+    parked_.for_each([&](Call& call) {
+        if (may_interrupt(call)) take(call);
+    });
+    parked_.drop_first([this](const Call& call) {
+        if (call.link != nullptr) return false;
+        parked_bytes_ -= bytes_of(call);
+        return true;
+    });
     if (handing_over_) hand_over();
     if (!pumps_.empty()) run_pumps();
 }
@@ -65,7 +68,7 @@ Awaited Dispatcher::await(Pending& call, std::uint64_t until) {
         const std::uint64_t wake = until != 0 ? std::min(until, now + slice) : now + slice;
         for (;;) {
             sweep();
-            const bool received = receive_aside(true);
+            const bool received = receive_aside(all);
             if (bus_.has_free()) memory_->objects().free(bus_.take_free());
             find_parked_targets();
             answer_late();
@@ -88,7 +91,7 @@ Awaited Dispatcher::await(Pending& call, std::uint64_t until) {
 void Dispatcher::look() {
     // Whoever asks in a loop asks often.
     bus_.attend(lost_);
-    (void)receive_aside(true);
+    (void)receive_aside(all);
     bus_.flush();
 }
 

@@ -11,8 +11,7 @@ namespace isthmus::python {
 
 namespace {
 
-constexpr std::size_t most_calls = 256;            // of a batch
-constexpr std::size_t most_batch_bytes = 1 << 20;  // likewise; a single frame may be larger
+constexpr std::size_t most_batch_bytes = 1 << 20;  // a single frame may be larger
 constexpr std::size_t room_at_least = most_batch_bytes + 2 * Link::inline_bytes;
 constexpr std::size_t room_to_keep = 8 << 20;  // after a larger frame the room shrinks again
 constexpr std::size_t most_parked = 65536;
@@ -21,47 +20,45 @@ constexpr std::size_t most_parked_bytes = 64 << 20;
 
 std::size_t up_to_8(std::size_t bytes) { return (bytes + 7) & ~std::size_t{7}; }
 
-std::size_t bytes_of(const wire::Draft& frame) { return frame.heap.size() + frame.cells.size_bytes(); }
-
 }  // namespace
 
-/// Receives calls up to the bounds of a batch, behind those that an earlier take has left over. False when there was nothing.
+/// Receives calls up to the bounds of a batch; what an earlier one has left over takes its turn among them. False when there was
+/// nothing.
 bool Dispatcher::gather() {
-    if (!has_batch()) {
-        batch_.clear();
-        next_ = used_ = 0;
-        if (room_bytes_ > room_to_keep) room_bytes_ = 0;
+    if (has_batch()) park_the_rest();
+    batch_.clear();
+    next_ = used_ = 0;
+    if (room_bytes_ == 0 || room_bytes_ > room_to_keep) make_room(room_at_least);
+    bool any = false;
+    if (was_slow_ || !parked_.empty()) {
+        // Calls that are quick again are received more slowly than performed, until none is ahead of its turn.
+        any = receive_aside(was_slow_ ? most_parked : most_calls / 2);
+        unpark();
     }
-    if (room_bytes_ == 0) {
-        room_bytes_ = room_at_least;
-        room_ = std::make_unique_for_overwrite<std::byte[]>(room_bytes_);
-    }
-    const std::size_t before = batch_.size();
-    if (!parked_.empty()) unpark();
-    bool any = batch_.size() > before;
-    for (;;) {
-        const bool to_batch = parked_.empty() && batch_.size() < most_calls && used_ < most_batch_bytes;
-        const bool ahead = (was_slow_ || !parked_.empty()) && may_park();
-        if (!to_batch && !ahead) break;
+    while (parked_.empty() && batch_.size() < at_most_ && used_ < most_batch_bytes) {
         const std::span<std::byte> room{room_.get() + used_, room_bytes_ - used_};
         const Bus::Received received = bus_.receive(room);
         if (received.status == Status::too_large) {
             if (used_ != 0) break;
-            room_bytes_ = up_to_8(received.bytes);
-            room_ = std::make_unique_for_overwrite<std::byte[]>(room_bytes_);
+            make_room(up_to_8(received.bytes));
             continue;
         }
         if (received.status != Status::ok) break;
         any = true;
-        accept(received, room.first(received.bytes), to_batch);
+        accept(received, room.first(received.bytes), true);
     }
-    if (batch_.size() >= most_calls || saw_cancel_) await_cancels();
-    if (batch_.size() > before) {
+    if (parked_.size() >= most_calls || saw_cancel_) await_cancels();
+    if (!batch_.empty()) {
         auto& counters = bus_.counters();
         count(counters.batches);
-        count(counters.batch_sizes[std::bit_width(batch_.size() - before) - 1]);
+        count(counters.batch_sizes[std::bit_width(batch_.size()) - 1]);
     }
-    return any;
+    return any || !batch_.empty();
+}
+
+void Dispatcher::make_room(std::size_t bytes) {
+    room_ = std::make_shared_for_overwrite<std::byte[]>(bytes);
+    room_bytes_ = bytes;
 }
 
 /// Cancels that had no room in the ring while this peer was busy come now, before what they cancel is begun.
@@ -72,7 +69,7 @@ void Dispatcher::await_cancels() {
     if (patience < least_patience) return;
     bus_.flush();
     for (std::uint64_t until = now_ns() + patience; now_ns() < until && may_park();) {
-        if (receive_aside(false)) {
+        if (receive_aside(most_parked)) {
             bus_.flush();
             until = now_ns() + patience;
         } else {
@@ -81,41 +78,43 @@ void Dispatcher::await_cancels() {
     }
 }
 
-/// Moves what was received ahead to the batch, each link its share.
+/// Moves what was received ahead to the batch, of each link in turn.
 void Dispatcher::unpark() {
-    constexpr std::size_t looked_at = 4096;
-    const std::size_t links = bus_.links().size();
-    const std::size_t share = links > 1 ? std::max<std::size_t>(most_calls / links, 1) : most_calls;
-    std::size_t taken[layout::max_peers] = {};
-    std::vector<Call> left;
-    for (std::size_t i = 0; i < looked_at && !parked_.empty() && batch_.size() < most_calls; ++i) {
+    while (!parked_.empty() && batch_.size() < at_most_) {
         Call call = take_parked();
-        if (call.link == nullptr) continue;
-        (taken[call.link->ends().other]++ < share ? batch_ : left).push_back(std::move(call));
-    }
-    for (; !left.empty(); left.pop_back()) {
-        parked_bytes_ += bytes_of(left.back().frame);
-        parked_.push_front(std::move(left.back()));
+        if (call.link != nullptr) batch_.push_back(std::move(call));
     }
 }
 
+/// What the last take has left of its batch waits again, each behind what its link had sent before, and others may go first.
+void Dispatcher::park_the_rest() {
+    for (; has_batch(); batch_.pop_back()) {
+        Call& call = batch_.back();
+        if (call.link == nullptr) continue;
+        if (call.bytes == nullptr) call.bytes = room_;
+        parked_bytes_ += bytes_of(call);
+        parked_.push_front(call.link, std::move(call));
+    }
+    room_.reset();
+    room_bytes_ = 0;
+}
+
 Dispatcher::Call Dispatcher::take_parked() {
-    Call call = std::move(parked_.front());
-    parked_.pop_front();
-    parked_bytes_ -= bytes_of(call.frame);
+    Call call = parked_.take();
+    parked_bytes_ -= bytes_of(call);
     return call;
 }
 
 /// Whether what waits here already leaves room for more to be received ahead of its turn.
 bool Dispatcher::may_park() const { return parked_.size() < most_parked && parked_bytes_ < most_parked_bytes; }
 
-/// Receives behind what waits already: what there is room for, or `all`, as what somebody waits for may be behind the rest. False
-/// when there was nothing.
-bool Dispatcher::receive_aside(bool all) {
-    bool any = false;
+/// Receives behind what waits already: at most so many frames and what there is room for, or `all`, as what somebody waits for may
+/// be behind the rest. False when there was nothing.
+bool Dispatcher::receive_aside(std::size_t most) {
+    std::size_t seen = 0;
     std::unique_ptr<std::byte[]> larger;
     std::span<std::byte> room{room_.get() + used_, room_bytes_ - used_};
-    while (all || may_park()) {
+    while (most == all || (seen < most && may_park())) {
         const Bus::Received received = bus_.receive(room);
         if (received.status == Status::too_large) {
             larger = std::make_unique_for_overwrite<std::byte[]>(up_to_8(received.bytes));
@@ -123,10 +122,10 @@ bool Dispatcher::receive_aside(bool all) {
             continue;
         }
         if (received.status != Status::ok) break;
-        any = true;
+        ++seen;
         accept(received, room.first(received.bytes), false);
     }
-    return any;
+    return seen != 0;
 }
 
 void Dispatcher::accept(const Bus::Received& received, std::span<const std::byte> bytes, bool to_batch) {
@@ -150,7 +149,7 @@ void Dispatcher::accept(const Bus::Received& received, std::span<const std::byte
 }
 
 void Dispatcher::park(const Bus::Received& received, std::span<const std::byte> bytes) {
-    auto own = std::make_unique_for_overwrite<std::byte[]>(up_to_8(bytes.size()));
+    auto own = std::make_shared_for_overwrite<std::byte[]>(up_to_8(bytes.size()));
     std::memcpy(own.get(), bytes.data(), bytes.size());
     const auto move = [&]<class T>(std::span<const T>& view) {
         const auto* at = reinterpret_cast<const std::byte*>(view.data());
@@ -164,8 +163,9 @@ void Dispatcher::park(const Bus::Received& received, std::span<const std::byte> 
         const auto* at = reinterpret_cast<const std::byte*>(frame.name.data());
         frame.name = {reinterpret_cast<const char*>(own.get() + (at - bytes.data())), frame.name.size()};
     }
-    parked_.push_back({received.link, frame, nullptr, wire::name_only, false, std::move(own)});
-    parked_bytes_ += bytes_of(parked_.back().frame);
+    Call call{received.link, frame, nullptr, wire::name_only, false, std::move(own)};
+    parked_bytes_ += bytes_of(call);
+    parked_.push_back(received.link, std::move(call));
 }
 
 void Dispatcher::cancel(const Link& link, std::uint64_t id) {
@@ -175,9 +175,9 @@ void Dispatcher::cancel(const Link& link, std::uint64_t id) {
     for (std::size_t i = next_; i < batch_.size(); ++i) {
         if (is_it(batch_[i])) batch_[i].cancelled = true;
     }
-    for (Call& call : parked_) {
+    parked_.for_each([&](Call& call) {
         if (is_it(call)) call.cancelled = true;
-    }
+    });
     for (Call* call = serving_; call != nullptr; call = call->outer) {
         if (!is_it(*call)) continue;
         call->cancelled = true;
@@ -217,9 +217,9 @@ void Dispatcher::find_target(Call& call) {
 }
 
 void Dispatcher::find_parked_targets() {
-    for (Call& call : parked_) {
+    parked_.for_each([this](Call& call) {
         if (call.link != nullptr) find_target(call);
-    }
+    });
 }
 
 /// Answers what is not exported, cancelled or too late. True when that was so.
@@ -251,7 +251,7 @@ void Dispatcher::forget(const Link& link) {
         call.link = nullptr;
     };
     for (std::size_t i = next_; i < batch_.size(); ++i) drop(batch_[i]);
-    for (Call& call : parked_) drop(call);
+    parked_.for_each(drop);
     for (Call* call = serving_; call != nullptr; call = call->outer) {
         if (call->link != &link) continue;
         call->link = nullptr;

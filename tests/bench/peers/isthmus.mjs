@@ -1,6 +1,7 @@
 // The package as its README shows it: one host, and every worker thread joins its bus.
 
 import { existsSync } from 'node:fs'
+import { threadId } from 'node:worker_threads'
 
 const here = name => new URL(name, import.meta.url).pathname
 const app = here('./isthmus_app.py')
@@ -12,7 +13,7 @@ export const cannot = pythonWithInterpreters ? [] : ['workers-py-interpreter-2']
 
 export async function start({ python, share }) {
   const { connect, release, spawn } = await import('isthmus')
-  const bus = share ?? `bench-${process.pid}`
+  const bus = share ?? `bench-${process.pid}-${threadId}`
   const py = share ? await connect(bus) : await spawn(app, { bus, python })
   return {
     share: bus,
@@ -32,6 +33,7 @@ export async function start({ python, share }) {
         workers,
         workerKind,
       }),
+    host: other => spawn(other, { python }),
     release,
     stats: () => py.stats(),
     stop: () => py.close(),

@@ -7,7 +7,17 @@ const app = new URL('./jsonlines_app.py', import.meta.url).pathname
 
 export const install = {}
 
-export const cannot = ['sync', 'handoff', 'double', 'copied', 'async', 'stream', 'workers-py']
+export const cannot = [
+  'sync',
+  'handoff',
+  'double',
+  'copied',
+  'async',
+  'stream',
+  'workers-py',
+  'flood',
+  'inference',
+]
 
 export async function start({ python }) {
   const child = spawn(python, [app], { stdio: ['pipe', 'pipe', 'inherit'] })

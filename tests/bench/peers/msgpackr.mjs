@@ -5,16 +5,17 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createRequire } from 'node:module'
 import { connect } from 'node:net'
+import { threadId } from 'node:worker_threads'
 
 const app = new URL('./msgpackr_app.py', import.meta.url).pathname
 
 export const install = { npm: { msgpackr: '2.1.3' }, pip: ['msgpack==1.2.4'] }
 
-export const cannot = ['sync', 'handoff', 'double', 'copied', 'async', 'stream', 'workers-py']
+export const cannot = ['sync', 'handoff', 'double', 'copied', 'async', 'stream', 'workers-py', 'inference']
 
 export async function start({ python, dir, scratch, share }) {
   const { Packr } = createRequire(`${dir}/package.json`)('msgpackr')
-  const path = share ?? `${scratch}/${process.pid}.sock`
+  const path = share ?? `${scratch}/${process.pid}-${threadId}.sock`
   const child = share ? null : await serve(python, path)
   const socket = connect(path)
   await once(socket, 'connect')

@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import { connect, spawn } from 'isthmus'
+import { app } from './support.mjs'
+
+let py
+before(async () => {
+  py = await spawn(app)
+})
+after(() => py.close())
+
+const says = message => ({ name: 'TypeError', message })
+
+test('an option that is not there is an error that names it, and what is close', async () => {
+  const call = says("call has no option 'timout': did you mean 'timeout'?")
+  await assert.rejects(py.call('add', [1, 2], { timout: 5 }), call)
+  await assert.rejects(
+    spawn(app, { alow: ['numpy'] }),
+    says("spawn has no option 'alow': did you mean 'allow'?"),
+  )
+  await assert.rejects(
+    connect(py.name, { Sticky: true }),
+    says("connect has no option 'Sticky': did you mean 'sticky'?"),
+  )
+  assert.throws(
+    () => py.callSync('add', [1, 2], { kwarg: {} }),
+    says("callSync has no option 'kwarg': did you mean 'kwargs'?"),
+  )
+  assert.throws(
+    () => py.stream('items', [], { singal: null }),
+    says("stream has no option 'singal': did you mean 'signal'?"),
+  )
+  await assert.rejects(
+    py.callMany('add', [[1, 2]], { setled: true }),
+    says("callMany has no option 'setled': did you mean 'settled'?"),
+  )
+})
+
+test('where nothing is close, the error tells which options there are', async () => {
+  await assert.rejects(
+    connect(py.name, { python: 'python3' }),
+    says("connect has no option 'python': it has 'timeout', 'wait' and 'sticky'"),
+  )
+  assert.throws(
+    () => py.post('post', [1], { timeout: 5 }),
+    says("post has no option 'timeout': it has 'kwargs' and 'sticky'"),
+  )
+})
+
+test('names that every object has are no options', async () => {
+  for (const name of ['constructor', 'toString', '__proto__']) {
+    const options = Object.defineProperty({}, name, { value: 1, enumerable: true })
+    await assert.rejects(py.call('add', [1, 2], options), TypeError)
+  }
+})
+
+test('options that are no object are refused', async () => {
+  await assert.rejects(
+    py.call('add', [1], [2]),
+    says("call has no option '0': it has 'kwargs', 'timeout', 'signal', 'sticky' and 'keep'"),
+  )
+  for (const options of [5000, 'fast', true, null, () => {}]) {
+    await assert.rejects(
+      py.call('add', [1, 2], options),
+      says(/^the options of call come as an object: \{ kwargs: … \}$/),
+    )
+    await assert.rejects(connect(py.name, options), says(/^the options of connect come as an object/))
+  }
+})
+
+test('options that are there do what they did, in one object with or without the others', async () => {
+  const signal = new AbortController().signal
+  const options = { kwargs: undefined, timeout: 5000, signal, sticky: 'key', keep: false }
+  assert.equal(await py.call('add', [1, 2], options), 3)
+  assert.equal(await py.call('add', [1, 2], Object.freeze(Object.create({ timeout: 5000 }))), 3)
+  assert.deepEqual(
+    await py.callMany('add', [[1, 2], [3]], { ...options, settled: true }).then(([sum]) => sum),
+    3,
+  )
+  assert.equal(await py.call('add', [1, 2], undefined), 3)
+})
