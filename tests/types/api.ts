@@ -24,6 +24,8 @@ export async function tour(signal: AbortSignal): Promise<void> {
     workerKind: 'process',
   })
   const other: Bus = await connect(py.name, { timeout: 100, wait: 5000, sticky: true })
+  const stage: Bus = await connect()
+  const waiting: Bus = await connect(undefined, { wait: 5000 })
 
   const total: number = await py.call<number>('total', [new Float64Array(3)])
   const unknown: unknown = await py.call('total', [total], {
@@ -51,7 +53,7 @@ export async function tour(signal: AbortSignal): Promise<void> {
   const later: Float64Array = await py.allocAsync(Float64Array, 1 << 20)
   const calls: number | undefined = stats.host?.calls
   py.ref().unref()
-  await other.close()
+  for (const each of [other, stage, waiting]) await each.close()
   return void [given, calls, free, shaped, complex, later]
 }
 
