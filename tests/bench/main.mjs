@@ -11,7 +11,7 @@ import { describe, killInstallers, preparePeer, prepareVenv } from './prepare.mj
 import { killAll, Runner } from './processes.mjs'
 import { machineLine, summarize, table } from './report.mjs'
 
-const allPeers = ['isthmus', 'pymport', 'pythonia', 'msgpackr', 'jsonlines']
+const allPeers = ['isthmus', 'pymport', 'pythonia', 'msgpackr', 'jsonlines', 'zeromq', 'processes']
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const home = join(root, 'build/bench')
 
@@ -93,8 +93,11 @@ async function prepare() {
   let venv
   const ready = []
   for (const name of peers) {
-    const { install, cannot, environment } = await import(`./peers/${name}.mjs`)
-    const own = keys.filter(key => !cannot.some(prefix => key.startsWith(prefix)))
+    const { install, only, cannot = [], environment } = await import(`./peers/${name}.mjs`)
+    const begins = prefix => key => key.startsWith(prefix)
+    const own = keys.filter(key =>
+      only ? only.some(p => begins(p)(key)) : !cannot.some(p => begins(p)(key)),
+    )
     try {
       if (install) venv ??= await prepareVenv(base, home, tell)
       const dir = install && (await preparePeer(name, install, venv, home, tell))

@@ -7,7 +7,7 @@ const app = new URL('./jsonlines_app.py', import.meta.url).pathname
 
 export const install = {}
 
-export const cannot = ['sync', 'handoff', 'double', 'copied', 'async', 'stream', 'workers-py']
+export const cannot = ['sync', 'handoff', 'double', 'copied', 'async', 'stream', 'workers-py', 'pipeline']
 
 export async function start({ python }) {
   const child = spawn(python, [app], { stdio: ['pipe', 'pipe', 'inherit'] })

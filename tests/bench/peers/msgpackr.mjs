@@ -10,7 +10,7 @@ const app = new URL('./msgpackr_app.py', import.meta.url).pathname
 
 export const install = { npm: { msgpackr: '2.1.3' }, pip: ['msgpack==1.2.4'] }
 
-export const cannot = ['sync', 'handoff', 'double', 'copied', 'async', 'stream', 'workers-py']
+export const cannot = ['sync', 'handoff', 'double', 'copied', 'async', 'stream', 'workers-py', 'pipeline']
 
 export async function start({ python, dir, scratch, share }) {
   const { Packr } = createRequire(`${dir}/package.json`)('msgpackr')

@@ -15,7 +15,7 @@ export const install = {
   embeds: true,
 }
 
-export const cannot = ['handoff', 'double', 'copied', 'async', 'stream', 'workers-py']
+export const cannot = ['handoff', 'double', 'copied', 'async', 'stream', 'workers-py', 'pipeline']
 
 export const environment = ({ sitePackages }) => ({ PYTHONPATH: [here, sitePackages].join(delimiter) })
 

@@ -6,7 +6,7 @@ const app = new URL('./pythonia_app.py', import.meta.url).pathname
 
 export const install = { npm: { pythonia: '1.2.6' } }
 
-export const cannot = ['sync', 'handoff', 'double', 'copied', 'async', 'stream', 'workers-py']
+export const cannot = ['sync', 'handoff', 'double', 'copied', 'async', 'stream', 'workers-py', 'pipeline']
 
 export const environment = ({ python }) => ({ PYTHON_BIN: python })
 
