@@ -17,7 +17,7 @@ const home = join(root, 'build/bench')
 
 const help = `usage: ./dev bench [--quick] [--json FILE] [--only CASE,…] [--peers PEER,…]
 
-Measures add(1, 2) and arrays through isthmus and its peers, and prints medians of several runs.
+Measures add(1, 2), arrays and pipelines through isthmus and its peers, and prints medians of several runs.
 
   --quick        3 short runs instead of 5 longer ones
   --json FILE    write the medians as a list of {case, peer, metric, value, unit}

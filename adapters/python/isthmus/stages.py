@@ -17,6 +17,7 @@ from typing import BinaryIO
 from . import _isthmus
 from .app import DONE, FAILED, USAGE
 from .errors import ConnectError
+from .keeper import Keeper
 from .pipeline import Mistake, Pipeline, Stage, read
 from .supervisor import Failed, Post, Supervisor
 
@@ -253,7 +254,9 @@ def _run(pipeline: Pipeline) -> int:
     shared = Log(sys.stdout.fileno())
     log.handlers[:] = [Messages(shared)]
     broker = _isthmus.Broker(pipeline.bus, pipeline.memory, 0, pipeline.quota, True)
+    keeper = Keeper(pipeline.bus)
     try:
+        keeper.start()
         with Guard() as guard:
             posts = Stages(pipeline, shared, guard).posts()
             supervisor = Supervisor(pipeline.bus, posts, patience=pipeline.drain)
@@ -262,6 +265,7 @@ def _run(pipeline: Pipeline) -> int:
         log.error("%s", failure)
         return FAILED
     finally:
+        keeper.stop()
         broker.close()
     log.info("stopped serving '%s'", pipeline.bus)
     return DONE

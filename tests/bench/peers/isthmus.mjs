@@ -1,10 +1,37 @@
 // The package as its README shows it: one host, and every worker thread joins its bus.
 
+import { mkdtempSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { outputOf } from '../pipeline/children.mjs'
+import { detectors } from '../pipeline/work.mjs'
+
 const app = new URL('./isthmus_app.py', import.meta.url).pathname
 
 export const cannot = []
 
-export async function start({ python, share }) {
+const [inNode, inPython] = ['isthmus.mjs', 'isthmus_stage.py'].map(file =>
+  fileURLToPath(new URL(`../pipeline/${file}`, import.meta.url)),
+)
+
+/** Runs it with `isthmus up`; what the sink says in the log that the stages share. */
+async function pipeline(python, scratch, ms) {
+  const folder = mkdtempSync(join(scratch, 'pipeline-'))
+  const stage = (name, command, keys = '') =>
+    `[[stage]]\nname = "${name}"\ncommand = ${JSON.stringify(command)}\n${keys}\n`
+  const text = [
+    `[bus]\nname = "bench-${basename(folder)}"\nmemory = "1GiB"\n`,
+    stage('source', [process.execPath, inNode, 'source']),
+    stage('detect', [python, inPython, 'detect'], `workers = ${detectors}`),
+    stage('aggregate', [python, inPython, 'aggregate']),
+    stage('sink', [process.execPath, inNode, 'sink', `${ms}`], 'restart = "never"'),
+  ]
+  writeFileSync(join(folder, 'pipeline.toml'), text.join('\n'))
+  const said = await outputOf(python, ['-m', 'isthmus', 'up', join(folder, 'pipeline.toml')])
+  return JSON.parse(said.match(/^sink\.0 \| (\{.*)$/m)[1])
+}
+
+export async function start({ python, share, scratch }) {
   const { connect, release, spawn } = await import('isthmus')
   const bus = share ?? `bench-${process.pid}`
   const py = share ? await connect(bus) : await spawn(app, { bus, python })
@@ -21,6 +48,7 @@ export async function start({ python, share }) {
     nap: seconds => py.call('nap', [seconds]),
     count: n => py.stream('count', [n]),
     pool: workers => spawn(app, { python, workers }),
+    pipeline: ms => pipeline(python, scratch, ms),
     release,
     stats: () => py.stats(),
     stop: () => py.close(),
