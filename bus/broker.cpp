@@ -66,6 +66,7 @@ struct Broker::State {
     };
 
     std::string path;
+    bool open = false;
     Fd lock, listener;
     std::shared_ptr<Segment> segment;
     std::unique_ptr<SegmentPages> pages;
@@ -136,6 +137,7 @@ void Broker::State::listen() {
 Broker::Broker(const BrokerOptions& options) : state_(std::make_unique<State>()) {
     State& s = *state_;
     s.path = socket_path(options.bus);
+    s.open = options.open;
     s.take_lock(s.path.substr(0, s.path.size() - 5) + ".lock");
     State::sweep(std::filesystem::path(s.path).parent_path());
     s.segment = std::make_shared<Segment>(Segment::create(options.bus, options.ring_bytes, options.arena_bytes));
@@ -234,7 +236,7 @@ bool Broker::State::has_service() const {
     });
 }
 
-/// Gives a guest its place, once it has said hello and there is a service to introduce.
+/// Gives a guest its place, once it has said hello and there is a service to introduce, or there need be none.
 void Broker::State::greet(Guest& guest) {
     if (guest.hello.magic == 0 || guest.slot < layout::max_peers || guest.hung_up) return;
     Welcome welcome{};
@@ -247,7 +249,7 @@ void Broker::State::greet(Guest& guest) {
     if (hello.magic != layout::magic || hello.version != layout::version || hello.layout_hash != layout::hash()) {
         return refuse(Status::mismatch);
     }
-    if (!hello.service && !hello.onlooker && !has_service()) return;
+    if (!hello.service && !hello.onlooker && !open && !has_service()) return;
 
     const std::string label(hello.label, ::strnlen(hello.label, sizeof hello.label));
     const std::uint32_t slot =

@@ -13,6 +13,7 @@ struct BrokerOptions {
     std::uint64_t arena_bytes = std::uint64_t{2} << 30;
     std::uint64_t ring_bytes = 256 << 10;
     std::uint64_t quota_bytes = 0;  // of the arena, that one peer may own; 0: three quarters
+    bool open = false;              // peers are admitted also while nothing is served
 };
 
 /// Creates the segment and serves the socket from a thread of its own, which takes no lock of any interpreter.

@@ -30,6 +30,7 @@ export const cases = {
   'workers-py-interpreter-2': pythonWorkers('interpreter'),
   'flood-30': flood,
   inference,
+  'pipeline-1MB': pipeline,
 }
 
 async function sync(peer, { ms }) {
@@ -277,6 +278,13 @@ function pythonWorkers(kind) {
     const two = await rate(2)
     return { calls_per_s_1: [one, '1/s'], calls_per_s_2: [two, '1/s'], speedup: [two / one, '1'] }
   }
+}
+
+/** Frames of 1 MB through four stages, each a process or more: a source, three detectors, an aggregator, a sink. */
+async function pipeline(peer, { ms }) {
+  const { frames, seconds, copied } = await peer.pipeline(2 * ms)
+  const found = { frames_per_s: [frames / seconds, '1/s'] }
+  return copied === undefined ? found : { ...found, bytes_copied: [copied, 'B/frame'] }
 }
 
 export async function counters(peer) {

@@ -11,13 +11,13 @@ import { describe, killInstallers, preparePeer, prepareVenv } from './prepare.mj
 import { killAll, Runner } from './processes.mjs'
 import { machineLine, summarize, table } from './report.mjs'
 
-const allPeers = ['isthmus', 'pymport', 'pythonia', 'msgpackr', 'jsonlines']
+const allPeers = ['isthmus', 'pymport', 'pythonia', 'msgpackr', 'jsonlines', 'zeromq', 'processes']
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const home = join(root, 'build/bench')
 
 const help = `usage: ./dev bench [--quick] [--json FILE] [--only CASE,…] [--peers PEER,…]
 
-Measures add(1, 2) and arrays through isthmus and its peers, and prints medians of several runs.
+Measures add(1, 2), arrays and pipelines through isthmus and its peers, and prints medians of several runs.
 
   --quick        3 short runs instead of 5 longer ones
   --json FILE    write the medians as a list of {case, peer, metric, value, unit}
@@ -95,8 +95,11 @@ async function prepare() {
   let venv
   const ready = []
   for (const name of peers) {
-    const { install, cannot, environment } = await import(`./peers/${name}.mjs`)
-    const own = keys.filter(key => !cannot.some(prefix => key.startsWith(prefix)))
+    const { install, only, cannot = [], environment } = await import(`./peers/${name}.mjs`)
+    const begins = prefix => key => key.startsWith(prefix)
+    const own = keys.filter(key =>
+      only ? only.some(p => begins(p)(key)) : !cannot.some(p => begins(p)(key)),
+    )
     try {
       if (install) venv ??= await prepareVenv(base, home, tell)
       const dir = install && (await preparePeer(name, install, venv, home, tell))

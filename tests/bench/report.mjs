@@ -72,7 +72,7 @@ function figure(value, unit) {
   if (unit === 'ms') return `${digits(value)} ms`
   if (unit === '1/s') return value >= 1e6 ? `${digits(value / 1e6)} M/s` : `${digits(value / 1000)} k/s`
   if (unit === '%') return `${value.toFixed(2)} %`
-  if (unit === 'B/call') return `${digits(value)} B`
+  if (unit === 'B/call' || unit === 'B/frame') return `${digits(value)} B`
   return value.toFixed(4)
 }
 

@@ -416,4 +416,14 @@ TEST_CASE("asking a broker that does not answer ends at the deadline", "[rendezv
     CHECK(soon([] { return refusal([] { join("mute", true, 500ms); }) == Status::ok; }));
 }
 
+TEST_CASE("callers are admitted once something is served, or at once where the bus is open", "[rendezvous]") {
+    auto options = small("waiting");
+    rendezvous::Broker waiting(options);
+    CHECK(refusal([] { join("waiting", false, 100ms); }) == Status::timed_out);
+    options.bus = "open";
+    options.open = true;
+    rendezvous::Broker open(options);
+    CHECK(join("open")->service() == nullptr);
+}
+
 }  // namespace isthmus

@@ -379,3 +379,17 @@ test('an idle connection costs no processor time', async () => {
   const { user, system } = process.cpuUsage(before)
   assert.ok(user + system < 50_000, `${user + system} µs`)
 })
+
+test('connect without a name joins the bus of $ISTHMUS_BUS, and says what to do without', async () => {
+  const program = `${imports}
+    const py = await connect()
+    console.log(py.name)
+    await py.close()`
+  const named = await run(program, { env: { ISTHMUS_BUS: py.name } })
+  assert.deepEqual([named.code, named.out], [0, `${py.name}\n`])
+  delete process.env.ISTHMUS_BUS
+  await assert.rejects(connect(), error => {
+    assert.ok(error instanceof ConnectError)
+    return /ISTHMUS_BUS is not set: name the bus, like connect\('vision'\)/.test(error.message)
+  })
+})

@@ -24,6 +24,8 @@ export async function tour(signal: AbortSignal): Promise<void> {
     workerKind: 'process',
   })
   const other: Bus = await connect(py.name, { timeout: 100, wait: 5000, sticky: true })
+  const stage: Bus = await connect()
+  const waiting: Bus = await connect(undefined, { wait: 5000 })
 
   const total: number = await py.call<number>('total', [new Float64Array(3)])
   const unknown: unknown = await py.call('total', [total], {
@@ -53,7 +55,7 @@ export async function tour(signal: AbortSignal): Promise<void> {
   // @ts-expect-error: no option that is not there
   await py.call('total', [x], { timout: 5 })
   py.ref().unref()
-  await other.close()
+  for (const each of [other, stage, waiting]) await each.close()
   return void [given, calls, free, shaped, complex, later]
 }
 

@@ -30,15 +30,21 @@ export interface ConnectOptions {
 const checkOptions = optionsOf<ConnectOptions>('connect', { timeout: true, wait: true, sticky: true })
 
 /**
- * Joins a bus that `python -m isthmus serve app.py --bus NAME` is serving, or that another isolate has spawned.
+ * Joins a bus that `python -m isthmus serve app.py --bus NAME` is serving, or that another isolate has spawned. Without a name it
+ * is that of `$ISTHMUS_BUS`, which the stages of a pipeline (`python -m isthmus up`) are given.
  *
  * @throws (as a rejection) ConnectError, which says what to run.
  */
 export async function connect<Exports extends object = AnyExports>(
-  bus: string,
+  bus: string | undefined = process.env.ISTHMUS_BUS,
   options: ConnectOptions = {},
 ): Promise<Bus<Exports>> {
   checkOptions(options)
+  if (bus === undefined)
+    throw new ConnectError(
+      "connect() was given no name, and ISTHMUS_BUS is not set: name the bus, like connect('vision'), or have " +
+        '`python -m isthmus up` run this as a stage of a pipeline',
+    )
   return joinBus<Exports>(bus, options, undefined)
 }
 

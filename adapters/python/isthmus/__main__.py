@@ -18,7 +18,8 @@ from .caller import Bus
 from .errors import ConnectError
 from .exports import registry
 from .keeper import Keeper
-from .supervisor import Failed, Supervisor
+from .stages import up
+from .supervisor import Failed, Supervisor, post_of_workers
 from .workers import KINDS, check_kind, work
 
 log = logging.getLogger("isthmus")
@@ -88,10 +89,10 @@ def _serve_with_workers(arguments: argparse.Namespace, name: str, lifeline: Life
     if arguments.allow is not None:
         command += ["--allow", arguments.allow]
     command += ["--no-numpy-memory"] * (not arguments.numpy_memory) + ["--pickle"] * arguments.pickle
+    crews = [range(i, i + 1) for i in range(count)] if kind == "process" else [range(count)]
     supervisor = Supervisor(
         name,
-        command,
-        [range(i, i + 1) for i in range(count)] if kind == "process" else [range(count)],
+        [post_of_workers(command, workers) for workers in crews],
         patience=arguments.drain,
         reload=arguments.reload,
     )
@@ -240,6 +241,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--lifeline", type=int, metavar="FD", help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
+    pipeline = commands.add_parser(
+        "up",
+        help="run the stages of a pipeline, which a file names",
+        description="Runs the stages of a pipeline on a bus of their own, with the output of all in one log. "
+        "SIGTERM and Ctrl-C let them finish, SIGHUP replaces them one by one. docs/pipelines.md tells what "
+        "the file may say.",
+    )
+    pipeline.add_argument("file", help="such as pipeline.toml")
+    pipeline.add_argument("--check", action="store_true", help="only check the file")
+    pipeline.set_defaults(run=up, lifeline=None)
     listing = commands.add_parser(
         "ls",
         help="list the buses, their services and workers, and who is there",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
@@ -12,7 +13,7 @@ from typing import Any
 
 from . import _isthmus, futures
 from .channels import Queue, Topic
-from .errors import NotExported, PeerLost
+from .errors import ConnectError, NotExported, PeerLost
 from .keeper import READY, starter
 from .peer import Peer, running_loop
 from .proxies import RemoteObject
@@ -210,8 +211,11 @@ class Bus(Caller):
         self.close()
 
 
-def connect(name: str, *, pickle: bool = False, sticky: bool = False, wait: float = 0) -> Bus:
+def connect(name: str | None = None, *, pickle: bool = False, sticky: bool = False, wait: float = 0) -> Bus:
     """Joins the bus of this name, which `python -m isthmus serve` or ``isthmus.serve`` serves.
+
+    Without a name it is that of ``$ISTHMUS_BUS``, which the stages of a pipeline (`python -m isthmus up`) are
+    given.
 
     With ``pickle``, what has no value form travels as a pickle to and from Python peers that asked for it
     too, its arrays without a copy where they lie in the bus: dataframes, models, anything that ``pickle``
@@ -224,4 +228,9 @@ def connect(name: str, *, pickle: bool = False, sticky: bool = False, wait: floa
 
     Raises isthmus.ConnectError, which says what to run, when there is none.
     """
+    if name is None and (name := os.environ.get("ISTHMUS_BUS")) is None:
+        raise ConnectError(
+            "connect() was given no name, and ISTHMUS_BUS is not set: name the bus, like connect('vision'), "
+            "or have `python -m isthmus up` run this as a stage of a pipeline"
+        )
     return Bus(name, pickle=pickle, sticky=sticky, wait=wait)

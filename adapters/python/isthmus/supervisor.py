@@ -9,18 +9,19 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from . import _isthmus
 from .app import about
 
-__all__ = ["Failed", "Supervisor"]
+__all__ = ["Failed", "Post", "Process", "Restart", "Supervisor", "post_of_workers"]
 
 log = logging.getLogger("isthmus")
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0  # seconds before a crew that died is started again
-LONG_ENOUGH = 10.0  # seconds after which a crew that dies is taken for a healthy one: the delays begin anew
+LONG_ENOUGH = 10  # times the delay; a crew that lived so long is taken for a healthy one: the delays begin anew
 LOOK_EVERY = 0.25  # seconds between two looks at the files
 LONGEST_LINE = 1 << 24  # bytes of what a crew says: its files, or a traceback
 
@@ -33,31 +34,80 @@ class Failed(Exception):
         self.about = about
 
 
-class Crew:
-    """One process, and the workers in it."""
+class Process(Protocol):
+    """What a crew needs of its process; asyncio's own has it."""
 
-    def __init__(self, workers: range) -> None:
-        self.workers = workers
+    @property
+    def pid(self) -> int: ...
+    async def wait(self) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+async def launch(command: Sequence[str], fds: Sequence[int]) -> Process:
+    """Starts a process that inherits these files, and writes to where this one does."""
+    return await asyncio.create_subprocess_exec(*command, pass_fds=fds, stdin=asyncio.subprocess.DEVNULL)
+
+
+Restart = Literal["always", "on-failure", "never"]
+
+
+@dataclass(eq=False)
+class Post:
+    """The place of a crew: how one is started there, when another is, and who fills it.
+
+    One that ``answers`` is given a lifeline (``--lifeline FD``) and says on it when it serves. Others are at
+    work once they are started.
+    """
+
+    name: str
+    command: Sequence[str]
+    answers: bool = True
+    restart: Restart = "always"
+    launch: Callable[[Sequence[str], Sequence[int]], Awaitable[Process]] = launch
+    crew: Crew | None = None  # None: it died, and the next one is not there yet
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)  # the next one is to be started at once
+
+    def is_done(self, code: int) -> bool:
+        """Whether nobody takes the place of a crew that has ended with this exit code."""
+        return self.restart == "never" or (self.restart == "on-failure" and code == 0)
+
+
+def post_of_workers(command: Sequence[str], workers: range) -> Post:
+    """The place of a process with these workers in it."""
+    first, last = workers[0], workers[-1]
+    name = f"worker {first}" if first == last else f"workers {first} to {last}"
+    return Post(name, [*command, "--first", str(first), "--count", str(len(workers))])
+
+
+class Crew:
+    """The process at a post, and the workers in it."""
+
+    def __init__(self, post: Post) -> None:
+        self.post = post
         self.files: list[str] = []  # that its workers have imported
-        self._process: asyncio.subprocess.Process
-        self._line: asyncio.StreamWriter
+        self.code = 0  # the exit code, once it has ended; negative: the signal that killed it
+        self._process: Process
+        self._line: asyncio.StreamWriter | None = None
         self._told = False
 
     def __str__(self) -> str:
-        first, last = self.workers[0], self.workers[-1]
-        which = f"worker {first}" if first == last else f"workers {first} to {last}"
-        return f"{which} (pid {self._process.pid})"
+        return f"{self.post.name} (pid {self._process.pid})"
 
-    async def start(self, command: Sequence[str]) -> None:
-        """Starts the process, and returns once its workers serve. Raises Failed."""
+    async def start(self) -> None:
+        """Starts the process, and returns once it is at work. Raises Failed."""
+        if self.post.answers:
+            await self._start_and_hear()
+        else:
+            self._process = await self.post.launch(self.post.command, [])
+
+    async def _start_and_hear(self) -> None:
         ours, theirs = socket.socketpair()
         reader, self._line = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
         with theirs:
             fd = theirs.fileno()
-            place = f"--first {self.workers[0]} --count {len(self.workers)} --lifeline {fd}"
-            self._process = await asyncio.create_subprocess_exec(
-                *command, *place.split(), pass_fds=[fd], stdin=asyncio.subprocess.DEVNULL
-            )
+            self._process = await self.post.launch([*self.post.command, "--lifeline", str(fd)], [fd])
         try:
             said = json.loads(await reader.readline() or "{}")
         except asyncio.CancelledError:
@@ -71,11 +121,12 @@ class Crew:
 
     async def ended(self) -> str:
         """Waits until the process has ended; how it did, in words."""
-        code = await self._process.wait()
-        self._line.close()
-        if code >= 0:
-            return f"ended with exit code {code}"
-        return f"was killed by {signal.Signals(-code).name}"
+        self.code = await self._process.wait()
+        if self._line is not None:
+            self._line.close()
+        if self.code >= 0:
+            return f"ended with exit code {self.code}"
+        return f"was killed by {signal.Signals(-self.code).name}"
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -95,38 +146,29 @@ class Crew:
             await self.ended()
 
 
-class Post:
-    """The place of a crew, and who fills it."""
-
-    def __init__(self, workers: range) -> None:
-        self.workers = workers
-        self.crew: Crew | None = None  # None: it died, and the next one is not there yet
-        self.changing = asyncio.Lock()
-        self.hurry = asyncio.Event()  # the next one is to be started at once
-
-
 class Supervisor:
-    """Serves a bus with crews of workers.
+    """Keeps crews at their posts, on a bus.
 
-    ``command`` starts a crew. What dies is started again, after a delay that doubles from 0.1 s to 30 s as
-    long as it keeps dying early. SIGTERM and SIGINT have the workers finish the calls that they have, for at
-    most ``patience`` seconds; a second one ends them at once. SIGHUP rolls: one crew after the other is
-    replaced by a new one, which serves before the old one takes no more calls. With ``reload``, so does a
-    change of the files that the workers have imported.
+    Those that answer come first and leave last, so that the others find them. What dies is started again, if
+    its post says so, after a delay that doubles from 0.1 s to 30 s as long as it keeps dying early. Where
+    some posts are not filled for ever, the end of all those is the end.
+
+    SIGTERM and SIGINT have the workers finish the calls that they have, for at most ``patience`` seconds; a
+    second one ends them at once. SIGHUP rolls: one crew after the other is replaced by a new one, which
+    serves before the old one takes no more calls, or, if it does not answer, begins once the old one has
+    ended. With ``reload``, so does a change of the files that the workers have imported.
     """
 
     def __init__(
         self,
         bus: str,
-        command: Sequence[str],
-        crews: Iterable[range],
+        posts: Sequence[Post],
         *,
         patience: float,
-        reload: bool,
+        reload: bool = False,
     ) -> None:
         self._bus = bus
-        self._command = command
-        self._posts = [Post(workers) for workers in crews]
+        self._posts = posts
         self._patience = patience
         self._reload = reload
         self._crews: set[Crew] = set()  # all that were started and have not ended
@@ -134,28 +176,41 @@ class Supervisor:
         self._roll = asyncio.Event()
 
     async def run(self, broker: _isthmus.Broker | None, ready: Callable[[], None]) -> None:
-        """Serves until it is told to stop. Raises Failed when the first crews can't be started."""
+        """Returns when it is told to stop, or all is done.
+
+        Raises Failed when one of the first crews can't be started, or one that is not to be replaced fails.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop, number, broker)
         loop.add_signal_handler(signal.SIGHUP, self._roll.set)
         stop = asyncio.ensure_future(self._stop.wait())
-        jobs = [asyncio.ensure_future(self._begin(post)) for post in self._posts]
+        jobs: list[asyncio.Future[None]] = []
         try:
-            if not await _done_before(stop, jobs):
-                return
+            for answers in (True, False):
+                jobs = [
+                    asyncio.ensure_future(self._begin(post))
+                    for post in self._posts
+                    if post.answers is answers
+                ]
+                if not await _done_before(stop, jobs):
+                    return
             ready()
-            log.info("serving '%s' with %s", self._bus, ", ".join(map(str, self._crews)))
-            jobs = [asyncio.ensure_future(self._keep(post)) for post in self._posts]
-            jobs.append(asyncio.ensure_future(self._roll_when_told()))
+            log.info("serving '%s' with %s", self._bus, ", ".join(str(post.crew) for post in self._posts))
+            kept = {asyncio.ensure_future(self._keep(post)): post.restart for post in self._posts}
+            jobs = [*kept, asyncio.ensure_future(self._roll_when_told())]
             if self._reload:
                 jobs.append(asyncio.ensure_future(self._watch()))
-            await _done_before(stop, jobs)
+            ending = [job for job, restart in kept.items() if restart != "always"]
+            await _done_before(stop, ending or jobs, beside=jobs)
         finally:
-            for job in (stop, *jobs):
+            stop.cancel()
+            for job in jobs:
                 job.cancel()
             await asyncio.gather(stop, *jobs, return_exceptions=True)
-            await asyncio.gather(*(crew.leave(self._patience) for crew in self._crews))
+            for answers in (False, True):
+                leaving = [crew for crew in self._crews if crew.post.answers is answers]
+                await asyncio.gather(*(crew.leave(self._patience) for crew in leaving))
 
     def _told_to_stop(self, number: int, broker: _isthmus.Broker | None) -> None:
         if self._stop.is_set():
@@ -167,13 +222,13 @@ class Supervisor:
         self._stop.set()
 
     async def _begin(self, post: Post) -> None:
-        crew = Crew(post.workers)
-        await crew.start(self._command)
+        crew = Crew(post)
+        await crew.start()
         self._crews.add(crew)
         post.crew = crew
 
     async def _keep(self, post: Post) -> None:
-        """Starts anew what has died."""
+        """Starts anew what has died. Returns when it is done; raises Failed when that is no good end."""
         loop = asyncio.get_running_loop()
         delay = FIRST_DELAY
         while True:
@@ -185,7 +240,12 @@ class Supervisor:
                 if post.crew is not crew:  # it was replaced
                     continue
                 post.crew = None
-            if loop.time() - since > LONG_ENOUGH:
+            if post.is_done(crew.code):
+                if crew.code != 0:
+                    raise Failed(about(RuntimeError(f"{why}, and is not to be started again")))
+                log.info("%s: it is done", why)
+                return
+            if loop.time() - since > LONG_ENOUGH * delay:
                 delay = FIRST_DELAY
             while post.crew is None:
                 log.warning("%s; the next one is started in %g s", why, delay)
@@ -197,6 +257,7 @@ class Supervisor:
                     await self._begin(post)
                 except Failed as failure:
                     why = f"{crew} could not be replaced: {failure}"
+            log.info("%s is started", post.crew)
 
     async def _roll_when_told(self) -> None:
         while True:
@@ -216,6 +277,8 @@ class Supervisor:
             if before is None:
                 post.hurry.set()
                 return
+            if not post.answers:
+                await before.leave(self._patience)
             await self._begin(post)
         await before.leave(self._patience)
         self._crews.discard(before)
@@ -234,12 +297,17 @@ class Supervisor:
             await asyncio.sleep(LOOK_EVERY)
 
 
-async def _done_before(stop: asyncio.Future[Any], jobs: Iterable[asyncio.Future[None]]) -> bool:
-    """Whether all jobs were done before it was told to stop. Raises what one of them has raised."""
-    left = set(jobs)
+async def _done_before(
+    stop: asyncio.Future[Any],
+    jobs: Collection[asyncio.Future[None]],
+    beside: Collection[asyncio.Future[None]] = (),
+) -> bool:
+    """Whether all jobs were done before it was told to stop. Raises what one of them or beside has raised."""
+    left, running = set(jobs), {*jobs, *beside}
     while left and not stop.done():
-        await asyncio.wait({stop, *left}, return_when=asyncio.FIRST_COMPLETED)
-        for job in [job for job in left if job.done()]:
+        await asyncio.wait({stop, *running}, return_when=asyncio.FIRST_COMPLETED)
+        for job in [job for job in running if job.done()]:
             job.result()
+            running.discard(job)
             left.discard(job)
     return not stop.done()

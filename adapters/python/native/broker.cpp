@@ -25,7 +25,8 @@ PyObject* make(PyTypeObject* type, PyObject* arguments, PyObject*) {
     State& state = state_of(type);
     const char* name;
     unsigned long long memory, ring, quota;
-    if (!PyArg_ParseTuple(arguments, "sKKK", &name, &memory, &ring, &quota)) return nullptr;
+    int open = 0;
+    if (!PyArg_ParseTuple(arguments, "sKKK|p", &name, &memory, &ring, &quota, &open)) return nullptr;
     std::unique_ptr<rendezvous::Broker> broker;
     try {
         const WithoutGil without;
@@ -33,6 +34,7 @@ PyObject* make(PyTypeObject* type, PyObject* arguments, PyObject*) {
         if (memory != 0) options.arena_bytes = memory;
         if (ring != 0) options.ring_bytes = ring;
         options.quota_bytes = quota;
+        options.open = open != 0;
         broker = std::make_unique<rendezvous::Broker>(options);
     } catch (const Error& error) {
         raise_connect_error(state, error, name);
@@ -86,7 +88,10 @@ PyGetSetDef attributes[] = {
 };
 
 PyType_Slot slots[] = {
-    {Py_tp_doc, const_cast<char*>("Broker(name, memory, ring, quota)\n--\n\nCreates a bus and serves its socket.")},
+    {Py_tp_doc,
+     const_cast<char*>(
+         "Broker(name, memory, ring, quota, open=False)\n--\n\nCreates a bus and serves its socket. Who calls is "
+         "admitted once something is served, or, if it is open, at once.")},
     {Py_tp_new, slot(make)},
     {Py_tp_dealloc, slot(dealloc)},
     {Py_tp_methods, methods},

@@ -17,6 +17,7 @@ export const cannot = [
   'workers-py',
   'flood',
   'inference',
+  'pipeline',
 ]
 
 export async function start({ python }) {

@@ -11,7 +11,17 @@ const app = new URL('./msgpackr_app.py', import.meta.url).pathname
 
 export const install = { npm: { msgpackr: '2.1.3' }, pip: ['msgpack==1.2.4'] }
 
-export const cannot = ['sync', 'handoff', 'double', 'copied', 'async', 'stream', 'workers-py', 'inference']
+export const cannot = [
+  'sync',
+  'handoff',
+  'double',
+  'copied',
+  'async',
+  'stream',
+  'workers-py',
+  'inference',
+  'pipeline',
+]
 
 export async function start({ python, dir, scratch, share }) {
   const { Packr } = createRequire(`${dir}/package.json`)('msgpackr')

@@ -15,7 +15,17 @@ export const install = {
   embeds: true,
 }
 
-export const cannot = ['handoff', 'double', 'copied', 'async', 'stream', 'workers-py', 'flood', 'inference']
+export const cannot = [
+  'handoff',
+  'double',
+  'copied',
+  'async',
+  'stream',
+  'workers-py',
+  'flood',
+  'inference',
+  'pipeline',
+]
 
 export const environment = ({ sitePackages }) => ({ PYTHONPATH: [here, sitePackages].join(delimiter) })
 

@@ -16,6 +16,7 @@ export const cannot = [
   'workers-py',
   'flood',
   'inference',
+  'pipeline',
 ]
 
 export const environment = ({ python }) => ({ PYTHON_BIN: python })

@@ -1,0 +1,42 @@
+"""A Python stage of a pipeline over queues of a bus: python isthmus_stage.py detect|aggregate."""
+
+import asyncio
+import sys
+
+import work
+
+import isthmus
+
+bus = isthmus.connect()
+total = 0
+
+
+def detect(value):
+    return {"sum": work.look(value["frame"])}
+
+
+def aggregate(value):
+    global total
+    total += work.look(value["frame"])
+    return {"total": total}
+
+
+async def main(source, stage, target):
+    results = bus.queue(target, depth=work.DEPTH)
+
+    async def pass_on(message):
+        value = {**message.value, **stage(message.value)}
+        if "copied" in value:
+            value["copied"] += bus.stats()["self"]["bytes_copied"]
+        await results.put_async(value)
+        message.ack()
+
+    tasks = set()  # at most as many as there are messages that were not acknowledged
+    async for message in bus.queue(source, depth=work.DEPTH, prefetch=work.DEPTH):
+        task = asyncio.create_task(pass_on(message))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+
+stages = {"detect": ("frames", detect, "found"), "aggregate": ("found", aggregate, "results")}
+asyncio.run(main(*stages[sys.argv[1]]))
