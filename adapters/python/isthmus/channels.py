@@ -260,7 +260,9 @@ class _Consumer(_Intake[_Delivery]):
         if self.handle != 0:
             self.native.post(SETTLE, (self._name, self._number, self._wanted, how, tags))
         elif self._wanted > 0:
-            self.begin(CONSUME, (self._name, *self._agreed, self._prefetch, self._number, self._wanted), CREDIT)
+            self.begin(
+                CONSUME, (self._name, *self._agreed, self._prefetch, self._number, self._wanted), CREDIT
+            )
 
     # --- any thread ---
 
@@ -448,7 +450,9 @@ class Queue:
 
 # --- topics --------------------------------------------------------------------------------------------------
 
-_News = tuple[int, Any]  # how many were dropped so far, value; None is the first item, which says that it has begun
+_News = tuple[
+    int, Any
+]  # how many were dropped so far, value; None is the first item, which says that it has begun
 
 
 class _Feed(_Intake[_News]):

@@ -179,9 +179,7 @@ class Keeper:
         if not topic.publish(token, value):
             self._ends[token] = partial(topic.withdraw, token)
 
-    def _subscribe(
-        self, token: Hashable, call: _isthmus.Call, name: str, on_full: Any, depth: Any
-    ) -> None:
+    def _subscribe(self, token: Hashable, call: _isthmus.Call, name: str, on_full: Any, depth: Any) -> None:
         topic = self._topic(name)
         subscriber = Subscriber(token, on_full, depth, call.credit - 1)
         self._subscribers[token] = topic, subscriber
