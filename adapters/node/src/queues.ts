@@ -509,8 +509,9 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
 
   /** How many messages there are, and what has become of them. */
   stats(): Promise<QueueStats> {
+    const { depth, deliveries } = this.#options
     return this.#access.async(
-      () => this.#access.port.call(STATS, [this.name]) as Promise<unknown> as Promise<QueueStats>,
+      () => this.#access.port.call(STATS, [this.name, depth, deliveries]) as Promise<unknown> as Promise<QueueStats>,
     )
   }
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import os
 import time
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, MutableMapping
 from types import TracebackType
 from typing import Any
 
@@ -132,6 +135,11 @@ class Caller(ABC):
         return Topic(self, name)
 
     _has_keeper = False
+
+    @functools.cached_property
+    def _finding_keeper(self) -> MutableMapping[asyncio.AbstractEventLoop, asyncio.Future[None]]:
+        """The loops that wait for the keeper to be found."""
+        return weakref.WeakKeyDictionary()
 
     def _ensure_keeper(self) -> None:
         """Queues and topics are kept by a peer in the process that holds the bus, from their first use on."""

@@ -98,6 +98,7 @@ class Host(Caller):
         self._serves = False
         self._keeper: Keeper | None = None
         self._lock = threading.Lock()
+        self._keeping = threading.Lock()  # guards _keeper
 
     def start(self) -> None:
         """Creates the bus, or joins it, and begins to serve. Returns once callers can connect."""
@@ -155,7 +156,7 @@ class Host(Caller):
         return self._peer is not None and self._peer.is_open
 
     def _start_keeper(self) -> None:
-        with self._lock:
+        with self._keeping:
             if self._keeper is None:
                 keeper = Keeper(self.name)
                 keeper.start()
@@ -169,7 +170,7 @@ class Host(Caller):
 
     def _end(self) -> None:
         """On the dispatcher's thread, however it ended."""
-        with self._lock:
+        with self._keeping:
             keeper = self._keeper
         if keeper is not None:
             keeper.stop()
