@@ -1,4 +1,4 @@
-"""What a keeper decides, without a bus: every step of a random walk is compared with what must always hold."""
+"""What a keeper decides, without a bus: after every step of a random walk all must hold that is promised."""
 
 from collections import Counter
 
@@ -196,7 +196,7 @@ def test_a_queue_that_is_named_deeper_later_takes_in_what_waits():
     assert [token for token, *_ in outbox.take()] == [256]
 
 
-# --- topics ----------------------------------------------------------------------------------------------------
+# --- topics ------------------------------------------------------------------------------------------------
 
 topic_steps = st.lists(
     st.one_of(

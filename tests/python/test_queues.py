@@ -116,7 +116,7 @@ def other(host: isthmus.Host) -> Iterator[isthmus.Bus]:
         yield bus
 
 
-# --- queues ----------------------------------------------------------------------------------------------------
+# --- queues ------------------------------------------------------------------------------------------------
 
 
 def test_what_is_put_comes_out_as_it_went_in_and_is_gone_once_it_is_acknowledged(bus, other):
@@ -152,7 +152,7 @@ def test_each_message_goes_to_one_of_several_consumers(bus, other, until):
         for q in queues:
             q.close()
         got = [job.result(PATIENCE) for job in jobs]
-    assert sorted(sum(got, [])) == list(range(1000))
+    assert sorted(value for each in got for value in each) == list(range(1000))
     assert all(each == sorted(each) for each in got)
 
 
@@ -196,8 +196,9 @@ def test_what_is_given_out_too_often_is_dead(bus, child):
         consumer = child()
         assert consumer.do("get") == [{"poison": 1}, count]
         consumer.kill()
-    with pytest.raises(ZeroDivisionError), q.get() as message:
-        assert message.deliveries == 3
+    message = q.get()
+    assert message.deliveries == 3
+    with pytest.raises(ZeroDivisionError), message:
         raise ZeroDivisionError
     with q.get() as message:
         assert (message.value, message.deliveries) == ("fine", 1)
@@ -494,10 +495,11 @@ def test_twenty_thousand_messages_are_each_dealt_with_while_consumers_are_killed
             thread.join(PATIENCE)
     assert seen == set(range(count))
     assert stats["put"] == stats["acknowledged"] == count
-    assert stats["redelivered"] > 0 and stats["dead"] == 0
+    assert stats["redelivered"] > 0
+    assert stats["dead"] == 0
 
 
-# --- topics ----------------------------------------------------------------------------------------------------
+# --- topics ------------------------------------------------------------------------------------------------
 
 
 def test_each_message_of_a_topic_goes_to_all_who_have_subscribed(bus, other):
@@ -563,7 +565,7 @@ def test_topics_in_an_event_loop(bus, other):
     asyncio.run(work())
 
 
-# --- memory ------------------------------------------------------------------------------------------------------
+# --- memory ------------------------------------------------------------------------------------------------
 
 
 def test_an_array_waits_where_it_lies_and_is_given_back_in_the_end(bus, other, until):

@@ -511,7 +511,12 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
   stats(): Promise<QueueStats> {
     const { depth, deliveries } = this.#options
     return this.#access.async(
-      () => this.#access.port.call(STATS, [this.name, depth, deliveries]) as Promise<unknown> as Promise<QueueStats>,
+      () =>
+        this.#access.port.call(STATS, [
+          this.name,
+          depth,
+          deliveries,
+        ]) as Promise<unknown> as Promise<QueueStats>,
     )
   }
 
