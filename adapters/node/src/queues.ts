@@ -51,7 +51,9 @@ export interface QueueStats {
   readonly waiting: number
   /** Messages that consumers hold. */
   readonly unacknowledged: number
-  /** How many of both there may be. */
+  /** How many puts wait for room. */
+  readonly blocked: number
+  /** How many messages of both kinds there may be. */
   readonly depth: number
   /** How many have been taken in since the queue began. */
   readonly put: number

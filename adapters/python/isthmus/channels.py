@@ -449,9 +449,11 @@ class Queue:
         return Queue(self._caller, self.name + DEAD, None, 1, None)
 
     def stats(self) -> dict[str, int]:
-        """How many messages wait (``waiting``) and are with consumers (``unacknowledged``), and how many it
-        keeps at most (``depth``). And how many were ``put``, ``acknowledged``, ``redelivered`` and given up
-        (``dead``) since it began; ``late`` is what was said of messages that the consumer had no longer.
+        """How many messages wait (``waiting``) and are with consumers (``unacknowledged``), how many it keeps
+        at most (``depth``), and how many puts wait for room (``blocked``).
+
+        And how many were ``put``, ``acknowledged``, ``redelivered`` and given up (``dead``) since it began;
+        ``late`` is what was said of messages that the consumer had no longer.
         """
         self._caller._ensure_keeper()
         told: dict[str, int] = self._caller._native().call(STATS, (self.name, *self._agreed), {}, None)

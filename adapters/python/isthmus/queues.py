@@ -145,6 +145,7 @@ class Queue:
         return {
             "waiting": len(self._waiting),
             "unacknowledged": self._held,
+            "blocked": len(self._puts),
             "depth": self._depth,
             **self._counts,
         }
