@@ -380,7 +380,7 @@ def test_whoever_waits_is_told_when_the_keeper_goes(name, until):
             jobs = [
                 threads.submit(work) for work in (q.get, lambda: q.put(2), bus.topic("t").subscribe().get)
             ]
-            until(lambda: bus.stats()["self"]["calls"] >= 6)
+            until(lambda: q.stats()["blocked"] == 1 and q._consumer.waiters)
         for job in jobs:
             with pytest.raises(isthmus.PeerLost):
                 job.result(PATIENCE)
@@ -425,6 +425,17 @@ def test_a_host_has_queues_too_and_its_exports_may_put(name):
             assert message.value == {"a": 1}
         host.queue("in").put(1)
         assert host.queue("in").get().value == 1
+
+
+def test_an_export_may_be_the_first_who_uses_a_queue_by_a_bus_of_its_own(name):
+    @isthmus.export(name="first")
+    def first():
+        with isthmus.connect(name) as own:
+            own.queue("q").put("there")
+            return own.queue("q").get(timeout=PATIENCE).value
+
+    with isthmus.Host(name), isthmus.connect(name) as bus:
+        assert bus.call("first", timeout=PATIENCE) == "there"
 
 
 def test_queues_in_an_event_loop(bus, other):

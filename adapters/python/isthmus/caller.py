@@ -17,7 +17,7 @@ from typing import Any
 from . import _isthmus, futures
 from .channels import Queue, Topic
 from .errors import ConnectError, NotExported, PeerLost
-from .keeper import READY, starter
+from .keeper import READY, own_starters, starter
 from .peer import Peer, running_loop
 from .proxies import RemoteObject
 from .streams import Stream
@@ -148,6 +148,10 @@ class Caller(ABC):
             self._has_keeper = True
 
     def _find_keeper(self) -> None:
+        start = own_starters.get(self.name)
+        if start is not None:  # not by a call, which would wait for what this process's host performs
+            start()
+            return
         until = time.monotonic() + PATIENCE
         while True:
             for name in (READY, starter(self.name)):

@@ -51,7 +51,8 @@ class _Intake(Generic[Item]):
         self.caller = caller
         self.native = caller._native()
         self.what = what
-        self.lock = threading.Lock()  # guards what follows; held for moments
+        # Guards what follows; held for moments, in which a queue that is dropped may close its intake.
+        self.lock = threading.RLock()
         self.items: deque[Item] = deque()
         self.waiters: deque[Future[Item]] = deque()
         self.handle = 0

@@ -17,7 +17,7 @@ from . import _isthmus
 from .caller import Caller
 from .errors import Error
 from .exports import registry
-from .keeper import Keeper, starter
+from .keeper import Keeper, own_starters, starter
 from .peer import Peer, default_name, running_loop
 from .remote import allowed_modules
 
@@ -107,6 +107,7 @@ class Host(Caller):
                 raise Error(f"the host of '{self.name}' was started already")
             if not self._join:
                 self._broker = _isthmus.Broker(self.name, self._memory, 0, self._quota)
+                own_starters[self.name] = self._start_keeper
                 registry.set(starter(self.name), self._start_keeper)
             self._peer = Peer(
                 self.name,
@@ -162,12 +163,6 @@ class Host(Caller):
                 keeper.start()
                 self._keeper = keeper
 
-    def _find_keeper(self) -> None:
-        if self._broker is not None:
-            self._start_keeper()
-        else:
-            super()._find_keeper()
-
     def _end(self) -> None:
         """On the dispatcher's thread, however it ended."""
         with self._keeping:
@@ -175,6 +170,7 @@ class Host(Caller):
         if keeper is not None:
             keeper.stop()
         if self._broker is not None:
+            own_starters.pop(self.name, None)
             self._broker.close()
         if self._serves:
             log.info("stopped serving '%s'", self.name)

@@ -11,7 +11,18 @@ from ._isthmus import ITEMS
 from .peer import Peer
 from .queues import DEAD, Consumer, Outbox, Queue, Subscriber, Topic
 
-__all__ = ["CONSUME", "PUBLISH", "PUT", "READY", "SETTLE", "STATS", "SUBSCRIBE", "Keeper", "starter"]
+__all__ = [
+    "CONSUME",
+    "PUBLISH",
+    "PUT",
+    "READY",
+    "SETTLE",
+    "STATS",
+    "SUBSCRIBE",
+    "Keeper",
+    "own_starters",
+    "starter",
+]
 
 # What it exports. The names are reserved (`is_system` in the native part): no list shows them.
 PUT = "isthmus.queue.put"
@@ -30,6 +41,9 @@ Place = tuple[int, int]  # a peer's slot, and its own number for a consumer
 def starter(bus: str) -> str:
     """What the host that holds the bus exports, to have its keeper started by who first needs it."""
     return f"isthmus.keep:{bus}"
+
+
+own_starters: dict[str, Callable[[], None]] = {}  # of the buses that this process holds
 
 
 class Keeper:
