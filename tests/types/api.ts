@@ -7,12 +7,16 @@ import {
   HostLostError,
   IsthmusError,
   kwargs,
+  type Message,
   move,
   NDArray,
   NotExportedError,
   PythonError,
+  type Queue,
+  type QueueStats,
   release,
   type Stats,
+  type Subscription,
   spawn,
 } from 'isthmus'
 
@@ -57,6 +61,27 @@ export async function tour(signal: AbortSignal): Promise<void> {
   py.ref().unref()
   for (const each of [other, stage, waiting]) await each.close()
   return void [given, calls, free, shaped, complex, later]
+}
+
+export async function channels(py: Bus, signal: AbortSignal): Promise<number> {
+  await using q: Queue<{ frame: Uint8Array }> = py.queue<{ frame: Uint8Array }>('frames', {
+    depth: 4,
+    prefetch: 2,
+    deliveries: 3,
+  })
+  await q.put({ frame: new Uint8Array(3) }, { timeout: 5, signal })
+  const message: Message<{ frame: Uint8Array }> = await q.get({ timeout: 5, signal })
+  const length: number = message.value.frame.length + message.deliveries
+  q.ack(message)
+  for await (const each of q) each.reject()
+  const dead: Queue<{ frame: Uint8Array }> = q.dead
+  const stats: QueueStats = await dead.stats()
+  const ticks = py.topic<number>('ticks')
+  await ticks.publish(1, { timeout: 5 })
+  await using subscription: Subscription<number> = ticks.subscribe({ onFull: 'drop-oldest', depth: 8 })
+  await subscription.ready
+  for await (const tick of subscription) return tick + subscription.dropped
+  return length + stats.waiting + stats.late
 }
 
 export function sort(error: unknown): string {

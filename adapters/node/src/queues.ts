@@ -51,7 +51,9 @@ export interface QueueStats {
   readonly waiting: number
   /** Messages that consumers hold. */
   readonly unacknowledged: number
-  /** How many of both there may be. */
+  /** How many puts wait for room. */
+  readonly blocked: number
+  /** How many messages of both kinds there may be. */
   readonly depth: number
   /** How many have been taken in since the queue began. */
   readonly put: number
@@ -509,8 +511,14 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
 
   /** How many messages there are, and what has become of them. */
   stats(): Promise<QueueStats> {
+    const { depth, deliveries } = this.#options
     return this.#access.async(
-      () => this.#access.port.call(STATS, [this.name]) as Promise<unknown> as Promise<QueueStats>,
+      () =>
+        this.#access.port.call(STATS, [
+          this.name,
+          depth,
+          deliveries,
+        ]) as Promise<unknown> as Promise<QueueStats>,
     )
   }
 

@@ -79,7 +79,7 @@ class Bus:
         pickle: bool = False,
         worker: int = 0,
         wait: float = 0,
-        serves: bool = True,
+        system: bool = False,
         onlooker: bool = False,
     ) -> Bus: ...
     def run(self, joined: Callable[[], object]) -> None: ...

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import os
 import time
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, MutableMapping
 from types import TracebackType
 from typing import Any
 
 from . import _isthmus, futures
 from .channels import Queue, Topic
 from .errors import ConnectError, NotExported, PeerLost
-from .keeper import READY, starter
+from .keeper import READY, own_starters, starter
 from .peer import Peer, running_loop
 from .proxies import RemoteObject
 from .streams import Stream
@@ -133,6 +136,11 @@ class Caller(ABC):
 
     _has_keeper = False
 
+    @functools.cached_property
+    def _finding_keeper(self) -> MutableMapping[asyncio.AbstractEventLoop, asyncio.Future[None]]:
+        """The loops that wait for the keeper to be found."""
+        return weakref.WeakKeyDictionary()
+
     def _ensure_keeper(self) -> None:
         """Queues and topics are kept by a peer in the process that holds the bus, from their first use on."""
         if not self._has_keeper:
@@ -140,6 +148,10 @@ class Caller(ABC):
             self._has_keeper = True
 
     def _find_keeper(self) -> None:
+        start = own_starters.get(self.name)
+        if start is not None:  # not by a call, which would wait for what this process's host performs
+            start()
+            return
         until = time.monotonic() + PATIENCE
         while True:
             for name in (READY, starter(self.name)):

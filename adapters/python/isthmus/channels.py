@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from concurrent.futures import Future
@@ -26,6 +27,7 @@ __all__ = ["Message", "Queue", "Subscription", "Topic"]
 
 CREDIT = 1 << 30  # items of a stream whose flow is ruled by what is wanted
 MOST_ON_THE_WAY = 64  # messages to a subscriber
+SLICE = 1.0  # seconds: a signal that comes right before a wait is seen after it
 
 Item = TypeVar("Item")
 
@@ -49,7 +51,8 @@ class _Intake(Generic[Item]):
         self.caller = caller
         self.native = caller._native()
         self.what = what
-        self.lock = threading.Lock()  # guards what follows; held for moments
+        # Guards what follows; held for moments, in which a queue that is dropped may close its intake.
+        self.lock = threading.RLock()
         self.items: deque[Item] = deque()
         self.waiters: deque[Future[Item]] = deque()
         self.handle = 0
@@ -140,19 +143,24 @@ class _Intake(Generic[Item]):
         """The next item. Signal handlers run meanwhile."""
         if self.caller._started().is_here:
             raise Error(
-                f"{self.what} can't be waited for on the thread that its messages come by: do it in an export "
-                'with executor="threads", or in a coroutine'
+                f"{self.what} can't be waited for on the thread that its messages come by: use an export "
+                'with executor="threads", or a coroutine'
             )
         waiter = self.ask()
         if not isinstance(waiter, Future):
             return waiter
+        until = None if timeout is None else time.monotonic() + timeout
         try:
-            return waiter.result(timeout)
-        except concurrent.futures.TimeoutError:
-            return self._in_the_last_moment(waiter, timeout)
+            while True:
+                left = SLICE if until is None else min(SLICE, max(until - time.monotonic(), 0))
+                with contextlib.suppress(concurrent.futures.TimeoutError):
+                    return waiter.result(left)
+                if until is not None and time.monotonic() >= until:
+                    break
         except BaseException:
             self.abandon(waiter, keep=False)
             raise
+        return self._in_the_last_moment(waiter, timeout)
 
     async def wait_async(self, timeout: float | None) -> Item:
         waiter = self.ask()
@@ -174,8 +182,25 @@ class _Intake(Generic[Item]):
 
 
 async def _with_keeper(caller: Caller) -> None:
-    if not caller._has_keeper:
-        await asyncio.to_thread(caller._ensure_keeper)
+    """Those who wait go on in the order in which they began to."""
+    loop = asyncio.get_running_loop()
+    finding = caller._finding_keeper.get(loop)
+    if finding is None and not caller._has_keeper:
+        finding = caller._finding_keeper[loop] = loop.run_in_executor(None, caller._ensure_keeper)
+    if finding is not None:
+        try:
+            await asyncio.shield(finding)
+        finally:
+            if finding.done():
+                caller._finding_keeper.pop(loop, None)
+
+
+def _send(caller: Caller, name: str, args: tuple[Any, ...], timeout: float | None, what: str) -> None:
+    caller._ensure_keeper()
+    try:
+        caller._native().call(name, args, {}, timeout)
+    except TimeoutError as error:
+        raise TimeoutError(f"{what} had no room: {error}") from None
 
 
 async def _begin_later(caller: Caller, name: str, args: tuple[Any, ...], timeout: float | None) -> None:
@@ -185,12 +210,12 @@ async def _begin_later(caller: Caller, name: str, args: tuple[Any, ...], timeout
 
 def _begin(caller: Caller, name: str, args: tuple[Any, ...], timeout: float | None) -> Awaitable[None]:
     """Those that are begun one after the other arrive so, whenever they are awaited."""
-    if caller._has_keeper:
+    if caller._has_keeper and asyncio.get_running_loop() not in caller._finding_keeper:
         return futures.begin(caller._native(), name, args, {}, timeout)
     return asyncio.ensure_future(_begin_later(caller, name, args, timeout))
 
 
-# --- queues --------------------------------------------------------------------------------------------------
+# --- queues -------------------------------------------------------------------------------------------------
 
 _Delivery = tuple[int, int, Any]  # tag, how often it was given out, value
 
@@ -270,8 +295,8 @@ class _Consumer(_Intake[_Delivery]):
         with self.lock:
             if tag not in self._held:
                 raise Error(
-                    f"{self.what} was closed, or lost, before the message was acknowledged: it went back, and "
-                    "another consumer gets it"
+                    f"{self.what} was closed, or lost, before the message was acknowledged: it went back, "
+                    "and another consumer gets it"
                 )
             self._held.remove(tag)
             self._want()
@@ -373,8 +398,7 @@ class Queue:
         room in time: it was not taken in then, unless that crossed with the answer; PeerLost when the bus
         ends.
         """
-        self._caller._ensure_keeper()
-        self._caller._native().call(PUT, (value, self.name, *self._agreed), {}, timeout)
+        _send(self._caller, PUT, (value, self.name, *self._agreed), timeout, f"the queue '{self.name}'")
 
     def put_async(self, value: Any, *, timeout: float | None = None) -> Awaitable[None]:
         """``put``, to be awaited in the running event loop. Cancelling what awaits it withdraws the value."""
@@ -403,11 +427,13 @@ class Queue:
 
     def __iter__(self) -> Iterator[Message]:
         """Messages, until the queue is closed. Each has to be acknowledged."""
+        self._caller._ensure_keeper()
         with self._consumer.looping(), contextlib.suppress(_Closed):
             while True:
                 yield self.get()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
+        await _with_keeper(self._caller)
         with self._consumer.looping(), contextlib.suppress(_Closed):
             while True:
                 yield await self.get_async()
@@ -425,11 +451,13 @@ class Queue:
 
     def stats(self) -> dict[str, int]:
         """How many messages wait (``waiting``) and are with consumers (``unacknowledged``), how many it keeps
-        at most (``depth``), and how often since it began: ``put``, ``acknowledged``, ``redelivered``, ``dead``
-        for given up, ``late`` for what was said of messages that the consumer had no longer.
+        at most (``depth``), and how many puts wait for room (``blocked``).
+
+        And how many were ``put``, ``acknowledged``, ``redelivered`` and given up (``dead``) since it began;
+        ``late`` is what was said of messages that the consumer had no longer.
         """
         self._caller._ensure_keeper()
-        told: dict[str, int] = self._caller._native().call(STATS, (self.name,), {}, None)
+        told: dict[str, int] = self._caller._native().call(STATS, (self.name, *self._agreed), {}, None)
         return told
 
     def __enter__(self) -> Queue:
@@ -448,7 +476,7 @@ class Queue:
         return f"<isthmus.Queue '{self.name}'>"
 
 
-# --- topics --------------------------------------------------------------------------------------------------
+# --- topics -------------------------------------------------------------------------------------------------
 
 _News = tuple[
     int, Any
@@ -566,8 +594,7 @@ class Topic:
 
         Where nobody has subscribed nothing is kept. Raises what ``Queue.put`` raises.
         """
-        self._caller._ensure_keeper()
-        self._caller._native().call(PUBLISH, (value, self.name), {}, timeout)
+        _send(self._caller, PUBLISH, (value, self.name), timeout, f"the topic '{self.name}'")
 
     def publish_async(self, value: Any, *, timeout: float | None = None) -> Awaitable[None]:
         """``publish``, to be awaited in the running event loop."""

@@ -17,7 +17,7 @@ from . import _isthmus
 from .caller import Caller
 from .errors import Error
 from .exports import registry
-from .keeper import Keeper, starter
+from .keeper import Keeper, own_starters, starter
 from .peer import Peer, default_name, running_loop
 from .remote import allowed_modules
 
@@ -98,6 +98,7 @@ class Host(Caller):
         self._serves = False
         self._keeper: Keeper | None = None
         self._lock = threading.Lock()
+        self._keeping = threading.Lock()  # guards _keeper
 
     def start(self) -> None:
         """Creates the bus, or joins it, and begins to serve. Returns once callers can connect."""
@@ -106,6 +107,7 @@ class Host(Caller):
                 raise Error(f"the host of '{self.name}' was started already")
             if not self._join:
                 self._broker = _isthmus.Broker(self.name, self._memory, 0, self._quota)
+                own_starters[self.name] = self._start_keeper
                 registry.set(starter(self.name), self._start_keeper)
             self._peer = Peer(
                 self.name,
@@ -155,25 +157,20 @@ class Host(Caller):
         return self._peer is not None and self._peer.is_open
 
     def _start_keeper(self) -> None:
-        with self._lock:
+        with self._keeping:
             if self._keeper is None:
                 keeper = Keeper(self.name)
                 keeper.start()
                 self._keeper = keeper
 
-    def _find_keeper(self) -> None:
-        if self._broker is not None:
-            self._start_keeper()
-        else:
-            super()._find_keeper()
-
     def _end(self) -> None:
         """On the dispatcher's thread, however it ended."""
-        with self._lock:
+        with self._keeping:
             keeper = self._keeper
         if keeper is not None:
             keeper.stop()
         if self._broker is not None:
+            own_starters.pop(self.name, None)
             self._broker.close()
         if self._serves:
             log.info("stopped serving '%s'", self.name)

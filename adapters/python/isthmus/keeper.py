@@ -11,7 +11,18 @@ from ._isthmus import ITEMS
 from .peer import Peer
 from .queues import DEAD, Consumer, Outbox, Queue, Subscriber, Topic
 
-__all__ = ["CONSUME", "PUBLISH", "PUT", "READY", "SETTLE", "STATS", "SUBSCRIBE", "Keeper", "starter"]
+__all__ = [
+    "CONSUME",
+    "PUBLISH",
+    "PUT",
+    "READY",
+    "SETTLE",
+    "STATS",
+    "SUBSCRIBE",
+    "Keeper",
+    "own_starters",
+    "starter",
+]
 
 # What it exports. The names are reserved (`is_system` in the native part): no list shows them.
 PUT = "isthmus.queue.put"
@@ -32,6 +43,9 @@ def starter(bus: str) -> str:
     return f"isthmus.keep:{bus}"
 
 
+own_starters: dict[str, Callable[[], None]] = {}  # of the buses that this process holds
+
+
 class Keeper:
     """Serves the queues and topics of a bus until it is stopped, or the bus ends.
 
@@ -50,7 +64,7 @@ class Keeper:
             (SUBSCRIBE, self._subscribe, 0),
         ):
             exports.set(name, function, 1, parcels)
-        self._peer = Peer(bus, exports, numpy_memory=False, serves=False, label="isthmus queues")
+        self._peer = Peer(bus, exports, numpy_memory=False, system=True, label="isthmus queues")
         native = self._native = self._peer.native
         native.operator = None
         native.runner, native.canceller, native.on_credit = self._run, self._cancel, self._grant
@@ -74,11 +88,16 @@ class Keeper:
 
     def _run(self, batch: Sequence[_isthmus.Deferred]) -> None:
         for token, function, args, _, call in batch:
-            try:
-                function(token, call, *(args or ()))
-            except Exception as error:
-                self._outbox.failure(token, error.with_traceback(None))
+            self._perform(token, function, call, args or ())
         self._tell()
+
+    def _perform(
+        self, token: Hashable, function: Callable[..., None], call: _isthmus.Call, args: Sequence[Any]
+    ) -> None:
+        try:
+            function(token, call, *args)
+        except Exception as error:
+            self._outbox.failure(token, error.with_traceback(None))
 
     def _cancel(self, tokens: Sequence[Hashable]) -> None:
         for token in tokens:
@@ -165,8 +184,8 @@ class Keeper:
         queue.leave(consumer)
         self._outbox.end(consumer.token)
 
-    def _stats(self, token: Hashable, call: _isthmus.Call, name: str) -> None:
-        self._outbox.result(token, self._queue(name).stats())
+    def _stats(self, token: Hashable, call: _isthmus.Call, name: str, depth: Any, deliveries: Any) -> None:
+        self._outbox.result(token, self._queue(name, depth, deliveries).stats())
 
     def _topic(self, name: str) -> Topic:
         topic = self._topics.get(name)

@@ -79,12 +79,12 @@ class Peer:
         pickle: bool = False,
         worker: int = 0,
         wait: float = 0,
-        serves: bool = True,
+        system: bool = False,
         onlooker: bool = False,
         label: str | None = None,
     ) -> None:
         self._bus = _isthmus.Bus(
-            name, exports, label or program(), numpy_memory, pickle, worker, wait, serves, onlooker
+            name, exports, label or program(), numpy_memory, pickle, worker, wait, system, onlooker
         )
         self._bus.operator = Operator(name, allow)
         self._bus.reference_factory = proxy_of

@@ -69,7 +69,7 @@ def _count(name: str, value: Any) -> int:
     return value
 
 
-# --- queues --------------------------------------------------------------------------------------------------
+# --- queues -------------------------------------------------------------------------------------------------
 
 
 class Message:
@@ -145,6 +145,7 @@ class Queue:
         return {
             "waiting": len(self._waiting),
             "unacknowledged": self._held,
+            "blocked": len(self._puts),
             "depth": self._depth,
             **self._counts,
         }
@@ -261,7 +262,7 @@ class Queue:
                 consumer.is_ready = False
 
 
-# --- topics --------------------------------------------------------------------------------------------------
+# --- topics -------------------------------------------------------------------------------------------------
 
 WAIT, DROP_OLDEST = "wait", "drop-oldest"
 

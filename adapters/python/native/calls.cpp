@@ -97,6 +97,15 @@ void Calls::send(Bus& bus) {
     }
 }
 
+void Calls::send_posts(Bus& bus) {
+    std::lock_guard lock(mutex_);
+    const auto send = [&](const std::shared_ptr<Pending>& call) {
+        if (call->is_post && !call->is_over()) submit(bus, link_for(bus, *call), call);
+    };
+    for (const auto& [link, queue] : held_) std::for_each(queue.begin(), queue.end(), send);
+    std::for_each(outbox_.begin(), outbox_.end(), send);
+}
+
 /// What would wait in the link can't be taken back; here it can.
 bool Calls::is_saturated(const Link& link) { return link.in_flight() >= link.most_in_flight() || link.waiting() > 0; }
 

@@ -74,6 +74,8 @@ public:
     // The dispatcher's thread, with or without the GIL.
 
     void send(Bus& bus);
+    /// Of what is not sent yet the posts alone: a peer that leaves has said what it said before.
+    void send_posts(Bus& bus);
     /// A reply, error or item.
     void settle(Bus& bus, Link& link, const wire::Draft& frame, std::span<const std::byte> bytes, Memory& memory);
     void lost(const Link& link, Status reason);

@@ -234,6 +234,7 @@ void Dispatcher::idle(std::uint64_t until) {
 void Dispatcher::farewell() {
     constexpr std::uint64_t patience = second / 5;
     const std::uint64_t began = now_ns();
+    if (!bus_.closed()) calls_.send_posts(bus_);
     do {
         for (; has_batch(); ++next_) {
             if (batch_[next_].link != nullptr) refuse(batch_[next_], Status::closed);

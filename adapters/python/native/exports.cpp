@@ -171,9 +171,11 @@ PyObject* names(PyObject* self, PyObject*) {
 
 PyMethodDef methods[] = {
     {"set", set, METH_VARARGS,
-     "set(name, callable, mode=0, parcels=0)\n--\n\nMakes or replaces an export. Mode 1: Bus.runner performs its calls. "
+     "set(name, callable, mode=0, parcels=0)\n--\n\nMakes or replaces an export. Mode 1: Bus.runner performs its "
+     "calls. "
      "The first `parcels` arguments come as Parcels."},
-    {"names", names, METH_NOARGS, "names()\n--\n\nThe names, in the order in which they were set, but for those of the machinery (isthmus.…)."},
+    {"names", names, METH_NOARGS,
+     "names()\n--\n\nThe names, in the order in which they were set, but for those of the machinery (isthmus.…)."},
     {nullptr, nullptr, 0, nullptr},
 };
 

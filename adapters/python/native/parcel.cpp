@@ -60,7 +60,9 @@ PyObject* new_parcel(State& state, const std::shared_ptr<Memory>& memory, std::s
     };
     each_place(parcel.cells, widen, [](const wire::Cell&) {});
     each_place(parcel.cells, [&](wire::Cell& cell) { cell.bits -= first; }, [](const wire::Cell&) {});
-    if (first < end) parcel.heap.assign(heap.begin() + static_cast<std::ptrdiff_t>(first), heap.begin() + static_cast<std::ptrdiff_t>(end));
+    if (first < end)
+        parcel.heap.assign(heap.begin() + static_cast<std::ptrdiff_t>(first),
+                           heap.begin() + static_cast<std::ptrdiff_t>(end));
     return self;
 }
 
@@ -112,11 +114,12 @@ PyObject* Decoder::next_parcel() {
     std::vector<wire::Cell> cells(frame_.cells.begin() + static_cast<std::ptrdiff_t>(begin),
                                   frame_.cells.begin() + static_cast<std::ptrdiff_t>(at_));
     std::vector<Handle> payloads;
-    each_place(cells, [](const wire::Cell&) {},
-               [&](wire::Cell& cell) {
-                   payloads.push_back(take(cell.bits));
-                   cell.bits = payloads.size() - 1;
-               });
+    each_place(
+        cells, [](const wire::Cell&) {},
+        [&](wire::Cell& cell) {
+            payloads.push_back(take(cell.bits));
+            cell.bits = payloads.size() - 1;
+        });
     return new_parcel(state_, memory_, cells, frame_.heap, std::move(payloads));
 }
 

@@ -39,11 +39,11 @@ void remove_memory(State& state, const std::shared_ptr<Memory>& memory) {
 PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     const char *name, *label;
     PyObject* exports;
-    int numpy_memory = 1, pickles = 0, serves = 1, onlooker = 0;
+    int numpy_memory = 1, pickles = 0, system = 0, onlooker = 0;
     int worker = 0;
     double wait = 0;
     if (!PyArg_ParseTuple(arguments, "sOs|ppidpp", &name, &exports, &label, &numpy_memory, &pickles, &worker, &wait,
-                          &serves, &onlooker))
+                          &system, &onlooker))
         return nullptr;
     if (worker < 0 || worker >= static_cast<int>(layout::max_peers)) {
         PyErr_Format(PyExc_ValueError, "worker=%d: workers have numbers from 0 to %d", worker,
@@ -67,7 +67,8 @@ PyObject* make_bus(PyTypeObject* type, PyObject* arguments, PyObject*) {
     peer.exports = Py_NewRef(exports);
     peer.name = name;
     peer.label = label;
-    peer.is_service = exports != Py_None && serves != 0;
+    peer.is_system = system != 0;
+    peer.is_service = exports != Py_None && !peer.is_system;
     peer.numpy_memory = numpy_memory != 0;
     peer.pickles = pickles != 0;
     peer.worker = static_cast<std::uint32_t>(worker);
@@ -172,7 +173,7 @@ PyObject* run(PyObject* self, PyObject* joined) {
     }
     const std::shared_ptr<Memory> memory = peer.memory;
     memory->objects().bus = self;
-    add_memory(*peer.state, memory);
+    if (!peer.is_system) add_memory(*peer.state, memory);
     ExportTable* table = peer.exports == Py_None ? nullptr : &export_table(peer.exports);
     const bool fine = guarded(*peer.state, false, [&] {
         Dispatcher dispatcher({*peer.state, *peer.bus, memory, peer.calls, peer.deferred, peer.hooks, table, peer.stop,
@@ -293,7 +294,7 @@ PyGetSetDef attributes[] = {
 
 PyType_Slot slots[] = {
     {Py_tp_doc,
-     const_cast<char*>("Bus(name, exports, label, numpy_memory=True, pickle=False, worker=0, wait=0, serves=True, "
+     const_cast<char*>("Bus(name, exports, label, numpy_memory=True, pickle=False, worker=0, wait=0, system=False, "
                        "onlooker=False)\n--\n\nOne peer; with exports, one that answers calls, and a service unless it "
                        "is not to be one.")},
     {Py_tp_new, slot(make_bus)},

@@ -17,7 +17,9 @@ struct Peer {
     PyObject* exports = nullptr;  // owned; None: it offers nothing
     std::string name;
     std::string label;
-    bool is_service = false;   // whether it is one of those that calls by name go to, whoever exports that
+    bool is_system =
+        false;  // part of the machinery: what it exports is found by name alone, and no array is made in its memory
+    bool is_service = false;   // it answers calls, also of names that nobody exports
     bool numpy_memory = true;  // whether exports' arrays are allocated in the bus
     bool pickles = false;      // whether it asked for values as pickles
     std::uint32_t worker = 0;  // its number among those that export the same

@@ -1,0 +1,378 @@
+// Queues and topics from JavaScript: with a single host, with workers, between isolates, and with Python.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
+import { connect, EncodeError, HostLostError, IsthmusError, PythonError, spawn, TimeoutError } from 'isthmus'
+import { collectGarbage, run, until } from './support.mjs'
+
+const app = fileURLToPath(new URL('./queues_app.py', import.meta.url))
+const patience = 30_000
+
+async function start(t, options) {
+  const py = await spawn(app, options)
+  t.after(() => py.close())
+  return py
+}
+
+/** Another peer on the same bus. */
+async function join(t, py) {
+  const other = await connect(py.name)
+  t.after(() => other.close())
+  return other
+}
+
+async function take(queue, count) {
+  const values = []
+  for await (const message of queue) {
+    values.push(message.value)
+    message.ack()
+    if (values.length === count) break
+  }
+  return values
+}
+
+const range = count => Array.from({ length: count }, (_, i) => i)
+
+for (const workers of [undefined, 2]) {
+  const served = workers === undefined ? 'a single host' : `${workers} workers`
+  test(`with ${served}, what is put comes out as it went in, in order, here and in Python`, async t => {
+    const py = await start(t, { workers })
+    const q = py.queue('q', { prefetch: 8 })
+    const values = [
+      null,
+      true,
+      -2.5,
+      'é\ud800',
+      2n ** 80n,
+      [1, [2]],
+      { a: { b: [] } },
+      new Date(0),
+      new Float32Array([1, 2]),
+    ]
+    const putting = values.map(value => q.put(value))
+    assert.deepEqual(await take(q, values.length), values)
+    await Promise.all(putting)
+    const taking = py.call('take', [py.name, 'there', 300])
+    const there = py.queue('there', { depth: 16 })
+    for (const i of range(300)) await there.put(i)
+    assert.deepEqual(
+      await taking,
+      range(300).map(i => [i, 1]),
+    )
+    const putThere = py.call('put', [py.name, 'back', range(300)])
+    assert.deepEqual(await take(py.queue('back', { prefetch: 4 }), 300), range(300))
+    await putThere
+    const { waiting, unacknowledged, put, acknowledged } = await q.stats()
+    assert.deepEqual([waiting, unacknowledged, put, acknowledged], [0, 0, values.length, values.length])
+  })
+}
+
+test('competing consumers get each message once', async t => {
+  const py = await start(t)
+  const others = [py, await join(t, py), await join(t, py)]
+  const queues = others.map(each => each.queue('q', { prefetch: 5 }))
+  const taken = queues.map(async queue => {
+    const values = []
+    for await (const message of queue) {
+      values.push(message.value)
+      message.ack()
+    }
+    return values
+  })
+  const source = py.queue('q', { depth: 50 })
+  await Promise.all(range(2000).map(i => source.put(i)))
+  await until('all are acknowledged', async () => (await source.stats()).acknowledged === 2000, patience)
+  for (const queue of queues) await queue.close()
+  const values = await Promise.all(taken)
+  for (const each of values)
+    assert.deepEqual(
+      each,
+      [...each].sort((a, b) => a - b),
+    )
+  assert.deepEqual(
+    values.flat().sort((a, b) => a - b),
+    range(2000),
+  )
+})
+
+test('a full queue has its producers wait, until there is room, their time is out, or they give up', async t => {
+  const py = await start(t)
+  const q = py.queue('q', { depth: 2 })
+  await q.put(1)
+  await q.put(2)
+  await assert.rejects(q.put(3, { timeout: 20 }), error => {
+    assert.ok(error instanceof TimeoutError)
+    assert.match(error.message, /the queue 'q' had no room within 20 ms/)
+    return true
+  })
+  const controller = new AbortController()
+  const given = q.put(4, { signal: controller.signal })
+  const waiting = [q.put(5), q.put(6)]
+  controller.abort(new Error('enough'))
+  await assert.rejects(given, /enough/)
+  assert.deepEqual(await take(py.queue('q'), 4), [1, 2, 5, 6])
+  await Promise.all(waiting)
+  assert.equal((await q.stats()).put, 4)
+})
+
+test('a get waits for a message, until its time is out or it is given up, and then others get it', async t => {
+  const py = await start(t)
+  const q = py.queue('q')
+  await assert.rejects(q.get({ timeout: 20 }), TimeoutError)
+  const controller = new AbortController()
+  const given = q.get({ signal: controller.signal })
+  await q.stats()
+  controller.abort(new Error('enough'))
+  await assert.rejects(given, /enough/)
+  await assert.rejects(q.get({ signal: AbortSignal.abort(new Error('before')) }), /before/)
+  await q.put('x')
+  const message = await (await join(t, py)).queue('q').get({ timeout: patience })
+  assert.deepEqual([message.value, message.deliveries], ['x', 1])
+})
+
+test('a consumer holds no more than it may, and gets no more than it waits for', async t => {
+  const py = await start(t)
+  const q = py.queue('q', { prefetch: 2 })
+  for (const i of range(6)) await q.put(i)
+  const [first, second] = [await q.get(), await q.get()]
+  await assert.rejects(q.get({ timeout: 20 }), TimeoutError)
+  assert.equal((await q.stats()).unacknowledged, 2)
+  second.ack()
+  assert.equal((await q.stats()).unacknowledged, 1)
+  const third = await q.get()
+  assert.deepEqual([first.value, third.value], [0, 2])
+  third.ack()
+  for await (const message of q) {
+    message.ack()
+    break
+  }
+  const rest = (await join(t, py)).queue('q')
+  const message = await rest.get()
+  assert.deepEqual([message.value, message.deliveries], [4, 1])
+})
+
+test('acknowledging twice, elsewhere or too late has one clear answer', async t => {
+  const py = await start(t)
+  const q = py.queue('q')
+  await q.put(1)
+  await q.put(2)
+  const message = await q.get()
+  assert.throws(() => py.queue('q').ack(message), /came from another object/)
+  q.ack(message)
+  assert.throws(() => message.ack(), { code: 'ERR_ISTHMUS_RELEASED' })
+  assert.throws(() => message.reject(), /was acknowledged already/)
+  const held = await q.get()
+  const waiting = q.get()
+  await q.close()
+  await assert.rejects(waiting, /was closed here/)
+  assert.throws(() => held.ack(), /closed, or lost, before the message was acknowledged/)
+  await assert.rejects(q.get(), IsthmusError)
+  for await (const _ of q) assert.fail('a closed queue gives nothing')
+  const again = await py.queue('q').get({ timeout: patience })
+  assert.deepEqual([again.value, again.deliveries], [2, 2])
+})
+
+test('what is rejected too often goes to the dead', async t => {
+  const py = await start(t)
+  const q = py.queue('q', { deliveries: 2 })
+  await q.put({ poison: true })
+  for (const deliveries of [1, 2]) {
+    const message = await q.get()
+    assert.equal(message.deliveries, deliveries)
+    message.reject()
+  }
+  const dead = await q.dead.get()
+  assert.deepEqual([dead.value, dead.deliveries, q.dead.name], [{ poison: true }, 1, 'q.dead'])
+  const { dead: given, redelivered } = await q.stats()
+  assert.deepEqual([given, redelivered], [1, 1])
+})
+
+test('another depth, and what is no depth, are errors that say so', async t => {
+  const py = await start(t)
+  await py.queue('q', { depth: 4 }).put(1)
+  const wrong = py.queue('q', { depth: 5 })
+  for (const promise of [wrong.put(1), wrong.get(), wrong.stats()]) {
+    await assert.rejects(promise, error => {
+      assert.ok(error instanceof PythonError)
+      assert.match(error.message, /the queue 'q' has depth 4, and not 5/)
+      return true
+    })
+  }
+  await assert.rejects(py.queue('r', { depth: 0 }).put(1), /depth is a whole number from 1 on/)
+  assert.throws(() => py.queue('r', { prefetch: 0 }), RangeError)
+  await assert.rejects(py.topic('t').subscribe({ onFull: 'drop' }).next(), /can wait or drop-oldest/)
+})
+
+test('only values can be put, and names of the machinery are reserved', async t => {
+  const py = await start(t)
+  const q = py.queue('q')
+  await assert.rejects(q.put({ rows: [1, () => 1] }), error => {
+    assert.ok(error instanceof EncodeError)
+    assert.equal(error.path, 'args[0].rows[1]')
+    return true
+  })
+  await assert.rejects(py.topic('t').publish((function* () {})()), EncodeError)
+  assert.throws(() => py.export('isthmus.queue.put', () => {}), /reserved/)
+  // Whoever does not keep to that is told by the keeper.
+  await assert.rejects(
+    py.call('isthmus.queue.put', [() => 1, 'q', null, null]),
+    /queues and topics carry values alone/,
+  )
+  assert.equal((await q.stats()).put, 0)
+})
+
+test('a message goes to another when its isolate is terminated', async t => {
+  const py = await start(t)
+  const q = py.queue('q', { prefetch: 2 })
+  for (const i of range(3)) await q.put(i)
+  const program = `
+    const { parentPort, workerData } = require('node:worker_threads')
+    const { connect } = require('isthmus')
+    connect(workerData).then(async py => {
+      const q = py.queue('q', { prefetch: 2 })
+      const held = [await q.get(), await q.get()]
+      parentPort.postMessage(held.map(each => each.value))
+      setInterval(() => held, 1000)
+    })`
+  const worker = new Worker(program, { eval: true, workerData: py.name })
+  const held = await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
+  assert.deepEqual(held, [0, 1])
+  await worker.terminate()
+  const [first, second] = [await q.get({ timeout: patience }), await q.get({ timeout: patience })]
+  assert.deepEqual(
+    [first, second].map(each => [each.value, each.deliveries]),
+    [
+      [0, 2],
+      [1, 2],
+    ],
+  )
+})
+
+test('whoever waits is told when the host goes', async t => {
+  const py = await start(t)
+  const q = py.queue('q', { depth: 1 })
+  await q.put(1)
+  const message = await q.get()
+  const subscription = py.topic('t').subscribe()
+  await subscription.ready
+  const all = [q.put(2), q.get(), subscription.next()].map(promise => assert.rejects(promise, HostLostError))
+  const pid = (await py.stats()).memory.peers.find(each => each.name === 'isthmus queues').pid
+  process.kill(pid, 'SIGKILL')
+  await Promise.all(all)
+  assert.throws(() => message.ack(), IsthmusError)
+})
+
+test('a program can end when nobody waits for a message', async () => {
+  const ended = await run(
+    `import { spawn } from 'isthmus'
+     const py = await spawn(${JSON.stringify(app)})
+     const q = py.queue('q')
+     await q.put(1)
+     await q.put(2)
+     const message = await q.get()
+     const subscription = py.topic('t').subscribe()
+     await subscription.ready
+     console.log(message.value)`,
+  )
+  assert.deepEqual([ended.code, ended.out, ended.err], [0, '1\n', ''])
+})
+
+test('a consumer that nobody has any more gives back what it holds', async t => {
+  const py = await start(t)
+  await py.queue('q').put(1)
+  await (async () => {
+    const message = await py.queue('q').get()
+    assert.equal(message.value, 1)
+  })()
+  const other = (await join(t, py)).queue('q').get({ timeout: patience })
+  await until('the garbage collector has found it', async () => {
+    await collectGarbage()
+    return (await py.queue('q').stats()).redelivered === 1
+  })
+  assert.equal((await other).deliveries, 2)
+})
+
+// --- topics ----------------------------------------------------------------------------------------------------
+
+test('each message of a topic goes to all who have subscribed', async t => {
+  const py = await start(t)
+  const other = await join(t, py)
+  const topic = py.topic('t')
+  await topic.publish('before')
+  const subscriptions = [py.topic('t').subscribe(), other.topic('t').subscribe()]
+  await Promise.all(subscriptions.map(each => each.ready))
+  const publishing = Promise.all(range(500).map(i => topic.publish(i)))
+  const reading = subscriptions.map(async subscription => {
+    const values = []
+    for await (const value of subscription) {
+      values.push(value)
+      if (value === 499) break
+    }
+    assert.deepEqual(values, range(500))
+    assert.equal(subscription.dropped, 0)
+    assert.deepEqual(await subscription.next(), { done: true, value: undefined })
+  })
+  await Promise.all([publishing, ...reading])
+  await topic.publish('after')
+})
+
+test('publishers wait for a full subscriber, or the oldest messages are dropped and counted', async t => {
+  const py = await start(t)
+  const topic = py.topic('t')
+  const lossy = topic.subscribe({ onFull: 'drop-oldest', depth: 3 })
+  for (const i of range(10)) await topic.publish(i)
+  const slow = (await join(t, py)).topic('t').subscribe({ depth: 2 })
+  await slow.ready
+  for (const i of range(4)) await topic.publish(10 + i)
+  await assert.rejects(topic.publish('withdrawn', { timeout: 20 }), /the topic 't' had no room within 20 ms/)
+  await py.queue('q').stats()
+  const later = topic.publish(14)
+  const next = async subscription => (await subscription.next()).value
+  assert.equal(await next(slow), 10)
+  await later
+  assert.deepEqual([await next(slow), await next(slow), await next(slow), await next(slow)], [11, 12, 13, 14])
+  assert.deepEqual([await next(lossy), await next(lossy), await next(lossy)], [0, 1, 2])
+  assert.equal(lossy.dropped, 0)
+  assert.deepEqual([await next(lossy), await next(lossy), await next(lossy)], [12, 13, 14])
+  assert.equal(lossy.dropped, 9)
+  const blocked = [15, 16, 17, 18, 19].map(i => topic.publish(i))
+  await slow.close()
+  await Promise.all(blocked)
+})
+
+// --- memory ------------------------------------------------------------------------------------------------------
+
+test('a frame that passes four stages is never copied, and is given back in the end', async t => {
+  const py = await start(t)
+  const stages = py.queue('stages')
+  await py.call('add_frames', [py.name, 'decoded', 'seen'])
+  await py.call('add_frames', [py.name, 'seen', 'written'])
+  const [decoded, written] = [py.queue('decoded'), py.queue('written')]
+  const leased = async () => (await py.stats()).memory.leased
+  await decoded.stats()
+  await collectGarbage()
+  const before = await leased()
+  const { bytes_copied: copied } = (await py.stats()).self
+  for (const i of range(5)) {
+    const frame = py.alloc(Uint8Array, 1 << 20)
+    frame.fill(i)
+    await decoded.put({ frame, passed: 0 })
+    py.release(frame)
+    const message = await written.get()
+    assert.equal(message.value.passed, 2)
+    assert.equal(message.value.frame[12345], i)
+    py.release(message.value.frame)
+    message.ack()
+  }
+  for (const queue of [decoded, py.queue('seen')]) {
+    await queue.put(null)
+    const message = await stages.get()
+    message.ack()
+  }
+  await until('all is given back', async () => (await leased()) <= before, patience)
+  assert.deepEqual(await py.call('bytes_copied'), [0, 0])
+  assert.equal((await py.stats()).self.bytes_copied, copied)
+  assert.equal((await py.stats()).host.bytes_copied, 0)
+})

@@ -1,0 +1,50 @@
+"""What the other side of the queues does."""
+
+import threading
+
+import isthmus
+
+
+@isthmus.export(executor="threads")
+def put(bus: str, name: str, values: list) -> None:
+    with isthmus.connect(bus) as own:
+        q = own.queue(name)
+        for value in values:
+            q.put(value)
+
+
+@isthmus.export(executor="threads")
+def take(bus: str, name: str, count: int) -> list:
+    taken = []
+    with isthmus.connect(bus) as own, own.queue(name, prefetch=4) as q:
+        while len(taken) < count:
+            with q.get() as message:
+                taken.append([message.value, message.deliveries])
+    return taken
+
+
+@isthmus.export
+def add_frames(bus: str, source: str, target: str) -> None:
+    """A stage of its own: passes on what it gets, each with one more to its count."""
+
+    def work() -> None:
+        with isthmus.connect(bus) as own:
+            into, out = own.queue(source), own.queue(target)
+            for message in into:
+                if message.value is None:
+                    message.ack()
+                    break
+                with message:
+                    out.put({**message.value, "passed": message.value["passed"] + 1})
+            copied.append(own.stats()["self"]["bytes_copied"])
+            own.queue("stages").put(None)
+
+    threading.Thread(target=work).start()
+
+
+copied: list[int] = []
+
+
+@isthmus.export
+def bytes_copied() -> list[int]:
+    return copied
