@@ -34,7 +34,10 @@ test('the TypeScript of the guides compiles, and its types find what does not fi
     )
   }
   assert.equal((await compile(typed)).stdout, '')
-  assert.match((await compile(typed.replace("call('total'", "call('totl'"))).stdout, /error TS\d+: No overload matches/)
+  assert.match(
+    (await compile(typed.replace("call('total'", "call('totl'"))).stdout,
+    /error TS\d+: No overload matches/,
+  )
 })
 
 test('every name that the README imports is there', async () => {

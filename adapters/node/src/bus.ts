@@ -352,7 +352,8 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   [inspected](depth: number, options: object, inspect: (value: object, options: object) => string): string {
     if (depth < 0) return '[Bus]'
     const exports = this.#peer.native.exports()
-    const about = exports ? { exports: [...new Set(exports)].sort() } : { closed: true }
+    const others = exports?.filter(name => !name.startsWith('isthmus.')) // the package's own
+    const about = others ? { exports: [...new Set(others)].sort() } : { closed: true }
     return `Bus ${inspect({ name: this.name, ...about }, options)}`
   }
 
