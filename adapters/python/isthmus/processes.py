@@ -65,7 +65,7 @@ class Processes(Executor):
 def _begin_worker(line: Connection) -> None:
     """In the process: SIGINT of the terminal is for the host, whose end hangs up the line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _isthmus.watch_parent(os.dup(line.fileno()), None)
+    _isthmus.watch_parent(os.dup(line.fileno()))
 
 
 processes = Processes()
