@@ -140,8 +140,8 @@ class _Intake(Generic[Item]):
         """The next item. Signal handlers run meanwhile."""
         if self.caller._started().is_here:
             raise Error(
-                f"{self.what} can't be waited for on the thread that its messages come by: do it in an export "
-                'with executor="threads", or in a coroutine'
+                f"{self.what} can't be waited for on the thread that its messages come by: do it in an "
+                'export with executor="threads", or in a coroutine'
             )
         waiter = self.ask()
         if not isinstance(waiter, Future):
@@ -190,7 +190,7 @@ def _begin(caller: Caller, name: str, args: tuple[Any, ...], timeout: float | No
     return asyncio.ensure_future(_begin_later(caller, name, args, timeout))
 
 
-# --- queues --------------------------------------------------------------------------------------------------
+# --- queues ------------------------------------------------------------------------------------------------
 
 _Delivery = tuple[int, int, Any]  # tag, how often it was given out, value
 
@@ -260,7 +260,9 @@ class _Consumer(_Intake[_Delivery]):
         if self.handle != 0:
             self.native.post(SETTLE, (self._name, self._number, self._wanted, how, tags))
         elif self._wanted > 0:
-            self.begin(CONSUME, (self._name, *self._agreed, self._prefetch, self._number, self._wanted), CREDIT)
+            self.begin(
+                CONSUME, (self._name, *self._agreed, self._prefetch, self._number, self._wanted), CREDIT
+            )
 
     # --- any thread ---
 
@@ -268,8 +270,8 @@ class _Consumer(_Intake[_Delivery]):
         with self.lock:
             if tag not in self._held:
                 raise Error(
-                    f"{self.what} was closed, or lost, before the message was acknowledged: it went back, and "
-                    "another consumer gets it"
+                    f"{self.what} was closed, or lost, before the message was acknowledged: it went back, "
+                    "and another consumer gets it"
                 )
             self._held.remove(tag)
             self._want()
@@ -423,8 +425,8 @@ class Queue:
 
     def stats(self) -> dict[str, int]:
         """How many messages wait (``waiting``) and are with consumers (``unacknowledged``), how many it keeps
-        at most (``depth``), and how often since it began: ``put``, ``acknowledged``, ``redelivered``, ``dead``
-        for given up, ``late`` for what was said of messages that the consumer had no longer.
+        at most (``depth``), and how often since it began: ``put``, ``acknowledged``, ``redelivered``,
+        ``dead`` for given up, ``late`` for what was said of messages that the consumer had no longer.
         """
         self._caller._ensure_keeper()
         told: dict[str, int] = self._caller._native().call(STATS, (self.name,), {}, None)
@@ -446,9 +448,10 @@ class Queue:
         return f"<isthmus.Queue '{self.name}'>"
 
 
-# --- topics --------------------------------------------------------------------------------------------------
+# --- topics ------------------------------------------------------------------------------------------------
 
-_News = tuple[int, Any]  # how many were dropped so far, value; None is the first item, which says that it has begun
+# How many were dropped so far, value. The first item is None, which says that it has begun.
+_News = tuple[int, Any]
 
 
 class _Feed(_Intake[_News]):

@@ -68,7 +68,9 @@ def export(
         if not own_name or not isinstance(own_name, str):
             raise TypeError(f"{function!r} has no name: use export(name=...)")
         if own_name.startswith(RESERVED):
-            raise ValueError(f"'{own_name}' can't be exported: names that begin with '{RESERVED}' are reserved")
+            raise ValueError(
+                f"'{own_name}' can't be exported: names that begin with '{RESERVED}' are reserved"
+            )
         other = _by_name.get(own_name)
         if other is not None and _place(other) != _place(function):
             raise ValueError(f"'{own_name}' is exported already, by {_place(other)}: use export(name=...)")

@@ -73,12 +73,16 @@ class Keeper:
     # --- what the dispatcher tells ---
 
     def _run(self, batch: Sequence[_isthmus.Deferred]) -> None:
-        for token, function, args, _, call in batch:
-            try:
-                function(token, call, *(args or ()))
-            except Exception as error:
-                self._outbox.failure(token, error.with_traceback(None))
+        for deferred in batch:
+            self._perform(deferred)
         self._tell()
+
+    def _perform(self, deferred: _isthmus.Deferred) -> None:
+        token, function, args, _, call = deferred
+        try:
+            function(token, call, *(args or ()))
+        except Exception as error:
+            self._outbox.failure(token, error.with_traceback(None))
 
     def _cancel(self, tokens: Sequence[Hashable]) -> None:
         for token in tokens:
@@ -179,9 +183,7 @@ class Keeper:
         if not topic.publish(token, value):
             self._ends[token] = partial(topic.withdraw, token)
 
-    def _subscribe(
-        self, token: Hashable, call: _isthmus.Call, name: str, on_full: Any, depth: Any
-    ) -> None:
+    def _subscribe(self, token: Hashable, call: _isthmus.Call, name: str, on_full: Any, depth: Any) -> None:
         topic = self._topic(name)
         subscriber = Subscriber(token, on_full, depth, call.credit - 1)
         self._subscribers[token] = topic, subscriber

@@ -14,7 +14,18 @@ from typing import Any
 from ._isthmus import END, ITEMS, RAISED, RESULT
 from .errors import Cancelled
 
-__all__ = ["ACKNOWLEDGED", "DEAD", "DEPTH", "REJECTED", "UNTOUCHED", "WAIT", "Outbox", "Queue", "Subscriber", "Topic"]
+__all__ = [
+    "ACKNOWLEDGED",
+    "DEAD",
+    "DEPTH",
+    "REJECTED",
+    "UNTOUCHED",
+    "WAIT",
+    "Outbox",
+    "Queue",
+    "Subscriber",
+    "Topic",
+]
 
 DEPTH = 256  # messages, where nobody says
 DELIVERIES = 5  # likewise: how often a message is given out before it is taken for dead
@@ -58,7 +69,7 @@ def _count(name: str, value: Any) -> int:
     return value
 
 
-# --- queues --------------------------------------------------------------------------------------------------
+# --- queues ------------------------------------------------------------------------------------------------
 
 
 class Message:
@@ -250,7 +261,7 @@ class Queue:
                 consumer.is_ready = False
 
 
-# --- topics --------------------------------------------------------------------------------------------------
+# --- topics ------------------------------------------------------------------------------------------------
 
 WAIT, DROP_OLDEST = "wait", "drop-oldest"
 
