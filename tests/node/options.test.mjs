@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
+import { inspect } from 'node:util'
 import { connect, spawn } from 'isthmus'
 import { app } from './support.mjs'
 
@@ -45,6 +46,28 @@ test('where nothing is close, the error tells which options there are', async ()
     () => py.post('post', [1], { timeout: 5 }),
     says("post has no option 'timeout': it has 'kwargs' and 'sticky'"),
   )
+})
+
+test('queues and topics know their options', async () => {
+  const [queue, topic] = [py.queue('known'), py.topic('known')]
+  const wait = "it has 'timeout' and 'signal'"
+  assert.throws(
+    () => py.queue('known', { dept: 5 }),
+    says("queue has no option 'dept': did you mean 'depth'?"),
+  )
+  await assert.rejects(queue.put(1, { depth: 5 }), says(`put has no option 'depth': ${wait}`))
+  await assert.rejects(queue.get({ prefetch: 5 }), says(`get has no option 'prefetch': ${wait}`))
+  await assert.rejects(topic.publish(1, { onFull: 'wait' }), says(`publish has no option 'onFull': ${wait}`))
+  assert.throws(
+    () => topic.subscribe({ onfull: 'wait' }),
+    says("subscribe has no option 'onfull': did you mean 'onFull'?"),
+  )
+  await queue.put(1, { timeout: 5000 })
+  const message = await queue.get({ timeout: 5000 })
+  assert.equal(message.value, 1)
+  message.ack()
+  assert.doesNotMatch(inspect(py), /isthmus\./)
+  await queue.close()
 })
 
 test('names that every object has are no options', async () => {

@@ -2,7 +2,9 @@
 
 import functools
 import importlib
+import re
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -110,3 +112,11 @@ def test_a_key_that_python_can_not_hash_is_an_error_of_that_call(bus):
     isthmus.export(name="keyed by a dict")(lambda x: x)
     with pytest.raises(isthmus.PythonError, match="unhashable"):
         bus.call("keyed by a dict", {Frozen(1): 3})
+
+
+def test_the_guide_has_each_attribute_of_a_call(bus):
+    isthmus.export(name="attributes")(lambda: [name for name in dir(isthmus.current()) if name[0] != "_"])
+    names = bus.call("attributes")
+    guide = (Path(__file__).parents[2] / "docs" / "crossing.md").read_text()
+    rows = re.findall(r"^\| `\.(\w+)` \|", guide, re.MULTILINE)
+    assert sorted(rows) == sorted(names)

@@ -128,6 +128,8 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     this.exports = this.#proxy() as unknown as FunctionsOf<Exports>
   }
 
+  /** Calls a function that came from elsewhere: `f(…)`, with options. */
+  call<T = unknown>(remote: Remote, args?: readonly unknown[], options?: CallOptions): Promise<T>
   /**
    * Calls a function that Python exports.
    *
@@ -143,8 +145,6 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     name: Name,
     ...rest: CallArguments<Exports[Name], CallOptions>
   ): Promise<ResultOf<Exports[Name]>>
-  /** Calls a function that came from elsewhere: `f(…)`, with options. */
-  call<T = unknown>(remote: Remote, args?: readonly unknown[], options?: CallOptions): Promise<T>
   call(name: string | Remote, args: readonly unknown[] = [], options?: CallOptions): Promise<unknown> {
     const target = targetOf(name)
     if (target === undefined) return Promise.reject(noName())
@@ -158,14 +158,14 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
     return this.#peer.call(target, args, options)
   }
 
+  /** Calls a function that came from elsewhere, and blocks this isolate. */
+  callSync<T = unknown>(remote: Remote, args?: readonly unknown[], options?: CallOptions): T
   /** Calls, and blocks this isolate until the answer has come. A signal is looked at only before the call. */
   callSync<T = unknown>(name: UndeclaredName<Exports>, args?: readonly unknown[], options?: CallOptions): T
   callSync<Name extends NameOf<Exports>>(
     name: Name,
     ...rest: CallArguments<Exports[Name], CallOptions>
   ): ResultOf<Exports[Name]>
-  /** Calls a function that came from elsewhere, and blocks this isolate. */
-  callSync<T = unknown>(remote: Remote, args?: readonly unknown[], options?: CallOptions): T
   callSync(name: string | Remote, args: readonly unknown[] = [], options?: CallOptions): unknown {
     const target = targetOf(name)
     if (target === undefined) throw noName()
@@ -352,7 +352,8 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   [inspected](depth: number, options: object, inspect: (value: object, options: object) => string): string {
     if (depth < 0) return '[Bus]'
     const exports = this.#peer.native.exports()
-    const about = exports ? { exports: [...new Set(exports)].sort() } : { closed: true }
+    const others = exports?.filter(name => !name.startsWith('isthmus.')) // the package's own
+    const about = others ? { exports: [...new Set(others)].sort() } : { closed: true }
     return `Bus ${inspect({ name: this.name, ...about }, options)}`
   }
 

@@ -2,6 +2,7 @@
 
 import { setTimeout as delay } from 'node:timers/promises'
 import { closedError, HostLostError, IsthmusError, NotExportedError, TimeoutError } from './errors.js'
+import { optionsOf } from './options.js'
 import type { Port, PortOptions, StreamEvents, StreamHandle } from './port.js'
 import { listen, unlisten } from './signals.js'
 
@@ -72,6 +73,15 @@ export interface SubscribeOptions {
   readonly onFull?: 'wait' | 'drop-oldest'
   /** How many messages are kept, besides those on the way, of which there are as many and at most 64. 256 if not given. */
   readonly depth?: number
+}
+
+const waitNames = { timeout: true, signal: true } as const
+const check = {
+  queue: optionsOf<QueueOptions>('queue', { depth: true, prefetch: true, deliveries: true }),
+  put: optionsOf<WaitOptions>('put', waitNames),
+  get: optionsOf<WaitOptions>('get', waitNames),
+  publish: optionsOf<WaitOptions>('publish', waitNames),
+  subscribe: optionsOf<SubscribeOptions>('subscribe', { onFull: true, depth: true }),
 }
 
 /** @internal The way of a bus to its keeper, which is there from the first use of a queue or topic on. */
@@ -436,6 +446,7 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
 
   /** @internal */
   constructor(access: Access, name: string, options: QueueOptions) {
+    check.queue(options)
     this.name = name
     this.#access = access
     this.#options = options
@@ -450,7 +461,8 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
    * @throws (as a rejection) EncodeError for what has no value form, such as a function; TimeoutError or the signal's reason: it was
    * not taken in then, unless that crossed with the answer; HostLostError.
    */
-  put(value: T, options: WaitOptions = {}): Promise<void> {
+  async put(value: T, options: WaitOptions = {}): Promise<void> {
+    check.put(options)
     const { depth, deliveries } = this.#options
     return this.#access.send(PUT, [value, this.name, depth, deliveries], `the queue '${this.name}'`, options)
   }
@@ -461,6 +473,7 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
    * @throws (as a rejection) TimeoutError, the signal's reason, HostLostError, or IsthmusError when the queue is closed meanwhile.
    */
   async get(options: WaitOptions = {}): Promise<Message<T>> {
+    check.get(options)
     const delivery = await this.#access.async(() => this.#consumer.next(options))
     return new Message<T>(this, this.#consumer, delivery)
   }
@@ -653,12 +666,14 @@ export class Topic<T = unknown> {
   }
 
   /** Sends a value to all who have subscribed. The promise is fulfilled when each has it, or room for it; it rejects like `Queue.put`. */
-  publish(value: T, options: WaitOptions = {}): Promise<void> {
+  async publish(value: T, options: WaitOptions = {}): Promise<void> {
+    check.publish(options)
     return this.#access.send(PUBLISH, [value, this.name], `the topic '${this.name}'`, options)
   }
 
   /** Messages that are published from now on. */
   subscribe(options: SubscribeOptions = {}): Subscription<T> {
+    check.subscribe(options)
     return new Subscription<T>(this.#access, this.name, options)
   }
 }

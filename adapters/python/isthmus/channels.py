@@ -215,7 +215,7 @@ def _begin(caller: Caller, name: str, args: tuple[Any, ...], timeout: float | No
     return asyncio.ensure_future(_begin_later(caller, name, args, timeout))
 
 
-# --- queues -------------------------------------------------------------------------------------------------
+# --- queues ------------------------------------------------------------------------------------------------
 
 _Delivery = tuple[int, int, Any]  # tag, how often it was given out, value
 
@@ -476,11 +476,10 @@ class Queue:
         return f"<isthmus.Queue '{self.name}'>"
 
 
-# --- topics -------------------------------------------------------------------------------------------------
+# --- topics ------------------------------------------------------------------------------------------------
 
-_News = tuple[
-    int, Any
-]  # how many were dropped so far, value; None is the first item, which says that it has begun
+# How many were dropped so far, value. The first item is None, which says that it has begun.
+_News = tuple[int, Any]
 
 
 class _Feed(_Intake[_News]):

@@ -21,9 +21,7 @@ __all__ = ["Failed", "Post", "Process", "Restart", "Supervisor", "post_of_worker
 log = logging.getLogger("isthmus")
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0  # seconds before a crew that died is started again
-LONG_ENOUGH = (
-    10  # times the delay; a crew that lived so long is taken for a healthy one: the delays begin anew
-)
+LONG_ENOUGH = 10  # times the delay; a crew that lived so long is taken for healthy: the delays begin anew
 LOOK_EVERY = 0.25  # seconds between two looks at the files
 LONGEST_LINE = 1 << 24  # bytes of what a crew says: its files, or a traceback
 
