@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { describe, test } from 'node:test'
+import { after, before, describe, test } from 'node:test'
 import { crc32 } from 'node:zlib'
 import sharp from 'sharp'
 
@@ -66,6 +66,33 @@ for (const name of ['hello', 'remote', 'inference']) {
     assert.equal(code, 0)
   })
 }
+
+describe('pipeline', () => {
+  const expected = readFileSync(join(root, 'examples/pipeline/expected.txt'), 'utf8')
+  const { XDG_RUNTIME_DIR } = process.env
+  let folder
+  before(() => {
+    folder = mkdtempSync(join(tmpdir(), 'isthmus-pipeline-'))
+    process.env.XDG_RUNTIME_DIR = folder // its bus has a name that others may use
+  })
+  after(() => {
+    if (XDG_RUNTIME_DIR === undefined) delete process.env.XDG_RUNTIME_DIR
+    else process.env.XDG_RUNTIME_DIR = XDG_RUNTIME_DIR
+    rmSync(folder, { recursive: true })
+  })
+
+  for (const options of [[], ['--kill']]) {
+    test(`finds what is expected ${options}`, async () => {
+      const out = join(folder, 'out')
+      const said = await run('examples/pipeline/main.mjs', ...options, '--out', out)
+      assert.equal(said.err, '')
+      assert.equal(said.out, expected)
+      assert.equal(said.code, 0)
+      const kills = readFileSync(join(out, 'pipeline.log'), 'utf8').match(/was killed by SIGKILL/g) ?? []
+      assert.equal(kills.length, options.length * 14)
+    })
+  }
+})
 
 describe('photos', () => {
   const main = 'examples/photos/main.mjs'

@@ -253,14 +253,14 @@ def up(arguments: argparse.Namespace) -> int:
 def _run(pipeline: Pipeline) -> int:
     shared = Log(sys.stdout.fileno())
     log.handlers[:] = [Messages(shared)]
-    broker = _isthmus.Broker(pipeline.bus, pipeline.memory, 0, pipeline.quota, True)
+    is_open = not any(stage.serves for stage in pipeline.stages)
+    broker = _isthmus.Broker(pipeline.bus, pipeline.memory, 0, pipeline.quota, is_open)
     keeper = Keeper(pipeline.bus)
     try:
-        keeper.start()
         with Guard() as guard:
             posts = Stages(pipeline, shared, guard).posts()
             supervisor = Supervisor(pipeline.bus, posts, patience=pipeline.drain)
-            asyncio.run(supervisor.run(broker, lambda: None))
+            asyncio.run(supervisor.run(broker, keeper.start))
     except Failed as failure:
         log.error("%s", failure)
         return FAILED

@@ -176,7 +176,7 @@ class Supervisor:
         self._roll = asyncio.Event()
 
     async def run(self, broker: _isthmus.Broker | None, ready: Callable[[], None]) -> None:
-        """Returns when it is told to stop, or all is done.
+        """Returns when it is told to stop, or all is done. ``ready`` is called once those that answer serve.
 
         Raises Failed when one of the first crews can't be started, or one that is not to be replaced fails.
         """
@@ -195,7 +195,8 @@ class Supervisor:
                 ]
                 if not await _done_before(stop, jobs):
                     return
-            ready()
+                if answers:
+                    ready()
             log.info("serving '%s' with %s", self._bus, ", ".join(str(post.crew) for post in self._posts))
             kept = {asyncio.ensure_future(self._keep(post)): post.restart for post in self._posts}
             jobs = [*kept, asyncio.ensure_future(self._roll_when_told())]
