@@ -374,29 +374,62 @@ def test_the_workers_stay_when_new_ones_can_not_be_started(serve, bus, until):
     assert pids_of(caller, until, 2) == before
 
 
-def test_reload_rolls_when_a_file_of_the_app_changes(serve, bus, until, tmp_path):
+ANSWERS = """
+    import isthmus
+    import answers
+
+    @isthmus.export
+    def answer():
+        return answers.answer
+"""
+
+
+@pytest.fixture
+def answers(tmp_path):
     module = tmp_path / "answers.py"
     module.write_text("answer = 1\n")
-    served = serve(
-        """
-        import isthmus
-        import answers
+    return module
 
-        @isthmus.export
-        def answer():
-            return answers.answer
-        """,
-        "--workers",
-        "2",
-        "--reload",
-    ).ready()
+
+def test_reload_rolls_when_a_file_of_the_app_changes(serve, bus, until, answers):
+    served = serve(ANSWERS, "--workers", "2", "--reload").ready()
     caller = bus()
     assert caller.call("answer") == 1
-    module.write_text("answer = \n")
+    answers.write_text("answer = \n")
     assert "goes on with the workers that it has" in served.process.stderr.readline()
     assert caller.call("answer") == 1
-    module.write_text("answer = 22\n")
+    answers.write_text("answer = 22\n")
     until(lambda: {caller.call("answer") for _ in range(8)} == {22})
+
+
+def test_reload_gives_up_what_never_serves_once_that_is_mended(serve, bus, until, answers):
+    served = serve(ANSWERS, "--reload").ready()
+    caller = bus()
+    answers.write_text("import time\nprint('begins', flush=True)\ntime.sleep(600)\n")
+    assert served.process.stdout.readline() == "begins\n"
+    assert caller.call("answer") == 1
+    answers.write_text("answer = 22\n")
+    until(lambda: caller.call("answer") == 22)
+
+
+def test_reload_looks_at_modules_that_could_not_be_imported_too(serve, bus, until, answers):
+    served = serve(ANSWERS, "--reload").ready()
+    caller = bus()
+    new = answers.with_name("new_answers.py")
+    new.write_text("answer = \n")
+    answers.write_text("from new_answers import answer\n")
+    assert "goes on with the workers that it has" in served.process.stderr.readline()
+    new.write_text("answer = 22\n")
+    until(lambda: caller.call("answer") == 22)
+
+
+def test_the_hang_up_of_a_terminal_is_for_the_supervisor(serve, bus):
+    serve(APP, "--workers", "1").ready()
+    caller = bus()
+    worker = caller.call("pid")
+    for number in (signal.SIGHUP, signal.SIGINT):
+        os.kill(worker, number)
+    assert caller.call("pid") == worker
 
 
 # --- beginning -------------------------------------------------------------------------------------------
@@ -421,6 +454,33 @@ def test_a_worker_that_dies_at_the_beginning_is_an_error(serve):
     served = serve("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "--workers", "2")
     assert "was killed by SIGKILL before it served" in served.answer()["error"]["message"]
     assert served.wait() == 1
+
+
+def test_a_worker_that_can_not_serve_and_does_not_end_is_ended(serve):
+    source = """
+        import threading, time
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        raise ValueError("no")
+    """
+    served = serve(source, "--workers", "1")
+    assert served.answer()["error"]["message"] == "no"
+    assert served.wait() == 1
+
+
+def test_a_worker_that_dies_at_the_beginning_is_noticed_though_its_child_lives(serve):
+    source = """
+        import os, time
+        child = os.fork()
+        if child == 0:
+            time.sleep(600)
+        print(child, flush=True)
+        os._exit(3)
+    """
+    served = serve(source, "--workers", "1")
+    child = int(served.process.stdout.readline())
+    assert "ended with exit code 3 before it served" in served.answer()["error"]["message"]
+    assert served.wait() == 1
+    os.kill(child, signal.SIGKILL)
 
 
 def test_sigterm_while_workers_start_ends_them(serve):

@@ -5,21 +5,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import math
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from . import __version__, _isthmus, host
-from .app import DONE, NO_SUCH_BUS, USAGE, Lifeline, about, about_loading, import_app
+from .app import DONE, NO_SUCH_BUS, USAGE, Lifeline, about, about_loading, import_app, warn_of_no_exports
 from .caller import Bus
 from .errors import ConnectError
-from .exports import registry
 from .keeper import Keeper
 from .stages import up
-from .supervisor import Failed, Supervisor, post_of_workers
+from .supervisor import Failed, Supervisor, berth_of_workers
 from .workers import KINDS, check_kind, work
 
 log = logging.getLogger("isthmus")
@@ -53,10 +54,7 @@ def _serve_here(arguments: argparse.Namespace, name: str, lifeline: Lifeline) ->
         import_app(arguments.app)
     except (Exception, SystemExit) as error:
         return _fail(lifeline, about_loading(arguments.app, error))
-    if not registry.names():
-        log.warning(
-            "%s exports nothing: put @isthmus.export before the functions that it offers", arguments.app
-        )
+    warn_of_no_exports(arguments.app)
     served = host.Host(
         name,
         memory=arguments.memory,
@@ -66,7 +64,7 @@ def _serve_here(arguments: argparse.Namespace, name: str, lifeline: Lifeline) ->
         pickle=arguments.pickle,
         join=arguments.join,
     )
-    with host.stopped_by_signals(served):
+    with host.stopped_by_signals(served, lifeline.has_parent):
         try:
             served.start()
         except ConnectError as error:
@@ -85,16 +83,27 @@ def _serve_with_workers(arguments: argparse.Namespace, name: str, lifeline: Life
         check_kind(kind)
     except RuntimeError as error:
         return _fail(lifeline, about(error, code=USAGE))
-    command = [sys.executable, "-m", "isthmus", "work", arguments.app, "--bus", name, "--worker-kind", kind]
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
+    command = [
+        sys.executable,
+        *flags,
+        "-m",
+        "isthmus",
+        "work",
+        arguments.app,
+        f"--bus={name}",
+        f"--worker-kind={kind}",
+    ]
     if arguments.allow is not None:
-        command += ["--allow", arguments.allow]
+        command.append(f"--allow={arguments.allow}")
     command += ["--no-numpy-memory"] * (not arguments.numpy_memory) + ["--pickle"] * arguments.pickle
     crews = [range(i, i + 1) for i in range(count)] if kind == "process" else [range(count)]
     supervisor = Supervisor(
         name,
-        [post_of_workers(command, workers) for workers in crews],
+        [berth_of_workers(command, workers) for workers in crews],
         patience=arguments.drain,
         reload=arguments.reload,
+        has_parent=lifeline.has_parent,
     )
     broker = keeper = None
 
@@ -155,6 +164,16 @@ def _memory(text: str) -> int:
         return host.parse_memory(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds")
+    return seconds
 
 
 def _count(text: str) -> int:
@@ -233,7 +252,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument(
         "--drain",
-        type=float,
+        type=_seconds,
         default=30,
         metavar="SECONDS",
         help="how long workers that are replaced or stopped may take for the calls that they have "

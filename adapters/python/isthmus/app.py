@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import sys
 import sysconfig
 import threading
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from . import _isthmus, host
 from .errors import ConnectError
+from .exports import registry
 
 __all__ = [
     "DONE",
@@ -28,7 +31,10 @@ __all__ = [
     "import_again",
     "import_app",
     "imported_files",
+    "warn_of_no_exports",
 ]
+
+log = logging.getLogger("isthmus")
 
 DONE, FAILED, USAGE, NO_SUCH_BUS = 0, 1, 2, 3  # exit codes
 
@@ -152,11 +158,26 @@ def about_loading(app: str, error: BaseException) -> dict[str, Any]:
     """Likewise of an error that `import_app` has raised."""
     if isinstance(error, FileNotFoundError) and error.filename is None:
         return about(error, code=USAGE)
-    return about(error, f"{app} could not be imported\n{_traceback_of(error)}")
+    told = about(error, f"{app} could not be imported\n{_traceback_of(error)}")
+    read = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+    if isinstance(error, SyntaxError):
+        read.add(error.filename or "")
+    return {**told, "files": imported_files(read)}
 
 
-def imported_files() -> list[str]:
-    """The files of the modules that are imported, without those of Python and of installed packages."""
-    installed = (*sysconfig.get_paths().values(), str(Path(__file__).parent))
+def imported_files(read: Iterable[str] = ()) -> list[str]:
+    """The files of the modules that are imported, and of those ``read``, without those of Python and of
+    installed packages.
+    """
+    paths = sysconfig.get_paths()
+    folders = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    installed = tuple(os.path.join(folder, "") for folder in (*folders, str(Path(__file__).parent)))
     files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    return sorted(file for file in files if file.endswith(".py") and not file.startswith(installed))
+    return sorted(
+        file for file in files.union(read) if file.endswith(".py") and not file.startswith(installed)
+    )
+
+
+def warn_of_no_exports(app: str) -> None:
+    if not registry.names():
+        log.warning("%s exports nothing: put @isthmus.export before the functions that it offers", app)

@@ -206,8 +206,11 @@ class Host(Caller):
 
 
 @contextmanager
-def stopped_by_signals(host: Host) -> Iterator[None]:
-    """In the main thread: SIGINT and SIGTERM stop the host in good order, and a second one at once."""
+def stopped_by_signals(host: Host, has_parent: bool = False) -> Iterator[None]:
+    """In the main thread: SIGINT and SIGTERM stop the host in good order, and a second one at once.
+
+    With a parent that ends it, SIGINT is the parent's: the terminal sends it to both.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -221,7 +224,10 @@ def stopped_by_signals(host: Host) -> Iterator[None]:
         asked = True
         host._request_stop()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, handle)}
+    before[signal.SIGINT] = signal.signal(
+        signal.SIGINT, (lambda number, frame: None) if has_parent else handle
+    )
     try:
         yield
     finally:

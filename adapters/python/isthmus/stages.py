@@ -19,7 +19,7 @@ from .app import DONE, FAILED, USAGE
 from .errors import ConnectError
 from .keeper import Keeper
 from .pipeline import Mistake, Pipeline, Stage, read
-from .supervisor import Failed, Post, Supervisor
+from .supervisor import Berth, Failed, Supervisor
 
 __all__ = ["up"]
 
@@ -195,14 +195,14 @@ class Stages:
         self._log = shared
         self._guard = guard
 
-    def posts(self) -> list[Post]:
+    def berths(self) -> list[Berth]:
         return [
-            self._post(stage, worker, colour)
+            self._berth(stage, worker, colour)
             for colour, stage in enumerate(self._pipeline.stages)
             for worker in range(stage.workers)
         ]
 
-    def _post(self, stage: Stage, worker: int, colour: int) -> Post:
+    def _berth(self, stage: Stage, worker: int, colour: int) -> Berth:
         name = f"{stage.name}.{worker}"
         prefix = self._log.prefix(name, colour)
         place = {
@@ -229,7 +229,7 @@ class Stages:
             return StageProcess(process, lines, self._guard)
 
         command = [*stage.command, *(["--first", str(worker), "--count", "1"] if stage.serves else [])]
-        return Post(name, command, stage.serves, stage.restart, launch)
+        return Berth(name, command, stage.serves, stage.restart, launch)
 
 
 def up(arguments: argparse.Namespace) -> int:
@@ -258,8 +258,8 @@ def _run(pipeline: Pipeline) -> int:
     keeper = Keeper(pipeline.bus)
     try:
         with Guard() as guard:
-            posts = Stages(pipeline, shared, guard).posts()
-            supervisor = Supervisor(pipeline.bus, posts, patience=pipeline.drain)
+            berths = Stages(pipeline, shared, guard).berths()
+            supervisor = Supervisor(pipeline.bus, berths, patience=pipeline.drain)
             asyncio.run(supervisor.run(broker, keeper.start))
     except Failed as failure:
         log.error("%s", failure)

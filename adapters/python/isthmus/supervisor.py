@@ -9,20 +9,23 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from . import _isthmus
 from .app import about
 
-__all__ = ["Failed", "Post", "Process", "Restart", "Supervisor", "post_of_workers"]
+__all__ = ["Berth", "Failed", "Process", "Restart", "Supervisor", "berth_of_workers"]
 
 log = logging.getLogger("isthmus")
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0  # seconds before a crew that died is started again
 LONG_ENOUGH = 10  # times the delay; a crew that lived so long is taken for healthy: the delays begin anew
 LOOK_EVERY = 0.25  # seconds between two looks at the files
+LAST_LINE = 0.5  # seconds for what a crew said just before it ended
+FAILING = 3.0  # seconds for a crew to end that has said that it can't serve
 LONGEST_LINE = 1 << 24  # bytes of what a crew says: its files, or a traceback
 
 
@@ -53,7 +56,7 @@ Restart = Literal["always", "on-failure", "never"]
 
 
 @dataclass(eq=False)
-class Post:
+class Berth:
     """The place of a crew: how one is started there, when another is, and who fills it.
 
     One that ``answers`` is given a lifeline (``--lifeline FD``) and says on it when it serves. Others are at
@@ -66,58 +69,90 @@ class Post:
     restart: Restart = "always"
     launch: Callable[[Sequence[str], Sequence[int]], Awaitable[Process]] = launch
     crew: Crew | None = None  # None: it died, and the next one is not there yet
+    files: dict[str, int] = field(
+        default_factory=dict
+    )  # that crews have imported, and when they were changed
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    hurry: asyncio.Event = field(default_factory=asyncio.Event)  # the next one is to be started at once
+    hurry: asyncio.Event = field(
+        default_factory=asyncio.Event
+    )  # the next one is to be started (again) at once
 
     def is_done(self, code: int) -> bool:
         """Whether nobody takes the place of a crew that has ended with this exit code."""
         return self.restart == "never" or (self.restart == "on-failure" and code == 0)
 
 
-def post_of_workers(command: Sequence[str], workers: range) -> Post:
+def berth_of_workers(command: Sequence[str], workers: range) -> Berth:
     """The place of a process with these workers in it."""
     first, last = workers[0], workers[-1]
     name = f"worker {first}" if first == last else f"workers {first} to {last}"
-    return Post(name, [*command, "--first", str(first), "--count", str(len(workers))])
+    return Berth(name, [*command, "--first", str(first), "--count", str(len(workers))])
 
 
 class Crew:
-    """The process at a post, and the workers in it."""
+    """The process at a berth, and the workers in it."""
 
-    def __init__(self, post: Post) -> None:
-        self.post = post
-        self.files: list[str] = []  # that its workers have imported
+    def __init__(self, berth: Berth) -> None:
+        self.berth = berth
         self.code = 0  # the exit code, once it has ended; negative: the signal that killed it
         self._process: Process
         self._line: asyncio.StreamWriter | None = None
         self._told = False
 
     def __str__(self) -> str:
-        return f"{self.post.name} (pid {self._process.pid})"
+        return f"{self.berth.name} (pid {self._process.pid})"
 
     async def start(self) -> None:
         """Starts the process, and returns once it is at work. Raises Failed."""
-        if self.post.answers:
-            await self._start_and_hear()
-        else:
-            self._process = await self.post.launch(self.post.command, [])
+        try:
+            if self.berth.answers:
+                await self._start_and_hear()
+            else:
+                self._process = await self.berth.launch(self.berth.command, [])
+        except OSError as error:
+            raise Failed(about(OSError(f"{self.berth.name} could not be started: {error}"))) from error
 
     async def _start_and_hear(self) -> None:
         ours, theirs = socket.socketpair()
         reader, self._line = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
         with theirs:
             fd = theirs.fileno()
-            self._process = await self.post.launch([*self.post.command, "--lifeline", str(fd)], [fd])
+            self._process = await self.berth.launch([*self.berth.command, "--lifeline", str(fd)], [fd])
+        started = time.time_ns()
         try:
-            said = json.loads(await reader.readline() or "{}")
+            said = await self._hear(reader)
         except asyncio.CancelledError:
             self.kill()
             await self.ended()
             raise
-        if not said.get("ready"):
-            how = f"{self} {await self.ended()} before it served"
-            raise Failed(said if "error" in said else about(RuntimeError(how)))
-        self.files = said["files"]
+        self._remember(said.get("files", ()), started)
+        if "error" in said:
+            await self.leave(FAILING)
+            raise Failed(said)
+        if "ready" not in said:
+            raise Failed(about(RuntimeError(f"{self} {await self.ended()} before it served")))
+
+    async def _hear(self, reader: asyncio.StreamReader) -> dict[str, Any]:
+        """What it says; nothing when it has ended, although a child of its own may hold the line."""
+        line = asyncio.ensure_future(reader.readline())
+        end = asyncio.ensure_future(self._process.wait())
+        try:
+            await asyncio.wait({line, end}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({line}, timeout=LAST_LINE)
+            said: dict[str, Any] = json.loads(line.result()) if line.done() else {}
+        except ValueError:  # it died while it said it
+            return {}
+        finally:
+            line.cancel()
+            end.cancel()
+        return said
+
+    def _remember(self, files: Iterable[str], started: int) -> None:
+        for file in files:
+            with contextlib.suppress(OSError):
+                changed = os.stat(file).st_mtime_ns
+                # What was changed while it was imported may have been read before that.
+                self.berth.files.setdefault(file, min(changed, started))
 
     async def ended(self) -> str:
         """Waits until the process has ended; how it did, in words."""
@@ -147,11 +182,11 @@ class Crew:
 
 
 class Supervisor:
-    """Keeps crews at their posts, on a bus.
+    """Keeps crews at their berths, on a bus.
 
     Those that answer come first and leave last, so that the others find them. What dies is started again, if
-    its post says so, after a delay that doubles from 0.1 s to 30 s as long as it keeps dying early. Where
-    some posts are not filled for ever, the end of all those is the end.
+    its berth says so, after a delay that doubles from 0.1 s to 30 s as long as it keeps dying early. Where
+    some berths are not filled for ever, the end of all those is the end.
 
     SIGTERM and SIGINT have the workers finish the calls that they have, for at most ``patience`` seconds; a
     second one ends them at once. SIGHUP rolls: one crew after the other is replaced by a new one, which
@@ -162,16 +197,19 @@ class Supervisor:
     def __init__(
         self,
         bus: str,
-        posts: Sequence[Post],
+        berths: Sequence[Berth],
         *,
         patience: float,
         reload: bool = False,
+        has_parent: bool = False,
     ) -> None:
         self._bus = bus
-        self._posts = posts
+        self._berths = berths
         self._patience = patience
         self._reload = reload
+        self._has_parent = has_parent
         self._crews: set[Crew] = set()  # all that were started and have not ended
+        self._leaving: set[asyncio.Future[None]] = set()  # who were replaced, and may take their time
         self._stop = asyncio.Event()
         self._roll = asyncio.Event()
 
@@ -183,22 +221,24 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop, number, broker)
+        if self._has_parent:  # which the terminal sends SIGINT too, and which ends this one when it sees fit
+            loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.add_signal_handler(signal.SIGHUP, self._roll.set)
         stop = asyncio.ensure_future(self._stop.wait())
         jobs: list[asyncio.Future[None]] = []
         try:
             for answers in (True, False):
                 jobs = [
-                    asyncio.ensure_future(self._begin(post))
-                    for post in self._posts
-                    if post.answers is answers
+                    asyncio.ensure_future(self._begin(berth))
+                    for berth in self._berths
+                    if berth.answers is answers
                 ]
                 if not await _done_before(stop, jobs):
                     return
                 if answers:
                     ready()
-            log.info("serving '%s' with %s", self._bus, ", ".join(str(post.crew) for post in self._posts))
-            kept = {asyncio.ensure_future(self._keep(post)): post.restart for post in self._posts}
+            log.info("serving '%s' with %s", self._bus, ", ".join(str(berth.crew) for berth in self._berths))
+            kept = {asyncio.ensure_future(self._keep(berth)): berth.restart for berth in self._berths}
             jobs = [*kept, asyncio.ensure_future(self._roll_when_told())]
             if self._reload:
                 jobs.append(asyncio.ensure_future(self._watch()))
@@ -210,7 +250,7 @@ class Supervisor:
                 job.cancel()
             await asyncio.gather(stop, *jobs, return_exceptions=True)
             for answers in (False, True):
-                leaving = [crew for crew in self._crews if crew.post.answers is answers]
+                leaving = [crew for crew in self._crews if crew.berth.answers is answers]
                 await asyncio.gather(*(crew.leave(self._patience) for crew in leaving))
 
     def _told_to_stop(self, number: int, broker: _isthmus.Broker | None) -> None:
@@ -222,80 +262,115 @@ class Supervisor:
             os._exit(128 + number)
         self._stop.set()
 
-    async def _begin(self, post: Post) -> None:
-        crew = Crew(post)
+    async def _begin(self, berth: Berth) -> None:
+        crew = Crew(berth)
         await crew.start()
         self._crews.add(crew)
-        post.crew = crew
+        berth.crew = crew
 
-    async def _keep(self, post: Post) -> None:
+    async def _keep(self, berth: Berth) -> None:
         """Starts anew what has died. Returns when it is done; raises Failed when that is no good end."""
         loop = asyncio.get_running_loop()
         delay = FIRST_DELAY
         while True:
-            crew, since = post.crew, loop.time()
+            crew, since = berth.crew, loop.time()
             assert crew is not None
             why = f"{crew} {await crew.ended()}"
             self._crews.discard(crew)
-            async with post.changing:
-                if post.crew is not crew:  # it was replaced
+            async with berth.changing:
+                if berth.crew is not crew:  # it was replaced
                     continue
-                post.crew = None
-            if post.is_done(crew.code):
+                berth.crew = None
+            if berth.is_done(crew.code):
                 if crew.code != 0:
                     raise Failed(about(RuntimeError(f"{why}, and is not to be started again")))
                 log.info("%s: it is done", why)
                 return
             if loop.time() - since > LONG_ENOUGH * delay:
                 delay = FIRST_DELAY
-            while post.crew is None:
+            while berth.crew is None:
                 log.warning("%s; the next one is started in %g s", why, delay)
-                post.hurry.clear()
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(post.hurry.wait(), delay)
+                berth.hurry.clear()
+                await _before(berth.hurry, asyncio.sleep(delay))
                 delay = min(2 * delay, LONGEST_DELAY)
                 try:
-                    await self._begin(post)
+                    berth.hurry.clear()
+                    while not await _before(
+                        berth.hurry, self._begin(berth)
+                    ):  # begun again: it changed meanwhile
+                        berth.hurry.clear()
                 except Failed as failure:
                     why = f"{crew} could not be replaced: {failure}"
-            log.info("%s is started", post.crew)
+            log.info("%s is started", berth.crew)
 
     async def _roll_when_told(self) -> None:
         while True:
             await self._roll.wait()
             self._roll.clear()
             try:
-                for post in self._posts:
-                    await self._replace(post)
-                log.info("rolled '%s'", self._bus)
+                # Told again meanwhile, it begins anew: what it starts is out of date, or may never serve.
+                if await _before(self._roll, self._replace_all()):
+                    log.info("rolled '%s'", self._bus)
             except Failed as failure:
                 log.error("'%s' goes on with the workers that it has: %s", self._bus, failure)
 
-    async def _replace(self, post: Post) -> None:
+    async def _replace_all(self) -> None:
+        for berth in self._berths:
+            await self._replace(berth)
+
+    async def _replace(self, berth: Berth) -> None:
         """A new crew serves before the old one takes no more calls, so callers always find one."""
-        async with post.changing:
-            before = post.crew
+        async with berth.changing:
+            before = berth.crew
             if before is None:
-                post.hurry.set()
+                berth.hurry.set()
                 return
-            if not post.answers:
+            if not berth.answers:
                 await before.leave(self._patience)
-            await self._begin(post)
-        await before.leave(self._patience)
-        self._crews.discard(before)
+            await self._begin(berth)
+        leaving = asyncio.ensure_future(self._dismiss(before))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        await asyncio.shield(leaving)
+
+    async def _dismiss(self, crew: Crew) -> None:
+        await crew.leave(self._patience)
+        self._crews.discard(crew)
 
     async def _watch(self) -> None:
         """Rolls when a file that a worker has imported was changed."""
-        seen: dict[str, int] = {}
         while True:
-            for file in {file for crew in self._crews for file in crew.files}:
-                with contextlib.suppress(OSError):
-                    changed = os.stat(file).st_mtime_ns
-                    if seen.setdefault(file, changed) != changed:
-                        seen[file] = changed
-                        log.info("%s has changed", file)
-                        self._roll.set()
+            for file in {file for berth in self._berths for file in berth.files}:
+                if self._has_changed(file):
+                    log.info("%s has changed", file)
+                    self._roll.set()
             await asyncio.sleep(LOOK_EVERY)
+
+    def _has_changed(self, file: str) -> bool:
+        with contextlib.suppress(OSError):
+            changed = os.stat(file).st_mtime_ns
+            stale = [berth for berth in self._berths if berth.files.get(file, changed) != changed]
+            for berth in stale:
+                berth.files[file] = changed
+            return bool(stale)
+        return False  # it is being written
+
+
+async def _before(event: asyncio.Event, job: Coroutine[Any, Any, None]) -> bool:
+    """Whether the job was done before the event came; if not, it is cancelled. Raises what it has raised."""
+    task = asyncio.ensure_future(job)
+    coming = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({task, coming}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        coming.cancel()
+        is_done = task.done()
+        if not is_done:
+            task.cancel()
+            await asyncio.wait({task})
+    if is_done:
+        task.result()
+    return is_done
 
 
 async def _done_before(

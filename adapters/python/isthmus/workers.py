@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import importlib
 import json
+import logging
+import os
 import signal
 import socket
 import sys
@@ -14,11 +16,22 @@ import threading
 from types import FrameType
 from typing import Any
 
-from .app import DONE, FAILED, Lifeline, about, about_loading, import_app, imported_files
+from .app import (
+    DONE,
+    FAILED,
+    Lifeline,
+    about,
+    about_loading,
+    import_app,
+    imported_files,
+    warn_of_no_exports,
+)
 from .errors import ConnectError
 from .host import Host
 
 __all__ = ["KINDS", "check_kind", "work", "work_in_interpreter"]
+
+log = logging.getLogger("isthmus")
 
 KINDS = ("process", "interpreter", "thread")
 
@@ -42,7 +55,8 @@ def work(arguments: argparse.Namespace) -> int:
     """What the process of a crew does: it serves until SIGTERM has it drain, or its supervisor is gone."""
     lifeline = Lifeline(arguments.lifeline)
     lifeline.watch()
-    signal.signal(signal.SIGINT, lambda number, frame: None)  # of the terminal: the supervisor sees to it
+    for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal: the supervisor sees to them
+        signal.signal(number, lambda number, frame: None)
     in_interpreters = arguments.worker_kind == "interpreter"
     return (_work_in_interpreters if in_interpreters else _work_here)(arguments, lifeline)
 
@@ -57,6 +71,8 @@ def _work_here(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
     except (Exception, SystemExit) as error:
         lifeline.say(about_loading(arguments.app, error))
         return FAILED
+    if arguments.first == 0:
+        warn_of_no_exports(arguments.app)
     hosts = [_host(arguments, number) for number in numbers]
 
     def drain(number: int, frame: FrameType | None) -> None:
@@ -105,7 +121,11 @@ def _work_in_interpreters(arguments: argparse.Namespace, lifeline: Lifeline) -> 
         for number, (_, theirs) in zip(numbers, lines, strict=True)
     ]
 
+    was_told = False
+
     def drain(number: int, frame: FrameType | None) -> None:
+        nonlocal was_told
+        was_told = True
         for ours, _ in lines:
             with contextlib.suppress(OSError):
                 ours.shutdown(socket.SHUT_WR)
@@ -115,20 +135,26 @@ def _work_in_interpreters(arguments: argparse.Namespace, lifeline: Lifeline) -> 
         thread.start()
     said = [json.loads(ours.makefile().readline() or "{}") for ours, _ in lines]
     failed = [each for each in said if not each.get("ready")]
-    if failed:
-        lifeline.say(failed[0])
-        drain(signal.SIGTERM, None)
-    else:
-        lifeline.say(said[0])
+    lifeline.say(failed[0] if failed else said[0])
+    while not failed and all(thread.is_alive() for thread in threads):
+        threads[0].join(0.5)  # signal handlers run meanwhile
+    is_fine = was_told and not failed
+    drain(
+        signal.SIGTERM, None
+    )  # where one has ended unasked, the others end too, to be started again together
     for thread in threads:
         while thread.is_alive():
-            thread.join(0.5)  # signal handlers run meanwhile
-    return FAILED if failed else DONE
+            thread.join(0.5)
+    return DONE if is_fine else FAILED
 
 
 def _run_interpreter(arguments: argparse.Namespace, number: int, line: int) -> None:
     """The thread of a sub-interpreter."""
-    options = {**vars(arguments), "first": number, "lifeline": line}
+    with socket.socket(fileno=line):  # hung up, whatever becomes of it
+        _run_in_interpreter({**vars(arguments), "first": number, "lifeline": line})
+
+
+def _run_in_interpreter(options: dict[str, Any]) -> None:
     del options["run"]
     script = f"""import sys
 sys.path[:] = {sys.path!r}
@@ -140,14 +166,16 @@ workers.work_in_interpreter({options!r})"""
     else:
         interpreters = importlib.import_module("_xxsubinterpreters")
         interpreter = interpreters.create()
-    interpreters.run_string(interpreter, script)
+    failure = interpreters.run_string(interpreter, script)  # before 3.13 it raises
     interpreters.destroy(interpreter)
+    if failure is not None:
+        log.error("a worker has failed: %s", failure.formatted)
 
 
 def work_in_interpreter(options: dict[str, Any]) -> None:
     """What a sub-interpreter does: it serves until its line is shut down."""
     arguments = argparse.Namespace(**options)
-    line = socket.socket(fileno=arguments.lifeline)
+    line = socket.socket(fileno=os.dup(arguments.lifeline))
     lifeline = Lifeline(line.fileno())
     try:
         import_app(arguments.app)
@@ -160,6 +188,8 @@ def work_in_interpreter(options: dict[str, Any]) -> None:
     except (Exception, SystemExit) as error:
         lifeline.say(about_loading(arguments.app, error))
         return
+    if arguments.first == 0:
+        warn_of_no_exports(arguments.app)
 
     host = _host(arguments, arguments.first)
     try:
