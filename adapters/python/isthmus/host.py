@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import current_process
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -247,10 +248,10 @@ def serve(
     Both let the call that runs finish and leave nothing behind; a second one ends the process at once.
     Arguments and errors are those of ``Host``.
     """
-    if loading:
+    if loading or getattr(current_process(), "_inheriting", False):
         raise Error(
-            "the app calls isthmus.serve() itself: run it with `python app.py`, "
-            "or put the call under `if __name__ == '__main__':`"
+            "the app calls isthmus.serve() itself, also where it is imported, as by the processes that its "
+            "exports run in: put the call under `if __name__ == '__main__':`, or run it with `python app.py`"
         )
     host = Host(
         name,
