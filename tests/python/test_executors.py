@@ -384,6 +384,7 @@ APP = """
 """
 
 LARGE = 100_000  # numbers; 800 kB
+PROCESSORS = min(len(os.sched_getaffinity(0)), 32)
 
 
 @pytest.fixture
@@ -516,7 +517,7 @@ def test_one_that_dies_while_it_has_nothing_to_do_is_replaced_unnoticed(away, un
 
 def test_what_is_cancelled_before_it_begins_in_another_process_never_does(away, until, folder, tmp_path):
     never = tmp_path / "never"
-    calls = [away.submit("hold", str(folder)) for _ in range(os.cpu_count())]
+    calls = [away.submit("hold", str(folder)) for _ in range(PROCESSORS)]
     until(lambda: len(begun(folder)) == len(calls))
     waiting = [away.submit("note", str(never)) for _ in range(20)]
     away.call("turn")
@@ -541,7 +542,7 @@ def test_a_timeout_of_a_call_in_another_process_gives_its_arrays_back(away, unti
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_end_with_their_host_whatever_they_do(away, until, folder, number):
-    calls = [away.submit("hold", str(folder)) for _ in range(os.cpu_count())]
+    calls = [away.submit("hold", str(folder)) for _ in range(PROCESSORS)]
     host = away.call("host_pid")
     until(lambda: len(begun(folder)) == len(calls))
     workers = children(host)
@@ -613,3 +614,18 @@ def test_one_that_serves_wherever_it_is_imported_is_told_what_to_do(name, tmp_pa
     finally:
         served.terminate()
     assert "put the call under `if __name__ == '__main__':`" in served.communicate(timeout=20)[1]
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="interpreters with a GIL of their own came with Python 3.12"
+)
+def test_sub_interpreters_are_refused_processes(serve):
+    app = """
+        import os
+        import isthmus
+
+        isthmus.export(executor="processes")(os.getpid)
+    """
+    host = serve(app, "--worker-kind", "interpreter")
+    assert "use --worker-kind process" in host.answer()["error"]["message"]
+    assert host.wait() == 1

@@ -134,9 +134,14 @@ class Desk:
     """Where calls that run elsewhere have their buffers. An export of Isthmus's own; only tokens open it."""
 
     def __init__(self) -> None:
-        self.name = f"isthmus.desk.{secrets.token_hex(8)}"
+        self.name = ""
         self._kept: dict[str, _Kept] = {}
-        registry.set(self.name, self)
+
+    def open(self) -> None:
+        """From now on it is found, under a name that no other process has."""
+        if not self.name:
+            self.name = f"isthmus.desk.{secrets.token_hex(8)}"
+            registry.set(self.name, self)
 
     def keep(self, kept: _Kept) -> None:
         self._kept[kept.job.token] = kept
@@ -169,6 +174,9 @@ class Offsite:
         self._executor = processes if isinstance(executor, str) else executor
         # These have the function found by its name, and lose a worker that does not find it.
         self._by_name = isinstance(self._executor, ProcessPoolExecutor | Processes)
+        if self._executor is processes:
+            processes.check()
+        desk.open()
 
     async def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         name = getattr(function, "__name__", repr(function))
@@ -181,6 +189,7 @@ class Offsite:
             raise TypeError(
                 f"the arguments of '{name}', which runs in another process, can't be pickled: {error}"
             ) from error
+        desk.open()  # after a fork it is closed
         job = Job(name, carried, parcel, app.imported if self._by_name else None)
         desk.keep(_Kept(job, lambda: function(*args, **kwargs), parcel.buffers or ()))
         try:
