@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -252,6 +253,19 @@ def test_an_executor_of_this_process_gets_what_can_not_be_pickled(bus, until):
         result = call.result(20)
     assert heard == [LARGE]
     assert result == LARGE
+
+
+def test_a_module_that_processes_can_not_import_is_a_clear_error(bus, monkeypatch):
+    nowhere = types.ModuleType("nowhere")
+    exec("def function(): pass", nowhere.__dict__)
+    monkeypatch.setitem(sys.modules, "nowhere", nowhere)
+    isthmus.export(name="ex_nowhere", executor="processes")(nowhere.function)
+    with pytest.raises(isthmus.PythonError, match="'function' or its arguments can't be loaded") as caught:
+        bus.call("ex_nowhere")
+    assert caught.value.type == "ImportError"
+    assert "No module named 'nowhere'" in str(caught.value)
+    isthmus.export(name="ex_somewhere", executor="processes")(os.getpid)
+    assert bus.call("ex_somewhere") != os.getpid()
 
 
 def test_an_executor_that_drops_a_call_is_an_error_of_that_call(bus, until):

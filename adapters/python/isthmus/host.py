@@ -7,10 +7,10 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from multiprocessing.process import current_process
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -230,6 +230,12 @@ def stopped_by_signals(host: Host) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _is_being_spawned() -> bool:
+    """Whether multiprocessing imports the program in a process that it has started."""
+    processes = sys.modules.get("multiprocessing.process")
+    return processes is not None and getattr(processes.current_process(), "_inheriting", False)
+
+
 loading = False  # while the command line imports the app
 
 
@@ -248,7 +254,7 @@ def serve(
     Both let the call that runs finish and leave nothing behind; a second one ends the process at once.
     Arguments and errors are those of ``Host``.
     """
-    if loading or getattr(current_process(), "_inheriting", False):
+    if loading or _is_being_spawned():
         raise Error(
             "the app calls isthmus.serve() itself, also where it is imported, as by the processes that its "
             "exports run in: put the call under `if __name__ == '__main__':`, or run it with `python app.py`"

@@ -123,8 +123,7 @@ def _keep_if_large(buffer: pickle.PickleBuffer, kept: list[_Buffer]) -> bool:
 class _Kept:
     """What the desk has of a call: arguments that wait for their worker, then what that has left."""
 
-    def __init__(self, job: Job, call: Callable[[], Any], buffers: Sequence[_Buffer]) -> None:
-        self.job = job
+    def __init__(self, call: Callable[[], Any], buffers: Sequence[_Buffer]) -> None:
         self.call = call
         self.buffers = buffers
         self.result: Sequence[Any] = ()
@@ -143,8 +142,8 @@ class Desk:
             self.name = f"isthmus.desk.{secrets.token_hex(8)}"
             registry.set(self.name, self)
 
-    def keep(self, kept: _Kept) -> None:
-        self._kept[kept.job.token] = kept
+    def keep(self, token: str, kept: _Kept) -> None:
+        self._kept[token] = kept
 
     def kept(self, token: str) -> _Kept | None:
         return self._kept.get(token)
@@ -191,7 +190,7 @@ class Offsite:
             ) from error
         desk.open()  # after a fork it is closed
         job = Job(name, carried, parcel, app.imported if self._by_name else None)
-        desk.keep(_Kept(job, lambda: function(*args, **kwargs), parcel.buffers or ()))
+        desk.keep(job.token, _Kept(lambda: function(*args, **kwargs), parcel.buffers or ()))
         try:
             outcome = None
             bus = serving.get()
@@ -348,9 +347,10 @@ class Job:
             called = pickle.loads(function) if isinstance(function, bytes) else function
             args, kwargs = self._arguments.open(buffers)
         except BaseException as error:
-            raise _told(
-                ImportError(f"'{self.__name__}' or its arguments can't be loaded in a worker: {error!r}")
-            ) from error
+            what = f"'{self.__name__}' or its arguments can't be loaded in a worker: {error!r}"
+            failure = ImportError(what)
+            failure.__cause__ = error
+            raise _told(failure) from None
         return called, args, kwargs
 
     def _sent(self, result: Any, bus: Bus | None) -> Parcel:
