@@ -5,8 +5,11 @@ import contextvars
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -214,11 +217,63 @@ def test_a_pool_of_processes_runs_what_can_be_pickled(bus):
     with concurrent.futures.ProcessPoolExecutor(1) as processes:
         isthmus.export(name="ex_process", executor=processes)(os.getpid)
         isthmus.export(name="ex_norm", executor=processes)(np.linalg.norm)
+        isthmus.export(name="ex_square", executor=processes)(np.square)
         assert bus.call("ex_process") != os.getpid()
         assert bus.call("ex_norm", np.full(10_000, 3.0)) == 300.0
+        argument = large(3.0)
+        before = copied(bus)
+        assert (bus.call("ex_square", argument) == 9.0).all()
+        assert copied(bus) == before
         isthmus.export(name="ex_unpickled", executor=processes)(lambda: 1)
         with pytest.raises(isthmus.PythonError, match="pickle"):
             bus.call("ex_unpickled")
+
+
+def test_processes_that_can_not_join_the_bus_get_the_bytes(bus, tmp_path):
+    elsewhere = ("XDG_RUNTIME_DIR", str(tmp_path))
+    with concurrent.futures.ProcessPoolExecutor(1, None, os.environ.__setitem__, elsewhere) as processes:
+        isthmus.export(name="ex_far", executor=processes)(np.square)
+        argument = large(3.0)
+        before = copied(bus)
+        for _ in range(3):
+            assert (bus.call("ex_far", argument) == 9.0).all()
+        assert copied(bus) == [before[0], before[1] + 3 * argument.nbytes]
+
+
+def test_an_executor_of_this_process_gets_what_can_not_be_pickled(bus, until):
+    array = large()
+    heard = []
+    for arguments in ((heard.append, array), (array, 1)):
+        isthmus.export(name="ex_whatever", executor=elsewhere)(
+            lambda x, y: x(len(y)) if callable(x) else x.sum()
+        )
+        call = bus.submit("ex_whatever", *arguments)
+        until(lambda: elsewhere.submitted)
+        elsewhere.run()
+        result = call.result(20)
+    assert heard == [LARGE]
+    assert result == LARGE
+
+
+def test_a_module_that_processes_can_not_import_is_a_clear_error(bus, monkeypatch):
+    nowhere = types.ModuleType("nowhere")
+    exec("def function(): pass", nowhere.__dict__)
+    monkeypatch.setitem(sys.modules, "nowhere", nowhere)
+    isthmus.export(name="ex_nowhere", executor="processes")(nowhere.function)
+    with pytest.raises(isthmus.PythonError, match="'function' or its arguments can't be loaded") as caught:
+        bus.call("ex_nowhere")
+    assert caught.value.type == "ImportError"
+    assert "No module named 'nowhere'" in str(caught.value)
+    isthmus.export(name="ex_somewhere", executor="processes")(os.getpid)
+    assert bus.call("ex_somewhere") != os.getpid()
+
+
+def test_an_executor_that_drops_a_call_is_an_error_of_that_call(bus, until):
+    call = bus.submit("ex_elsewhere", 1)
+    until(lambda: elsewhere.submitted)
+    elsewhere.submitted.pop()[0].cancel()
+    with pytest.raises(isthmus.PythonError, match="'ex_elsewhere' was lost: its executor has cancelled it"):
+        call.result(20)
 
 
 def test_what_can_not_run_on_an_executor_is_refused_when_it_is_exported():
@@ -232,10 +287,14 @@ def test_what_can_not_run_on_an_executor_is_refused_when_it_is_exported():
         (print, "fast", "'fast' is no executor"),
         (print, 3, "3 is no executor"),
         (coroutine, "threads", "asynchronous"),
+        (coroutine, "processes", "asynchronous"),
         (generator, elsewhere, "generator"),
+        (generator, "processes", "generator"),
     ):
         with pytest.raises(TypeError, match=why):
             isthmus.export(name="never", executor=executor)(function)
+    with pytest.raises(ValueError, match=r"begin with 'isthmus\.'"):
+        isthmus.export(name="isthmus.never")(print)
 
 
 def test_a_host_that_stops_does_not_wait_for_its_threads(name, until):
@@ -312,6 +371,11 @@ APP = """
         return os.getpid()
 
     @isthmus.export(executor="processes")
+    def double_later(folder, array):
+        hold(folder)
+        return array * 2
+
+    @isthmus.export(executor="processes")
     def note(file):
         pathlib.Path(file).touch()
 
@@ -334,6 +398,7 @@ APP = """
 """
 
 LARGE = 100_000  # numbers; 800 kB
+PROCESSORS = min(len(os.sched_getaffinity(0)), 32)
 
 
 @pytest.fixture
@@ -466,7 +531,7 @@ def test_one_that_dies_while_it_has_nothing_to_do_is_replaced_unnoticed(away, un
 
 def test_what_is_cancelled_before_it_begins_in_another_process_never_does(away, until, folder, tmp_path):
     never = tmp_path / "never"
-    calls = [away.submit("hold", str(folder)) for _ in range(os.cpu_count())]
+    calls = [away.submit("hold", str(folder)) for _ in range(PROCESSORS)]
     until(lambda: len(begun(folder)) == len(calls))
     waiting = [away.submit("note", str(never)) for _ in range(20)]
     away.call("turn")
@@ -491,7 +556,7 @@ def test_a_timeout_of_a_call_in_another_process_gives_its_arrays_back(away, unti
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_end_with_their_host_whatever_they_do(away, until, folder, number):
-    calls = [away.submit("hold", str(folder)) for _ in range(os.cpu_count())]
+    calls = [away.submit("hold", str(folder)) for _ in range(PROCESSORS)]
     host = away.call("host_pid")
     until(lambda: len(begun(folder)) == len(calls))
     workers = children(host)
@@ -513,3 +578,68 @@ def test_tokens_alone_open_what_waits_for_other_processes(away, until, folder):
     assert caught.value.close == []
     (folder / "open").touch()
     assert held.result(20) in begun(folder)
+
+
+def test_what_runs_in_other_processes_when_a_worker_drains_is_not_lost(serve, name, until, folder):
+    host = serve(APP, "--workers", "1").ready()
+    with isthmus.connect(name) as bus:
+        held = bus.submit("double_later", str(folder), large())
+        until(lambda: begun(folder))
+        host.process.terminate()
+        until(lambda: not [each for peer in bus.peers() for each in peer["exports"]])
+        (folder / "open").touch()
+        assert (held.result(20) == 2).all()
+    assert host.wait() == 0
+
+
+PROGRAM = """
+import os
+import isthmus
+
+@isthmus.export(executor="processes")
+def pid():
+    return os.getpid()
+
+"""
+
+
+def test_a_program_of_its_own_runs_its_functions_in_other_processes(name, tmp_path):
+    program = tmp_path / "program.py"
+    call = f"""
+if __name__ == "__main__":
+    with isthmus.Host({name!r}), isthmus.connect({name!r}) as bus:
+        print(bus.call("pid") != os.getpid())
+"""
+    program.write_text(PROGRAM + call)
+    ran = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60)
+    assert [ran.stdout, ran.stderr, ran.returncode] == ["True\n", "", 0]
+
+
+def test_one_that_serves_wherever_it_is_imported_is_told_what_to_do(name, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(f"{PROGRAM}isthmus.serve({name!r})\n")
+    served = subprocess.Popen([sys.executable, str(program)], stderr=subprocess.PIPE, text=True)
+    try:
+        with (
+            isthmus.connect(name, wait=20) as bus,
+            pytest.raises(isthmus.PythonError, match="'pid' was lost"),
+        ):
+            bus.call("pid")
+    finally:
+        served.terminate()
+    assert "put the call under `if __name__ == '__main__':`" in served.communicate(timeout=20)[1]
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="interpreters with a GIL of their own came with Python 3.12"
+)
+def test_sub_interpreters_are_refused_processes(serve):
+    app = """
+        import os
+        import isthmus
+
+        isthmus.export(executor="processes")(os.getpid)
+    """
+    host = serve(app, "--worker-kind", "interpreter")
+    assert "use --worker-kind process" in host.answer()["error"]["message"]
+    assert host.wait() == 1

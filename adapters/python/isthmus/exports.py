@@ -46,9 +46,12 @@ def export(
     Called, it runs on the host's dispatcher thread with the GIL held, one call after the other, so it must
     not wait for threads that make calls themselves; an ``async def`` runs as a task on the host's event loop,
     thousands at once. With ``executor="threads"`` its calls run on a pool of threads, beside each other and
-    beside the dispatcher; with a ``concurrent.futures.Executor`` of one's own, wherever that takes them, as
-    far as its arguments and results can be pickled where it needs that. With ``batch=isthmus.Batch(...)`` it
-    is called once for many calls, on its executor or a thread of its own.
+    beside the dispatcher; with ``executor="processes"`` on a pool of processes, one for each processor; with
+    a ``concurrent.futures.Executor`` of one's own, wherever that takes them: a ``ProcessPoolExecutor``,
+    Dask's ``client.get_executor()``, ``isthmus.ray.RayExecutor()``. In other processes the function, its
+    arguments and its result must be what can be pickled, ``isthmus.current()`` is None, and large arrays go
+    there and back without a copy where the bus can be joined. With ``batch=isthmus.Batch(...)`` it is called
+    once for many calls, on its executor or a thread of its own.
 
     A generator and an async generator are streams, which their callers read while they run;
     ``isthmus.current()`` tells about the call. Its arguments are Python values as the documentation's table
@@ -58,7 +61,7 @@ def export(
     its traceback. A name that is exported again by the same function, as after a reload, is replaced.
 
     Raises TypeError for what can't be exported, or not like this, ValueError for a name that another function
-    has.
+    has, or that begins with ``isthmus.``.
     """
 
     def register(function: F) -> F:

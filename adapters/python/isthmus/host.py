@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -235,6 +236,12 @@ def stopped_by_signals(host: Host, has_parent: bool = False) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _is_being_spawned() -> bool:
+    """Whether multiprocessing imports the program in a process that it has started."""
+    processes = sys.modules.get("multiprocessing.process")
+    return processes is not None and getattr(processes.current_process(), "_inheriting", False)
+
+
 loading = False  # while the command line imports the app
 
 
@@ -253,10 +260,10 @@ def serve(
     Both let the call that runs finish and leave nothing behind; a second one ends the process at once.
     Arguments and errors are those of ``Host``.
     """
-    if loading:
+    if loading or _is_being_spawned():
         raise Error(
-            "the app calls isthmus.serve() itself: run it with `python app.py`, "
-            "or put the call under `if __name__ == '__main__':`"
+            "the app calls isthmus.serve() itself, also where it is imported, as by the processes that its "
+            "exports run in: put the call under `if __name__ == '__main__':`, or run it with `python app.py`"
         )
     host = Host(
         name,

@@ -123,8 +123,7 @@ def _keep_if_large(buffer: pickle.PickleBuffer, kept: list[_Buffer]) -> bool:
 class _Kept:
     """What the desk has of a call: arguments that wait for their worker, then what that has left."""
 
-    def __init__(self, job: Job, call: Callable[[], Any], buffers: Sequence[_Buffer]) -> None:
-        self.job = job
+    def __init__(self, call: Callable[[], Any], buffers: Sequence[_Buffer]) -> None:
         self.call = call
         self.buffers = buffers
         self.result: Sequence[Any] = ()
@@ -134,12 +133,17 @@ class Desk:
     """Where calls that run elsewhere have their buffers. An export of Isthmus's own; only tokens open it."""
 
     def __init__(self) -> None:
-        self.name = f"isthmus.desk.{secrets.token_hex(8)}"
+        self.name = ""
         self._kept: dict[str, _Kept] = {}
-        registry.set(self.name, self)
 
-    def keep(self, kept: _Kept) -> None:
-        self._kept[kept.job.token] = kept
+    def open(self) -> None:
+        """From now on it is found, under a name that no other process has."""
+        if not self.name:
+            self.name = f"isthmus.desk.{secrets.token_hex(8)}"
+            registry.set(self.name, self)
+
+    def keep(self, token: str, kept: _Kept) -> None:
+        self._kept[token] = kept
 
     def kept(self, token: str) -> _Kept | None:
         return self._kept.get(token)
@@ -169,6 +173,9 @@ class Offsite:
         self._executor = processes if isinstance(executor, str) else executor
         # These have the function found by its name, and lose a worker that does not find it.
         self._by_name = isinstance(self._executor, ProcessPoolExecutor | Processes)
+        if self._executor is processes:
+            processes.check()
+        desk.open()
 
     async def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         name = getattr(function, "__name__", repr(function))
@@ -181,8 +188,9 @@ class Offsite:
             raise TypeError(
                 f"the arguments of '{name}', which runs in another process, can't be pickled: {error}"
             ) from error
+        desk.open()  # after a fork it is closed
         job = Job(name, carried, parcel, app.imported if self._by_name else None)
-        desk.keep(_Kept(job, lambda: function(*args, **kwargs), parcel.buffers or ()))
+        desk.keep(job.token, _Kept(lambda: function(*args, **kwargs), parcel.buffers or ()))
         try:
             outcome = None
             bus = serving.get()
@@ -339,9 +347,10 @@ class Job:
             called = pickle.loads(function) if isinstance(function, bytes) else function
             args, kwargs = self._arguments.open(buffers)
         except BaseException as error:
-            raise _told(
-                ImportError(f"'{self.__name__}' or its arguments can't be loaded in a worker: {error!r}")
-            ) from error
+            what = f"'{self.__name__}' or its arguments can't be loaded in a worker: {error!r}"
+            failure = ImportError(what)
+            failure.__cause__ = error
+            raise _told(failure) from None
         return called, args, kwargs
 
     def _sent(self, result: Any, bus: Bus | None) -> Parcel:

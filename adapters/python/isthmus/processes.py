@@ -19,7 +19,7 @@ MOST = 32  # each takes a place on the bus, of which there are 64
 
 
 class Processes(Executor):
-    """As many processes as there are processors, started as they are needed; new ones when one has died.
+    """As many processes as this one has processors, started as they are needed; new ones when one has died.
 
     They are spawned, as the host has threads, and end when the host does, however that happens.
     """
@@ -28,6 +28,15 @@ class Processes(Executor):
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
         self._line: Connection | None = None
+
+    def check(self) -> None:
+        """Raises RuntimeError where there can't be any."""
+        try:
+            threading.Thread(daemon=True)
+        except RuntimeError:
+            raise RuntimeError(
+                "executor='processes' can't be had in sub-interpreters: use --worker-kind process"
+            ) from None
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         with self._lock:
@@ -46,7 +55,7 @@ class Processes(Executor):
         if self._pool is None:
             theirs, self._line = multiprocessing.Pipe(duplex=False)
             self._pool = ProcessPoolExecutor(
-                min(os.cpu_count() or 1, MOST),
+                min(_processors(), MOST),
                 multiprocessing.get_context("spawn"),
                 _begin_worker,
                 (theirs,),
@@ -60,6 +69,11 @@ class Processes(Executor):
             line.close()
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _begin_worker(line: Connection) -> None:
