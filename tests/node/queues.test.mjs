@@ -174,6 +174,32 @@ test('acknowledging twice, elsewhere or too late has one clear answer', async t 
   assert.deepEqual([again.value, again.deliveries], [2, 2])
 })
 
+test('what was on its way to a consumer that closes is for others', async t => {
+  const py = await start(t)
+  const source = (await join(t, py)).queue('q', { depth: 10_000 })
+  await source.stats()
+  let acknowledged = 0
+  for (let round = 0; round < 30; ++round) {
+    const q = py.queue('q', { prefetch: 32 })
+    const putting = range(64).map(i => source.put(i))
+    for await (const message of q) {
+      message.ack()
+      ++acknowledged
+      await q.close()
+    }
+    await Promise.all(putting)
+  }
+  const rest = py.queue('q', { prefetch: 8 })
+  while ((await source.stats()).waiting > 0) {
+    const message = await rest.get({ timeout: patience })
+    message.ack()
+    ++acknowledged
+  }
+  await until('nobody holds any', async () => (await source.stats()).unacknowledged === 0)
+  const { put, late, acknowledged: counted } = await source.stats()
+  assert.deepEqual([acknowledged, counted, late], [put, put, 0])
+})
+
 test('what is rejected too often goes to the dead', async t => {
   const py = await start(t)
   const q = py.queue('q', { deliveries: 2 })

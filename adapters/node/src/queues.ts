@@ -241,6 +241,8 @@ abstract class Intake<Item> implements StreamEvents {
   }
 
   items(values: unknown[]): void {
+    // What was on its way when it was closed is for others.
+    if (this.isOver) return
     for (const value of values as Item[]) {
       const waiter = this.#waiters.shift()
       if (waiter === undefined) this.#items.push(value)
@@ -296,6 +298,7 @@ class Consumer extends Intake<Delivery> {
   }
 
   override items(values: unknown[]): void {
+    if (this.isOver) return
     this.#received += values.length
     this.#fresh += values.length
     if (this.#fresh > plenty / 2) {
@@ -495,6 +498,7 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
     }
     // Before the keeper is there nothing is wanted.
     const begun = this.#access.async(async () => this.#consumer.loop(1))
+    begun.catch(() => {})
     return {
       next: async () => {
         if (isOver) return leave()

@@ -100,9 +100,11 @@ class _Intake(Generic[Item]):
 
     def receive(self, what: int, value: Any) -> None:
         with self.lock:
+            if self.failure is not None:
+                return  # what was on its way when it was closed is for others
             if what == ITEMS:
                 self.arrive(value)
-            elif self.failure is None:
+            else:
                 self.fail(PeerLost(f"{self.what} has ended") if what == RESULT else value)
 
     # --- any thread ---
