@@ -174,6 +174,32 @@ test('acknowledging twice, elsewhere or too late has one clear answer', async t 
   assert.deepEqual([again.value, again.deliveries], [2, 2])
 })
 
+test('what was on its way to a consumer that closes is for others', async t => {
+  const py = await start(t)
+  const source = (await join(t, py)).queue('q', { depth: 10_000 })
+  await source.stats()
+  let acknowledged = 0
+  for (let round = 0; round < 30; ++round) {
+    const q = py.queue('q', { prefetch: 32 })
+    const putting = range(64).map(i => source.put(i))
+    for await (const message of q) {
+      message.ack()
+      ++acknowledged
+      await q.close()
+    }
+    await Promise.all(putting)
+  }
+  const rest = py.queue('q', { prefetch: 8 })
+  while ((await source.stats()).waiting > 0) {
+    const message = await rest.get({ timeout: patience })
+    message.ack()
+    ++acknowledged
+  }
+  await until('nobody holds any', async () => (await source.stats()).unacknowledged === 0)
+  const { put, late, acknowledged: counted } = await source.stats()
+  assert.deepEqual([acknowledged, counted, late], [put, put, 0])
+})
+
 test('what is rejected too often goes to the dead', async t => {
   const py = await start(t)
   const q = py.queue('q', { deliveries: 2 })
@@ -189,12 +215,30 @@ test('what is rejected too often goes to the dead', async t => {
   assert.deepEqual([given, redelivered], [1, 1])
 })
 
+test('what a consumer can not read is its error, and dead in the end', async t => {
+  const py = await start(t)
+  const q = py.queue('q', { deliveries: 3 })
+  const confusing = new Map([
+    [1, 'a'],
+    [true, 'b'],
+  ])
+  await q.put(confusing)
+  await q.put('fine')
+  const unreadable = 'a container has keys that Python takes for one'
+  const taken = await py.call('take_what_can_be_read', [py.name, 'q'])
+  assert.deepEqual(
+    taken.map(each => each.slice(0, unreadable.length)),
+    [unreadable, unreadable, unreadable, 'fine'],
+  )
+  assert.deepEqual((await q.dead.get()).value, confusing)
+})
+
 test('another depth, and what is no depth, are errors that say so', async t => {
   const py = await start(t)
   await py.queue('q', { depth: 4 }).put(1)
   const wrong = py.queue('q', { depth: 5 })
-  for (const promise of [wrong.put(1), wrong.get(), wrong.stats()]) {
-    await assert.rejects(promise, error => {
+  for (const operation of [() => wrong.put(1), () => wrong.get(), () => wrong.get(), () => wrong.stats()]) {
+    await assert.rejects(operation, error => {
       assert.ok(error instanceof PythonError)
       assert.match(error.message, /the queue 'q' has depth 4, and not 5/)
       return true

@@ -23,6 +23,25 @@ def take(bus: str, name: str, count: int) -> list:
     return taken
 
 
+@isthmus.export(executor="threads")
+def take_what_can_be_read(bus: str, name: str) -> list:
+    told = []
+
+    def read() -> bool:
+        try:
+            with q.get() as message:
+                told.append(message.value)
+        except ValueError as error:
+            told.append(str(error))
+            return False
+        return True
+
+    with isthmus.connect(bus) as own, own.queue(name, prefetch=4) as q:
+        while not read():
+            pass
+    return told
+
+
 @isthmus.export
 def add_frames(bus: str, source: str, target: str) -> None:
     """A stage of its own: passes on what it gets, each with one more to its count."""

@@ -324,6 +324,26 @@ def test_acknowledging_twice_or_elsewhere_or_too_late_has_one_clear_answer(bus, 
         assert (message.value, message.deliveries) == (2, 2)
 
 
+def test_what_was_on_its_way_to_a_consumer_that_closes_is_for_others(bus, other, until):
+    source = other.queue("q")
+    rest = bus.queue("q")
+    source.stats()
+    for _ in range(30):
+        q = bus.queue("q", prefetch=32)
+        for i in range(64):
+            other._native().post("isthmus.queue.put", (i, "q", None, None))
+        for message in q:
+            message.ack()
+            q.close()
+    acknowledged = 30
+    while source.stats()["waiting"]:
+        with rest.get(timeout=PATIENCE):
+            acknowledged += 1
+    until(lambda: source.stats()["unacknowledged"] == 0)
+    assert acknowledged == source.stats()["put"] == source.stats()["acknowledged"]
+    assert source.stats()["late"] == 0
+
+
 def test_a_late_acknowledgement_is_counted_and_changes_nothing(bus, other):
     q = bus.queue("q")
     q.put(1)

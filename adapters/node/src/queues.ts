@@ -164,6 +164,8 @@ abstract class Intake<Item> implements StreamEvents {
   protected abstract taken(item: Item): void
   /** It is another number that wait, or another place that is free. */
   protected abstract adjust(): void
+  /** Whether nothing can come any more after this failure. */
+  protected abstract lasts(reason: unknown): boolean
 
   protected get handle(): StreamHandle | undefined {
     return this.#handle
@@ -199,7 +201,11 @@ abstract class Intake<Item> implements StreamEvents {
       this.taken(item)
       return Promise.resolve(item)
     }
-    if (this.#failure !== undefined) return Promise.reject(this.#failure.reason)
+    if (this.#failure !== undefined) {
+      const { reason } = this.#failure
+      if (!this.lasts(reason)) this.#failure = undefined
+      return Promise.reject(reason)
+    }
     return new Promise((resolve, reject) => {
       const waiter = { resolve, reject }
       this.#waiters.push(waiter)
@@ -241,6 +247,8 @@ abstract class Intake<Item> implements StreamEvents {
   }
 
   items(values: unknown[]): void {
+    // What was on its way when it was closed is for others.
+    if (this.isOver) return
     for (const value of values as Item[]) {
       const waiter = this.#waiters.shift()
       if (waiter === undefined) this.#items.push(value)
@@ -258,7 +266,7 @@ abstract class Intake<Item> implements StreamEvents {
   fail(reason: unknown): void {
     this.#handle = undefined
     if (this.#failure !== undefined) return
-    this.#failure = { reason }
+    if (this.#waiters.length === 0 || this.lasts(reason)) this.#failure = { reason }
     for (const waiter of this.#waiters.splice(0)) waiter.reject(reason)
   }
 }
@@ -274,7 +282,7 @@ class Consumer extends Intake<Delivery> {
   readonly #name: string
   readonly #agreed: readonly [depth: number | undefined, deliveries: number | undefined]
   readonly #prefetch: number
-  readonly #number = ++consumers
+  #number = ++consumers
   // Tags of what the program has.
   readonly #held = new Set<number>()
   #loops = 0
@@ -296,6 +304,7 @@ class Consumer extends Intake<Delivery> {
   }
 
   override items(values: unknown[]): void {
+    if (this.isOver) return
     this.#received += values.length
     this.#fresh += values.length
     if (this.#fresh > plenty / 2) {
@@ -308,9 +317,16 @@ class Consumer extends Intake<Delivery> {
   }
 
   override fail(reason: unknown): void {
-    super.fail(reason)
     this.takeAll()
     this.#held.clear()
+    this.#wanted = this.#received = this.#fresh = 0
+    this.#number = ++consumers
+    super.fail(reason)
+  }
+
+  /** What can't be read here ends the stream, and is given out again: the next `get` begins anew. */
+  protected lasts(reason: unknown): boolean {
+    return reason instanceof Closed
   }
 
   protected adjust(): void {
@@ -495,6 +511,7 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
     }
     // Before the keeper is there nothing is wanted.
     const begun = this.#access.async(async () => this.#consumer.loop(1))
+    begun.catch(() => {})
     return {
       next: async () => {
         if (isOver) return leave()
@@ -584,6 +601,10 @@ class Feed extends Intake<News | null> {
 
   protected adjust(): void {
     this.handle?.rest(false)
+  }
+
+  protected lasts(): boolean {
+    return true
   }
 
   override items(values: unknown[]): void {

@@ -84,6 +84,9 @@ class _Intake(Generic[Item]):
             if not self.give(item):
                 self.items.append(item)
 
+    def told(self, failure: BaseException) -> None:
+        """The program knows of it."""
+
     def take_back(self, item: Item) -> None:
         """The program has not taken it after all."""
         if not self.give(item):
@@ -94,15 +97,18 @@ class _Intake(Generic[Item]):
         while self.waiters:
             waiter = self.waiters.popleft()
             if waiter.set_running_or_notify_cancel():
+                self.told(error)
                 waiter.set_exception(error)
 
     # --- the dispatcher's thread ---
 
     def receive(self, what: int, value: Any) -> None:
         with self.lock:
+            if self.failure is not None:
+                return  # what was on its way when it was closed is for others
             if what == ITEMS:
                 self.arrive(value)
-            elif self.failure is None:
+            else:
                 self.fail(PeerLost(f"{self.what} has ended") if what == RESULT else value)
 
     # --- any thread ---
@@ -115,7 +121,9 @@ class _Intake(Generic[Item]):
                 self.taken(item)
                 return item
             if self.failure is not None:
-                raise self.failure
+                failure = self.failure
+                self.told(failure)
+                raise failure
             waiter: Future[Item] = Future()
             self.waiters.append(waiter)
             try:
@@ -256,9 +264,17 @@ class _Consumer(_Intake[_Delivery]):
         self.adjust()
 
     def fail(self, error: BaseException) -> None:
-        super().fail(error)
         self.items.clear()
         self._held.clear()
+        if not isinstance(error, _Closed):
+            self.handle = self._wanted = self._received = self._fresh = 0
+            self._number = next(_numbers)
+        super().fail(error)
+
+    def told(self, failure: BaseException) -> None:
+        """What can't be read here ends the stream, and is given out again: the next `get` begins anew."""
+        if not isinstance(failure, _Closed):
+            self.failure = None
 
     def adjust(self) -> None:
         wanted = self._wanted
@@ -362,8 +378,13 @@ class Message:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._settled is None:
-            self.ack() if error is None else self.reject()
+        if self._settled is not None:
+            return
+        if error is None:
+            self.ack()
+            return
+        with contextlib.suppress(Error):  # it went back by itself
+            self.reject()
 
     def __repr__(self) -> str:
         state = f", {self._settled}" if self._settled else ""
