@@ -93,7 +93,8 @@ void Dispatcher::park_the_rest() {
         if (call.link == nullptr) continue;
         if (call.bytes == nullptr) call.bytes = room_;
         parked_bytes_ += bytes_of(call);
-        parked_.push_front(call.link, std::move(call));
+        Link* const link = call.link;
+        parked_.push_front(link, std::move(call));
     }
     room_.reset();
     room_bytes_ = 0;
