@@ -1,12 +1,15 @@
 """`python -m isthmus up`: the stages of a file, what becomes of them, and the log that they share."""
 
+import array
 import contextlib
+import fcntl
 import os
 import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 from pathlib import Path
 
@@ -303,6 +306,58 @@ def test_a_signal_lets_every_stage_finish(up, stage, number):
     assert ran.seen.count(" | leaves\n") == 3
 
 
+def test_it_ends_with_its_terminal(up, stage):
+    ours, terminal = pty.openpty()
+
+    def has_terminal():
+        os.setsid()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+    ran = up(stage("stay", POLITE), preexec_fn=has_terminal)
+    os.close(terminal)
+    ran.until(r"stay\.0 \| is there")
+    os.close(ours)
+    assert ran.wait() == 0
+    assert "stay.0 | leaves\n" in ran.seen
+
+
+def test_a_signal_reaches_what_a_shell_has_started_too(up, stage, tmp_path):
+    (tmp_path / "polite.py").write_text(textwrap.dedent(POLITE))
+    ran = up(
+        stage(
+            "stay",
+            f"""
+        import subprocess, sys
+        subprocess.run(["sh", "-c", "{sys.executable} {tmp_path}/polite.py; true"])
+    """,
+        )
+    )
+    ran.until(r"stay\.0 \| is there")
+    assert ran.end() == 0
+    assert "stay.0 | leaves\n" in ran.seen
+
+
+def test_what_the_environment_of_a_stage_names_is_there_whatever_its_name(up, stage):
+    ran = up(
+        stage("one", "import os\nprint(os.environ['app.mode'], flush=True)", restart="never")
+        + 'env = { "app.mode" = "quick" }\n'
+    )
+    ran.until(r"one\.0 \| quick")
+
+
+def test_a_log_that_nobody_reads_keeps_nobody_from_ending_it(up, stage, until):
+    ran = up(stage("flood", "while True: print('x' * 1000, flush=True)"))
+
+    def is_full():
+        waiting = array.array("i", [0])
+        fcntl.ioctl(ran.process.stdout, termios.FIONREAD, waiting)
+        return waiting[0] > 60_000
+
+    until(is_full)
+    ran.process.send_signal(signal.SIGTERM)
+    assert ran.process.wait(30) == 0
+
+
 def test_what_does_not_finish_is_killed_after_a_time(up, stage):
     ran = up(
         "drain = 0.1\n"
@@ -383,6 +438,15 @@ def check(folder, text, *options):
         ('[bus]\nname = "a/b"\n' + STAGE, "bus: name: 'a/b' can't be the name of a bus: use letters"),
         ('[bus]\nmemry = "1GiB"\n' + STAGE, "bus: unknown key 'memry': did you mean 'memory'?"),
         ('[bus]\nmemory = "lots"\n' + STAGE, "bus: memory: 'lots' is no amount of memory: write it like"),
+        ("[bus]\nmemory = true\n" + STAGE, "bus: memory: True is no amount of memory"),
+        ("[bus]\nmemory = [1]\n" + STAGE, "bus: memory: [1] is no amount of memory"),
+        ('[bus]\nmemory = "1MiB"\nquota = "2MiB"\n' + STAGE, "bus: quota: is more than the bus has memory"),
+        (STAGE + 'env = { "A=B" = "c" }\n', "stage 'a': env: 'A=B' = 'c' can't be in an environment"),
+        (
+            '[[stage]]\nname = "a"\ncommand = "make && ./run"\n',
+            "stage 'a': command: no shell runs it, so '&&' would be an argument: "
+            'write ["sh", "-c", "make && ./run"]',
+        ),
         ("drain = -1\n" + STAGE, "drain: -1 is no number of seconds"),
         ("dran = 1\n" + STAGE, "unknown key 'dran': did you mean 'drain'?"),
         ("[[stage]]\n", "stage 1: name is missing"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ from .supervisor import Restart
 
 __all__ = ["Mistake", "Pipeline", "Stage", "read"]
 
+SHELL_WORDS = {"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"}
 MOST_WORKERS = 62  # a bus has 64 places: one is the broker's own, and somebody may want to look
 
 T = TypeVar("T")
@@ -67,8 +69,8 @@ def read(file: str) -> Pipeline:
     pipeline = Pipeline(
         folder,
         name,
-        bus.take("memory", parse_memory, parse_memory("2GiB")),
-        bus.take("quota", parse_memory, 0),
+        bus.take("memory", _memory, parse_memory("2GiB")),
+        bus.take("quota", _memory, 0),
         top.take("drain", _seconds, 30.0),
         [
             _stage(file, number, table, folder, name)
@@ -77,6 +79,8 @@ def read(file: str) -> Pipeline:
     )
     bus.end()
     top.end()
+    if pipeline.quota > pipeline.memory:
+        raise Mistake(f"{file}: bus: quota: is more than the bus has memory: one peer can't own that much")
     names = [stage.name for stage in pipeline.stages]
     for name in names:
         if names.count(name) > 1:
@@ -94,7 +98,7 @@ def _parse(path: Path) -> dict[str, Any]:
             f"{path}: Python before 3.11 reads no TOML by itself: {sys.executable} -m pip install tomli"
         ) from None
     try:
-        found: dict[str, Any] = toml.loads(path.read_text("utf-8"))
+        found: dict[str, Any] = toml.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -218,11 +222,16 @@ def _bus_name(value: Any) -> str:
 def _command(value: Any) -> list[str] | None:
     if isinstance(value, str):
         try:
-            value = shlex.split(value)
+            value = shlex.split(text := value)
         except ValueError as error:
             raise ValueError(f"{error}: quote it as for a shell, or write a list") from None
+        if meant := SHELL_WORDS.intersection(value):
+            instead = json.dumps(["sh", "-c", text])
+            raise ValueError(f"no shell runs it, so '{min(meant)}' would be an argument: write {instead}")
     if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
         raise ValueError('is neither a text nor a list of texts, like ["node", "read.mjs"]')
+    if any("\0" in word for word in value):
+        raise ValueError("has a NUL character, which no command can have")
     return value
 
 
@@ -239,6 +248,9 @@ def _table(value: Any) -> dict[str, Any]:
 
 
 def _texts(value: Any) -> dict[str, str]:
+    for name, each in _table(value).items():
+        if not name or "=" in name or "\0" in f"{name}{each}":
+            raise ValueError(f"{name!r} = {each!r} can't be in an environment")
     return {key: _text_or_number(each) for key, each in _table(value).items()}
 
 
@@ -261,9 +273,15 @@ def _count(value: Any) -> int:
 
 
 def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
         raise ValueError(f"{value!r} is no number of seconds")
     return float(value)
+
+
+def _memory(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(f'{value!r} is no amount of memory: write it like "512MiB"')
+    return parse_memory(value)
 
 
 def _truth(value: Any) -> bool:

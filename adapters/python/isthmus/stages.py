@@ -7,12 +7,16 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from . import _isthmus
 from .app import DONE, FAILED, USAGE
@@ -26,16 +30,25 @@ __all__ = ["up"]
 log = logging.getLogger("isthmus")
 
 LONGEST_LINE = 1 << 14  # bytes; what is longer goes on in the next line
+MOST_WAITING = 1 << 20  # bytes of the log; the stages wait to say more
 LAST_WORDS = 5.0  # seconds for what has left the group of its stage and still holds its output
 COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
 class Log:
-    """One output for many writers: whole lines, each with the name of its writer in front."""
+    """One output for many writers: whole lines, each with the name of its writer in front.
+
+    A thread writes them: an output that nobody reads holds up the stages, and not who watches them.
+    """
 
     def __init__(self, fd: int) -> None:
-        self._fd: int | None = fd
         self._coloured = os.isatty(fd) and "NO_COLOR" not in os.environ
+        self._texts: SimpleQueue[bytes | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._size = 0  # bytes that wait
+        self._waiters: list[Callable[[], object]] = []  # for room
+        self._thread = threading.Thread(target=self._pump, args=(fd,), name="isthmus-log", daemon=True)
+        self._thread.start()
 
     def prefix(self, name: str, colour: int | None = None) -> bytes:
         if colour is None or not self._coloured:
@@ -44,11 +57,48 @@ class Log:
 
     def write(self, prefix: bytes, lines: Sequence[bytes]) -> None:
         text = b"".join(prefix + line + b"\n" for line in lines)
-        try:
-            while text and self._fd is not None:
-                text = text[os.write(self._fd, text) :]
-        except OSError:
-            self._fd = None  # whoever read the log is gone; the pipeline need not be
+        with self._lock:
+            self._size += len(text)
+        self._texts.put(text)
+
+    @property
+    def is_full(self) -> bool:
+        return self._size > MOST_WAITING
+
+    def when_there_is_room(self, call: Callable[[], object]) -> None:
+        """Calls it, from this thread or from the one that writes."""
+        with self._lock:
+            if self.is_full:
+                self._waiters.append(call)
+                return
+        call()
+
+    def close(self) -> None:
+        """Returns once all is written, or nobody has read it for some seconds."""
+        self._texts.put(None)
+        self._thread.join(LAST_WORDS)
+
+    def _pump(self, fd: int) -> None:
+        is_read = True
+        while (text := self._texts.get()) is not None:
+            is_read = is_read and _write_all(fd, text)
+            with self._lock:
+                self._size -= len(text)
+                waiters = [] if self.is_full else self._waiters
+                self._waiters = self._waiters if self.is_full else []
+            for call in waiters:
+                call()
+
+
+def _write_all(fd: int, text: bytes) -> bool:
+    """Whether that was possible: whoever read the log may be gone, and the pipeline need not be."""
+    try:
+        while text:
+            select.select([], [fd], [])  # whoever shares the file may have made it one that does not block
+            text = text[os.write(fd, text[: select.PIPE_BUF]) :]
+    except OSError:
+        return False
+    return True
 
 
 class Messages(logging.Handler):
@@ -70,7 +120,7 @@ class Lines(asyncio.Protocol):
         self._prefix = prefix
         self._rest = b""
         self._ended = asyncio.Event()
-        self._transport: asyncio.BaseTransport
+        self._transport: asyncio.ReadTransport
 
     @staticmethod
     async def read(pipe: BinaryIO, shared: Log, prefix: bytes) -> Lines:
@@ -79,25 +129,38 @@ class Lines(asyncio.Protocol):
         return lines
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast(asyncio.ReadTransport, transport)
 
     async def ended(self) -> None:
         """Returns once all has been read, or what still holds the other end has been given time enough."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), LAST_WORDS)
+            await asyncio.wait_for(self._ended.wait(), 0 if self._log.is_full else LAST_WORDS)
         self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._rest = re.split(rb"\r?\n|\r(?!$)", self._rest + data)
         while len(self._rest) > LONGEST_LINE:
             lines.append(self._rest[:LONGEST_LINE])
             self._rest = self._rest[LONGEST_LINE:]
         self._log.write(self._prefix, [part for line in lines for part in _parts(line)])
+        if self._log.is_full:
+            self._transport.pause_reading()
+            loop = asyncio.get_running_loop()
+            self._log.when_there_is_room(lambda: _call_soon(loop, self._go_on))
+
+    def _go_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._rest:
             self._log.write(self._prefix, [self._rest])
         self._ended.set()
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # it was closed
+        loop.call_soon_threadsafe(call)
 
 
 def _parts(line: bytes) -> list[bytes]:
@@ -109,21 +172,21 @@ class Guard:
 
     Each process of a stage leads a group of its own and says so on a pipe before it becomes the stage's
     program. That pipe ends for the guard when all who could still say something are gone, however they went:
-    so it knows every group there is. What has ended in good order is said a second time.
+    so it knows every group there is, but for those that are said to have ended.
     """
 
     PROGRAM = """
 import os, signal, sys
 groups = set()
 for line in sys.stdin:
-    groups ^= {int(line)}
+    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
 for group in groups:
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
         pass
 """
-    LAUNCHER = ("/bin/sh", "-c", 'echo $$ >&0; exec "$@" </dev/null', "sh")
+    LAUNCHER = ("/bin/sh", "-c", 'echo +$$ >&0; exec "$@" </dev/null', "sh")
 
     def __enter__(self) -> Guard:
         theirs, self.fd = os.pipe()
@@ -145,7 +208,20 @@ for group in groups:
         """Kills what a process that has ended has left behind in its group."""
         _kill_group(group)
         with contextlib.suppress(BrokenPipeError):
-            os.write(self.fd, b"%d\n" % group)
+            os.write(self.fd, b"-%d\n" % group)
+
+    def check(self) -> None:
+        """Raises OSError when it is gone: what is started then would stay behind, should this process die."""
+        if self._process.poll() is not None:
+            raise OSError("the process that ends the stages should this one die was killed: start `up` again")
+
+
+def _lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _kill_group(group: int) -> None:
@@ -160,6 +236,7 @@ class StageProcess:
         self._process = process
         self._lines = lines
         self._guard = guard
+        self._was_told = False
         self._end = asyncio.ensure_future(self._ended())
 
     @property
@@ -168,6 +245,9 @@ class StageProcess:
 
     async def _ended(self) -> int:
         code = await self._process.wait()
+        # What a shell or npm has started has the same time to finish; nothing tells of a group's end.
+        while self._was_told and _lives(self.pid):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         self._guard.end(self.pid)
         await self._lines.ended()
         return code
@@ -176,7 +256,8 @@ class StageProcess:
         return await asyncio.shield(self._end)
 
     def terminate(self) -> None:
-        self._process.terminate()
+        self._was_told = True
+        os.killpg(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         _kill_group(self.pid)
@@ -211,19 +292,25 @@ class Stages:
             "ISTHMUS_WORKER": str(worker),
         }
 
+        environment = {**stage.environment, **place}
+        # The launcher's shell drops them.
+        odd = [f"{name}={value}" for name, value in environment.items() if not name.isidentifier()]
+
         async def launch(command: Sequence[str], fds: Sequence[int]) -> StageProcess:
+            self._guard.check()
             said, output = _pipe()
             with output:
                 lines = await Lines.read(said, self._log, prefix)
                 process = await asyncio.create_subprocess_exec(
                     *Guard.LAUNCHER,
+                    *(["env", *odd] if odd else []),
                     *command,
                     pass_fds=fds,
                     stdin=self._guard.fd,
                     stdout=output,
                     stderr=output,
                     cwd=self._pipeline.folder,
-                    env={**stage.environment, **place},
+                    env=environment,
                     start_new_session=True,
                 )
             return StageProcess(process, lines, self._guard)
@@ -253,6 +340,13 @@ def up(arguments: argparse.Namespace) -> int:
 def _run(pipeline: Pipeline) -> int:
     shared = Log(sys.stdout.fileno())
     log.handlers[:] = [Messages(shared)]
+    try:
+        return _run_stages(pipeline, shared)
+    finally:
+        shared.close()
+
+
+def _run_stages(pipeline: Pipeline, shared: Log) -> int:
     is_open = not any(stage.serves for stage in pipeline.stages)
     broker = _isthmus.Broker(pipeline.bus, pipeline.memory, 0, pipeline.quota, is_open)
     keeper = Keeper(pipeline.bus)

@@ -189,7 +189,7 @@ class Supervisor:
     some berths are not filled for ever, the end of all those is the end.
 
     SIGTERM and SIGINT have the workers finish the calls that they have, for at most ``patience`` seconds; a
-    second one ends them at once. SIGHUP rolls: one crew after the other is replaced by a new one, which
+    second one ends them at once. SIGHUP of a terminal that is closed does the same. Else it rolls: one crew after the other is replaced by a new one, which
     serves before the old one takes no more calls, or, if it does not answer, begins once the old one has
     ended. With ``reload``, so does a change of the files that the workers have imported.
     """
@@ -223,7 +223,11 @@ class Supervisor:
             loop.add_signal_handler(number, self._told_to_stop, number, broker)
         if self._has_parent:  # which the terminal sends SIGINT too, and which ends this one when it sees fit
             loop.add_signal_handler(signal.SIGINT, lambda: None)
-        loop.add_signal_handler(signal.SIGHUP, self._roll.set)
+        had_terminal = _has_terminal()
+        loop.add_signal_handler(
+            signal.SIGHUP,
+            lambda: self._stop.set() if had_terminal and not _has_terminal() else self._roll.set(),
+        )
         stop = asyncio.ensure_future(self._stop.wait())
         jobs: list[asyncio.Future[None]] = []
         try:
@@ -354,6 +358,14 @@ class Supervisor:
                 berth.files[file] = changed
             return bool(stale)
         return False  # it is being written
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 async def _before(event: asyncio.Event, job: Coroutine[Any, Any, None]) -> bool:
