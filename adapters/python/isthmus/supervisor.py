@@ -188,10 +188,11 @@ class Supervisor:
     its berth says so, after a delay that doubles from 0.1 s to 30 s as long as it keeps dying early. Where
     some berths are not filled for ever, the end of all those is the end.
 
-    SIGTERM and SIGINT have the workers finish the calls that they have, for at most ``patience`` seconds; a
-    second one ends them at once. SIGHUP of a terminal that is closed does the same. Else it rolls: one crew after the other is replaced by a new one, which
-    serves before the old one takes no more calls, or, if it does not answer, begins once the old one has
-    ended. With ``reload``, so does a change of the files that the workers have imported.
+    SIGTERM and SIGINT have the workers finish the calls that they have, for at most ``patience`` seconds;
+    a second one ends them at once. SIGHUP of a terminal that is closed does as SIGTERM. Else it rolls:
+    one crew after the other is replaced by a new one, which serves before the old one takes no more
+    calls, or, if it does not answer, begins once the old one has ended. With ``reload``, so does a change
+    of the files that the workers have imported.
     """
 
     def __init__(
