@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 
@@ -169,25 +170,35 @@ def nap(seconds):
 """
 
 
+@pytest.fixture
+def alone(tmp_path, name):
+    """`python -m isthmus serve` as a person starts it, without a program that is told of it."""
+    app = tmp_path / "app.py"
+    app.write_text(textwrap.dedent(SERVING))
+    process = subprocess.Popen([sys.executable, "-m", "isthmus", "serve", str(app), "--bus", name])
+    yield process
+    process.kill()
+    process.wait()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_the_call_that_runs_finish(until, serve, name, number):
-    served = serve(SERVING).ready()
-    with isthmus.connect(name) as bus:
+def test_a_signal_lets_the_call_that_runs_finish(until, alone, name, number):
+    with isthmus.connect(name, wait=20) as bus:
         results = []
         caller = threading.Thread(target=lambda: results.append(bus.call("nap", 0.5)))
         caller.start()
         until(lambda: bus.stats()["host"]["gil_takes"] > 0)
         time.sleep(0.1)
-        assert served.end(number) == 0
+        alone.send_signal(number)
+        assert alone.wait(20) == 0
         caller.join()
         assert results == ["done"]
         with pytest.raises(isthmus.PeerLost):
             bus.call("nap", 0)
 
 
-def test_a_second_signal_ends_the_host_at_once(until, serve, name, sockets):
-    served = serve(SERVING).ready()
-    with isthmus.connect(name) as bus:
+def test_a_second_signal_ends_the_host_at_once(until, alone, name, sockets):
+    with isthmus.connect(name, wait=20) as bus:
         failures = []
 
         def call():
@@ -199,13 +210,23 @@ def test_a_second_signal_ends_the_host_at_once(until, serve, name, sockets):
         caller = threading.Thread(target=call)
         caller.start()
         until(lambda: bus.stats()["host"]["gil_takes"] > 0)
-        served.process.send_signal(signal.SIGINT)
+        alone.send_signal(signal.SIGINT)
         time.sleep(0.3)
-        assert served.process.poll() is None
-        assert served.end(signal.SIGINT) == 128 + signal.SIGINT
+        assert alone.poll() is None
+        alone.send_signal(signal.SIGINT)
+        assert alone.wait(20) == 128 + signal.SIGINT
         caller.join(20)
         assert len(failures) == 1
     assert not (sockets / f"{name}.sock").exists()
+
+
+def test_sigint_is_for_the_program_that_started_the_host(serve, name):
+    """The terminal sends it to both, and that program may want to make some calls yet."""
+    served = serve(SERVING).ready()
+    with isthmus.connect(name) as bus:
+        served.process.send_signal(signal.SIGINT)
+        assert bus.call("nap", 0.01) == "done"
+    assert served.end() == 0
 
 
 def test_serve_returns_to_its_program(run, name, sockets):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -362,6 +363,37 @@ def test_only_values_can_be_put(bus):
     with pytest.raises(isthmus.EncodeError):
         bus.topic("t").publish(object())
     assert q.stats()["put"] == 0
+
+
+@pytest.mark.parametrize("wrong", [5, "", None])
+def test_a_name_is_a_text(bus, wrong):
+    with pytest.raises(TypeError, match="a queue has a text for a name"):
+        bus.queue(wrong)
+    with pytest.raises(TypeError, match="a topic has a text for a name"):
+        bus.topic(wrong)
+
+
+def test_what_is_nested_too_deeply_to_be_handed_on_is_refused_at_once(bus, other):
+    def nested(depth):
+        return [nested(depth - 1)] if depth > 1 else []
+
+    q = bus.queue("q")
+    with pytest.raises(isthmus.PythonError, match="nested more than 127 deep"):
+        q.put(nested(128))
+    q.put(nested(127))
+    assert other.queue("q").get(timeout=PATIENCE).value == nested(127)
+
+
+def test_a_forked_child_starts_no_keeper_of_its_own(bus, host, until):
+    bus.queue("q").put("mine")
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            isthmus.connect(host.name).queue("q").put("its own")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    q = bus.queue("q", prefetch=2)
+    assert [q.get(timeout=PATIENCE).value for _ in range(2)] == ["mine", "its own"]
 
 
 def test_the_names_of_the_machinery_are_hidden_and_reserved(bus, host):

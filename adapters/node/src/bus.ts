@@ -88,6 +88,11 @@ function targetOf(name: string | Remote): Target | undefined {
   return typeof name === 'string' ? name : referenceOf(name)
 }
 
+function checkName(what: string, name: unknown): void {
+  if (typeof name !== 'string' || name === '')
+    throw new TypeError(`${what} has a text for a name, and not ${String(name)}`)
+}
+
 function noName(): TypeError {
   return new TypeError('the name of an export is a string')
 }
@@ -267,12 +272,14 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
    * used; each object that this returns is a consumer of its own.
    */
   queue<T = unknown>(name: string, options: QueueOptions = {}): Queue<T> {
-    return new Queue<T>(this.#access, String(name), options)
+    checkName('a queue', name)
+    return new Queue<T>(this.#access, name, options)
   }
 
   /** A topic of this bus: each message goes to all who have subscribed by then. */
   topic<T = unknown>(name: string): Topic<T> {
-    return new Topic<T>(this.#access, String(name))
+    checkName('a topic', name)
+    return new Topic<T>(this.#access, name)
   }
 
   /**

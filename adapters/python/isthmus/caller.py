@@ -20,6 +20,7 @@ from .errors import ConnectError, NotExported, PeerLost
 from .keeper import READY, own_starters, starter
 from .peer import Peer, running_loop
 from .proxies import RemoteObject
+from .queues import check_name
 from .streams import Stream
 
 __all__ = ["Bus", "Caller", "connect"]
@@ -128,10 +129,12 @@ class Caller(ABC):
         name another one later is an error of the operation that does. ``prefetch`` is how many messages this
         consumer may hold that it has not acknowledged.
         """
+        check_name("a queue", name)
         return Queue(self, name, depth, prefetch, deliveries)
 
     def topic(self, name: str) -> Topic:
         """A topic of this bus: each message goes to all who have subscribed by then."""
+        check_name("a topic", name)
         return Topic(self, name)
 
     _has_keeper = False

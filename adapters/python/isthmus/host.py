@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ from . import _isthmus
 from .caller import Caller
 from .errors import Error
 from .exports import registry
-from .keeper import Keeper, own_starters, starter
+from .keeper import Keeper, own_starters, start_own, starter
 from .peer import Peer, default_name, running_loop
 from .remote import allowed_modules
 
@@ -109,7 +110,7 @@ class Host(Caller):
             if not self._join:
                 self._broker = _isthmus.Broker(self.name, self._memory, 0, self._quota)
                 own_starters[self.name] = self._start_keeper
-                registry.set(starter(self.name), self._start_keeper)
+                registry.set(starter(self.name), functools.partial(start_own, self.name))
             self._peer = Peer(
                 self.name,
                 registry,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
 from . import _isthmus
 from ._isthmus import ITEMS
+from .errors import PeerLost
 from .peer import Peer
-from .queues import DEAD, Consumer, Outbox, Queue, Subscriber, Topic
+from .queues import DEAD, Consumer, Outbox, Queue, Subscriber, Topic, check_name, whole
 
 __all__ = [
     "CONSUME",
@@ -21,6 +23,7 @@ __all__ = [
     "SUBSCRIBE",
     "Keeper",
     "own_starters",
+    "start_own",
     "starter",
 ]
 
@@ -44,6 +47,15 @@ def starter(bus: str) -> str:
 
 
 own_starters: dict[str, Callable[[], None]] = {}  # of the buses that this process holds
+os.register_at_fork(after_in_child=own_starters.clear)
+
+
+def start_own(bus: str) -> None:
+    """Starts the keeper of a bus that this process holds. Raises PeerLost when it holds it no more."""
+    start = own_starters.get(bus)
+    if start is None:
+        raise PeerLost(f"this process does not hold the bus '{bus}'")
+    start()
 
 
 class Keeper:
@@ -128,6 +140,7 @@ class Keeper:
     def _queue(self, name: str, depth: Any = None, deliveries: Any = None) -> Queue:
         queue = self._queues.get(name)
         if queue is None:
+            check_name("a queue", name)
             queue = self._queues[name] = Queue(name, self._outbox, lambda: self._queue(name + DEAD))
         if depth is not None or deliveries is not None:
             queue.agree(depth, deliveries)
@@ -152,11 +165,13 @@ class Keeper:
         wanted: int,
     ) -> None:
         queue = self._queue(name, depth, deliveries)
-        place = (call.slot, number)
-        consumer = Consumer(token, prefetch)
+        place = (call.slot, whole("number", number))
+        if place in self._consumers:
+            raise ValueError(f"this peer has a consumer with the number {number} already")
+        consumer = Consumer(token, whole("prefetch", prefetch, 1))
         self._consumers[place] = queue, consumer
         self._ends[token] = partial(self._end_consumer, place)
-        queue.want(consumer, wanted)
+        queue.want(consumer, whole("wanted", wanted))
 
     def _settle(
         self,
@@ -168,16 +183,17 @@ class Keeper:
         how: int,
         tags: Sequence[int],
     ) -> None:
-        self._outbox.result(token)
-        place = (call.slot, number)
-        queue, consumer = self._consumers.get(place, (self._queue(name), None))
-        if consumer is None:
-            queue.count_late(len(tags))
+        found = self._consumers.get(place := (call.slot, number))
+        if found is None:
+            self._queue(name).count_late(len(tags))
+            self._outbox.result(token)
             return
-        consumer.wanted = max(wanted, 0)
+        queue, consumer = found
+        consumer.wanted = max(whole("wanted", wanted, LEAVES), 0)
         queue.settle(consumer, how, tags)
         if wanted == LEAVES:
             self._end_consumer(place)
+        self._outbox.result(token)
 
     def _end_consumer(self, place: Place) -> None:
         queue, consumer = self._consumers.pop(place)
@@ -190,6 +206,7 @@ class Keeper:
     def _topic(self, name: str) -> Topic:
         topic = self._topics.get(name)
         if topic is None:
+            check_name("a topic", name)
             topic = self._topics[name] = Topic(name, self._outbox)
         return topic
 
@@ -197,6 +214,12 @@ class Keeper:
         topic = self._topic(name)
         if not topic.publish(token, value):
             self._ends[token] = partial(topic.withdraw, token)
+        self._forget(topic)
+
+    def _forget(self, topic: Topic) -> None:
+        """Where nobody reads and nobody waits there is nothing to be kept."""
+        if topic.is_idle:
+            del self._topics[topic.name]
 
     def _subscribe(self, token: Hashable, call: _isthmus.Call, name: str, on_full: Any, depth: Any) -> None:
         topic = self._topic(name)
@@ -210,3 +233,4 @@ class Keeper:
         topic, subscriber = self._subscribers.pop(token)
         topic.leave(subscriber)
         self._outbox.end(token)
+        self._forget(topic)

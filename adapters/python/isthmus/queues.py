@@ -7,8 +7,9 @@ its readers, a consumer or a subscriber, which are streams. What is to be told g
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from heapq import heappop, heappush
 from typing import Any
 
 from ._isthmus import END, ITEMS, RAISED, RESULT
@@ -25,6 +26,8 @@ __all__ = [
     "Queue",
     "Subscriber",
     "Topic",
+    "check_name",
+    "whole",
 ]
 
 DEPTH = 256  # messages, where nobody says
@@ -63,10 +66,17 @@ class Outbox:
         return outcomes
 
 
-def _count(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is a whole number from 1 on, and not {value!r}")
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """The value. Raises ValueError for what is no whole number from ``least`` on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is a whole number from {least} on, and not {value!r}")
     return value
+
+
+def check_name(what: str, name: Any) -> None:
+    """Raises TypeError for what can't name a queue or a topic."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{what} has a text for a name, and not {name!r}")
 
 
 # --- queues ------------------------------------------------------------------------------------------------
@@ -118,32 +128,39 @@ class Queue:
         self._depth = DEPTH
         self._deliveries = DELIVERIES
         self._named: set[str] = set()  # of the two, those that somebody has named
-        self._waiting: deque[Message] = deque()  # by number
+        self._waiting: deque[Message] = deque()  # that were never given out, by number
+        self._returned: list[
+            tuple[int, Message]
+        ] = []  # that were: a heap by number, all older than the others
         self._held = 0
-        self._puts: dict[Hashable, Any] = {}  # by token, in order
+        self._puts: OrderedDict[Hashable, Any] = OrderedDict()  # by token
         self._ready: deque[Consumer] = deque()  # who have room, in turn
         self._numbers = itertools.count()
         self._counts = dict.fromkeys(("put", "acknowledged", "redelivered", "dead", "late"), 0)
 
     def agree(self, depth: Any, deliveries: Any) -> None:
         """The first who names one of them decides. Raises ValueError for another one later."""
-        for name, value in (("depth", depth), ("deliveries", deliveries)):
-            if value is None:
-                continue
+        named = {"depth": depth, "deliveries": deliveries}
+        named = {name: whole(name, value, 1) for name, value in named.items() if value is not None}
+        for name, value in named.items():
             known = getattr(self, f"_{name}")
-            if _count(name, value) != known and name in self._named:
+            if value != known and name in self._named:
                 raise ValueError(f"the queue '{self.name}' has {name} {known}, and not {value}")
+        for name, value in named.items():
             self._named.add(name)
             setattr(self, f"_{name}", value)
         self._admit()
 
     @property
     def kept(self) -> int:
-        return len(self._waiting) + self._held
+        return self._to_give() + self._held
+
+    def _to_give(self) -> int:
+        return len(self._returned) + len(self._waiting)
 
     def stats(self) -> dict[str, int]:
         return {
-            "waiting": len(self._waiting),
+            "waiting": self._to_give(),
             "unacknowledged": self._held,
             "blocked": len(self._puts),
             "depth": self._depth,
@@ -180,8 +197,7 @@ class Queue:
 
     def _admit(self) -> None:
         while self._puts and self.kept < self._depth:
-            token = next(iter(self._puts))
-            self._take_in(token, self._puts.pop(token))
+            self._take_in(*self._puts.popitem(last=False))
 
     # --- consumers ---
 
@@ -230,11 +246,7 @@ class Queue:
             self._counts["dead"] += 1
             self._dead().add(message.value)
             return
-        waiting = self._waiting
-        at = 0
-        while at < len(waiting) and waiting[at].number < message.number:
-            at += 1
-        waiting.insert(at, message)
+        heappush(self._returned, (message.number, message))
 
     def _may_be_ready(self, consumer: Consumer) -> None:
         if not consumer.is_ready and consumer.has_room():
@@ -242,13 +254,13 @@ class Queue:
             self._ready.append(consumer)
 
     def _deliver(self) -> None:
-        waiting, ready = self._waiting, self._ready
-        while waiting and ready:
+        waiting, returned, ready = self._waiting, self._returned, self._ready
+        while ready and (returned or waiting):
             consumer = ready.popleft()
             if not consumer.has_room():
                 consumer.is_ready = False
                 continue
-            message = waiting.popleft()
+            message = heappop(returned)[1] if returned else waiting.popleft()
             message.deliveries += 1
             self._counts["redelivered"] += message.deliveries > 1
             tag = next(_tags)
@@ -277,7 +289,7 @@ class Subscriber:
             raise ValueError(f"a full subscription can {WAIT} or {DROP_OLDEST}, and not {on_full!r}")
         self.token = token
         self.drops = on_full == DROP_OLDEST
-        self.depth = _count("depth", depth)
+        self.depth = whole("depth", depth, 1)
         self.credit = credit
         self.dropped = 0
         self.buffer: deque[Any] = deque()
@@ -293,7 +305,7 @@ class Topic:
         self.name = name
         self._outbox = outbox
         self._subscribers: dict[Hashable, Subscriber] = {}
-        self._publishers: dict[Hashable, Any] = {}  # who wait, by token, in order
+        self._publishers: OrderedDict[Hashable, Any] = OrderedDict()  # who wait, by token
 
     def __iter__(self) -> Iterator[Subscriber]:
         return iter(self._subscribers.values())
@@ -329,13 +341,17 @@ class Topic:
         self._subscribers.pop(subscriber.token, None)
         self._admit()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody reads it, or waits to be read."""
+        return not self._subscribers and not self._publishers
+
     def _is_blocked(self) -> bool:
         return any(each.is_full() for each in self if not each.drops)
 
     def _admit(self) -> None:
         while self._publishers and not self._is_blocked():
-            token = next(iter(self._publishers))
-            self._send(token, self._publishers.pop(token))
+            self._send(*self._publishers.popitem(last=False))
 
     def _send(self, token: Hashable, value: Any) -> None:
         for subscriber in self:

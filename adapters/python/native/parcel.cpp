@@ -89,26 +89,39 @@ bool splice(Memory& memory, Outgoing& out, PyObject* object) {
 
 PyObject* Decoder::next_parcel() {
     const std::size_t begin = at_;
-    for (std::uint64_t to_come = 1; to_come > 0; --to_come) {
+    std::vector<std::uint64_t> open{1};  // how much is to come, at each level
+    while (!open.empty()) {
+        if (open.back() == 0) {
+            open.pop_back();
+            continue;
+        }
+        --open.back();
         const wire::Cell& cell = frame_.cells[at_++];
         switch (cell.tag) {
             case wire::Tag::list:
             case wire::Tag::tuple:
-            case wire::Tag::set: to_come += cell.count; break;
+            case wire::Tag::set: open.push_back(cell.count); break;
             case wire::Tag::object:
-            case wire::Tag::map: to_come += std::uint64_t{cell.count} * 2; break;
-            case wire::Tag::slice: to_come += 3; break;
-            case wire::Tag::table: to_come += std::uint64_t{cell.count} + 1; break;
+            case wire::Tag::map: open.push_back(std::uint64_t{cell.count} * 2); break;
+            case wire::Tag::slice: open.push_back(3); break;
+            case wire::Tag::table: open.push_back(std::uint64_t{cell.count} + 1); break;
             case wire::Tag::array:
             case wire::Tag::bytes: at_ += wire::array_shape(frame_.cells.subspan(at_ - 1)).cells; break;
             case wire::Tag::reference:
             case wire::Tag::pickle:
-                --at_;  // it is given back with what was not read
+                at_ = begin;  // all of it is given back, as what was not read
                 PyErr_SetString(PyExc_TypeError,
                                 "the message holds a function or an object that stays with its owner: queues and "
                                 "topics carry values alone, as nobody knows who will be there when they arrive");
                 return nullptr;
             default: break;
+        }
+        if (open.size() > wire::max_depth) {  // it is to travel within a tuple
+            at_ = begin;
+            PyErr_Format(PyExc_ValueError,
+                         "the message is nested more than %d deep: queues and topics carry it in a container of theirs",
+                         static_cast<int>(wire::max_depth) - 1);
+            return nullptr;
         }
     }
     std::vector<wire::Cell> cells(frame_.cells.begin() + static_cast<std::ptrdiff_t>(begin),
