@@ -135,6 +135,29 @@ def test_calls_run_beside_each_other_and_hold_nobody_up(bus, until):
     assert len({call.result(20) for call in waiting}) == 1
 
 
+def test_callers_take_turns_on_the_shared_pool(name, until):
+    began, gate = [], threading.Event()
+
+    @isthmus.export(name="ex_turn", executor="threads")
+    def turn(who):
+        began.append(who)
+        gate.wait(20)
+
+    @isthmus.export(name="ex_after")
+    async def after():
+        pass
+
+    with isthmus.Host(name), isthmus.connect(name) as flooder, isthmus.connect(name) as quiet:
+        calls = [flooder.submit("ex_turn", "flooder") for _ in range(500)]
+        until(lambda: len(began) > 1)
+        flooder.call("ex_after")
+        calls.append(quiet.submit("ex_turn", "quiet"))
+        quiet.call("ex_after")
+        gate.set()
+        concurrent.futures.wait(calls)
+    assert began.index("quiet") < 100
+
+
 def test_the_function_comes_back_unchanged():
     assert ex_where.__name__ == "ex_where"
     assert ex_where(2)[1] == 2

@@ -8,14 +8,19 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Hashable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
+from weakref import WeakKeyDictionary
+
+from . import _isthmus
 
 __all__ = ["Executed", "is_asynchronous", "performer", "what_is_called"]
 
 MOST_ITEMS = 256  # of a generator that are taken together
+MOST_THREADS = min(32, (os.cpu_count() or 1) + 4)  # as many as asyncio's own
 HOLD_BACK = 1e-3  # seconds for which they are
 
 Performer = Callable[..., Awaitable[Any]]
@@ -25,12 +30,11 @@ _shared: ThreadPoolExecutor | None = None
 
 
 def _shared_threads() -> ThreadPoolExecutor:
-    """One pool for all exports with executor="threads", as many threads as asyncio's own."""
+    """One pool for all exports with executor="threads"."""
     global _shared
     with _lock:
         if _shared is None:
-            most = min(32, (os.cpu_count() or 1) + 4)
-            _shared = ThreadPoolExecutor(most, thread_name_prefix="isthmus.threads")
+            _shared = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="isthmus.threads")
         return _shared
 
 
@@ -39,8 +43,10 @@ def performer(executor: str | Executor) -> Performer:
 
     Raises TypeError for what is no executor.
     """
-    if is_of_threads(executor):
-        return functools.partial(_on_a_thread, executor if isinstance(executor, Executor) else None)
+    if executor == "threads":
+        return functools.partial(_in_turn, "threads", functools.partial(_on_a_thread, None))
+    if isinstance(executor, ThreadPoolExecutor):
+        return functools.partial(_on_a_thread, executor)
     if executor != "processes" and not isinstance(executor, Executor):
         raise TypeError(
             f"executor={executor!r} is no executor: use 'threads', 'processes', or a "
@@ -48,11 +54,66 @@ def performer(executor: str | Executor) -> Performer:
         )
     from .offsite import Offsite  # it takes a while, and most programs do without
 
-    return Offsite(executor)
+    offsite = Offsite(executor)
+    return functools.partial(_in_turn, "processes", offsite) if executor == "processes" else offsite
 
 
 def _on_a_thread(pool: Executor | None, /, *call: Any, **kwargs: Any) -> asyncio.Future[Any]:
     return asyncio.wrap_future((pool or _shared_threads()).submit(copy_context().run, *call, **kwargs))
+
+
+class Turns:
+    """Lets callers take turns on a pool: so many calls are in it, and of those that wait each caller has the
+    next one in its turn. So one that floods it makes the others wait for a few calls, and not for all of its.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
+
+    async def take(self, caller: Hashable) -> None:
+        if self._left > 0:
+            self._left -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.give()
+            raise
+
+    def give(self) -> None:
+        while self._waiting:
+            caller, queue = self._waiting.popitem(last=False)
+            turn = queue.popleft()
+            if queue:
+                self._waiting[caller] = queue
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._left += 1
+
+
+_turns: dict[str, WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = {
+    "threads": WeakKeyDictionary(),
+    "processes": WeakKeyDictionary(),
+}
+
+
+async def _in_turn(pool: str, perform: Performer, /, *call: Any, **kwargs: Any) -> Any:
+    """Performs a call on one of the two pools that all exports share."""
+    loop = asyncio.get_running_loop()
+    turns = _turns[pool].get(loop)
+    if turns is None:  # twice what can run at the same time, so that nobody waits for this loop
+        turns = _turns[pool][loop] = Turns(2 * (MOST_THREADS if pool == "threads" else os.cpu_count() or 1))
+    caller = _isthmus.calling.get()
+    await turns.take(None if caller is None else caller.slot)
+    try:
+        return await perform(*call, **kwargs)
+    finally:
+        turns.give()
 
 
 def is_of_threads(executor: str | Executor) -> bool:
