@@ -12,7 +12,7 @@ seen: list[object] = []
 gate = threading.Event()
 
 
-@isthmus.export(batch=isthmus.Batch(max=4, wait=0.5))
+@isthmus.export(batch=isthmus.Batch(max=4, wait=2))
 def ba_double(numbers):
     seen.append((list(numbers), threading.current_thread().name, isthmus.current()))
     return [number * 2 for number in numbers]
