@@ -113,6 +113,18 @@ def test_closing_ends_the_calls_in_flight(bus):
         bus.stats()
 
 
+def test_a_call_that_is_lost_tells_whom_and_how(serve, name, until):
+    served = serve(NAPS).ready()
+    lost = rf"app\.py \(pid {served.process.pid}\) (has died|is gone, and the bus with it)$"
+    with isthmus.connect(name) as bus:
+        calls = [bus.submit("nap", 30), bus.submit("nap", 30)]
+        until(lambda: bus.stats()["self"]["calls"] == 2)
+        served.process.kill()
+        for call in calls:
+            with pytest.raises(isthmus.PeerLost, match=f"^the call of 'nap' was lost: {lost}"):
+                call.result(20)
+
+
 def test_a_killed_host_ends_the_calls_in_flight(serve, name):
     served = serve(NAPS).ready()
     with isthmus.connect(name) as bus:

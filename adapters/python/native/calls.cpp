@@ -200,7 +200,7 @@ void Calls::settle(Bus& bus, Link& link, const wire::Draft& frame, std::span<con
     finish(call, Status::ok);
 }
 
-void Calls::lost(const Link& link, Status reason) {
+void Calls::lost(const Link& link, Status reason, const std::string& fate) {
     std::lock_guard lock(mutex_);
     for (auto& [name, known] : known_) {
         std::erase_if(known.indices, [&](const auto& each) { return each.first == &link; });
@@ -208,6 +208,7 @@ void Calls::lost(const Link& link, Status reason) {
     std::erase_if(words_, [&](const Word& word) { return word.link == &link; });
     std::erase_if(calls_, [&](const auto& entry) {
         if (entry.second->link != &link) return false;
+        entry.second->fate = fate;
         finish(entry.second, reason);
         return true;
     });

@@ -47,6 +47,7 @@ struct Pending {
     // Guarded by the mutex of Calls until it is settled.
     Link* link = nullptr;  // once it is sent
     bool settled = false, in_events = false;
+    std::string fate;                    // of the other side that was lost; empty: it was not sent
     std::atomic<bool> given_up = false;  // nothing is told to the sink any more
     bool is_over() const { return given_up || settled; }
     Status outcome = Status::ok;
@@ -78,7 +79,7 @@ public:
     void send_posts(Bus& bus);
     /// A reply, error or item.
     void settle(Bus& bus, Link& link, const wire::Draft& frame, std::span<const std::byte> bytes, Memory& memory);
-    void lost(const Link& link, Status reason);
+    void lost(const Link& link, Status reason, const std::string& fate);
     /// Ends those with a sink whose time has run out. The others' callers look at the clock themselves.
     void expire(std::uint64_t now);
     std::uint64_t next_deadline() const { return deadlines_.empty() ? 0 : deadlines_.begin()->first; }

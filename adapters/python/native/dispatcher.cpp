@@ -39,7 +39,7 @@ Dispatcher::Dispatcher(const Parts& parts)
       shares_numpy_memory_(!parts.numpy_memory) {
     lost_ = [this](Link& link, Status reason) {
         forget(link);
-        calls_.lost(link, reason);
+        calls_.lost(link, reason, bus_.fate(link, reason));
     };
     note_service();
 }
@@ -244,6 +244,7 @@ void Dispatcher::farewell() {
     parked_.for_each([this](Call& call) {
         if (call.link != nullptr) refuse(call, Status::closed);
     });
+    if (bus_.closed()) bus_.attend(lost_);  // so that calls in flight know who was lost
     take_gil();
     for (std::size_t i = 0; i < pumps_.size(); ++i) {  // closing one may run what opens others
         Pump& pump = *pumps_[i];

@@ -216,7 +216,10 @@ PyObject* result_of(State& state, Pending& call) {
     switch (call.outcome) {
         case Status::ok: break;
         case Status::lost:
-            raise(state, call.outcome, what + " was lost: the other side has gone, or there is none on the bus");
+        case Status::corrupt:
+            raise(state, call.outcome,
+                  what + (call.fate.empty() ? " was not sent: nobody on the bus is there to answer it"
+                                            : " was lost: " + call.fate));
             return nullptr;
         case Status::closed: raise(state, call.outcome, what + " was lost: the bus was closed"); return nullptr;
         case Status::timed_out:
