@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -46,9 +47,18 @@ class Log:
         text = b"".join(prefix + line + b"\n" for line in lines)
         try:
             while text and self._fd is not None:
-                text = text[os.write(self._fd, text) :]
+                text = text[_write(self._fd, text) :]
         except OSError:
             self._fd = None  # whoever read the log is gone; the pipeline need not be
+
+
+def _write(fd: int, text: bytes) -> int:
+    """How much was written; also where the file does not block, as Node leaves terminals."""
+    try:
+        return os.write(fd, text)
+    except BlockingIOError:
+        select.select([], [fd], [])
+        return 0
 
 
 class Messages(logging.Handler):
