@@ -230,6 +230,18 @@ def test_a_pipeline_goes_on_when_nobody_reads_its_log_any_more(up, stage, tmp_pa
     assert (tmp_path / "gate.passed").exists()
 
 
+def test_a_log_that_does_not_block_loses_nothing(up, stage):
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    talks = "for i in range(20_000):\n    print('line', i)\n"
+    ran = up(stage("talk", talks, restart="never"), stdout=theirs)
+    os.close(theirs)
+    with open(ours) as read:
+        said = [line for line in read if line.startswith("talk.0")]
+    assert said == [f"talk.0 | line {i}\n" for i in range(20_000)]
+    assert ran.process.wait(20) == 0
+
+
 # --- what dies ----------------------------------------------------------------------------------------------
 
 
