@@ -1,7 +1,7 @@
 // The source or the sink of a pipeline over queues of a bus: node isthmus.mjs source|sink [MS]
 
 import { connect, release } from 'isthmus'
-import { Count, depth, frameBytes, paint } from './work.mjs'
+import { Count, depth, frameBytes, lanes, paint } from './work.mjs'
 
 const [role, ms] = process.argv.slice(2)
 const bus = await connect()
@@ -21,7 +21,7 @@ const stages = {
         release(frame)
       }
     }
-    await Promise.all(Array.from({ length: 4 }, lane))
+    await Promise.all(Array.from({ length: lanes }, lane))
   },
   async sink() {
     const count = new Count(Number(ms))

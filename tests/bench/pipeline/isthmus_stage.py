@@ -24,18 +24,17 @@ def aggregate(value):
 async def main(source, stage, target):
     results = bus.queue(target, depth=work.DEPTH)
 
-    async def pass_on(message):
-        value = {**message.value, **stage(message.value)}
-        if "copied" in value:
-            value["copied"] += bus.stats()["self"]["bytes_copied"]
-        await results.put_async(value)
-        message.ack()
+    messages = bus.queue(source, depth=work.DEPTH, prefetch=work.DEPTH)
 
-    tasks = set()  # at most as many as there are messages that were not acknowledged
-    async for message in bus.queue(source, depth=work.DEPTH, prefetch=work.DEPTH):
-        task = asyncio.create_task(pass_on(message))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+    async def lane():
+        async for message in messages:
+            value = {**message.value, **stage(message.value)}
+            if "copied" in value:
+                value["copied"] += bus.stats()["self"]["bytes_copied"]
+            await results.put_async(value)
+            message.ack()
+
+    await asyncio.gather(*(lane() for _ in range(work.LANES)))
 
 
 stages = {"detect": ("frames", detect, "found"), "aggregate": ("found", aggregate, "results")}

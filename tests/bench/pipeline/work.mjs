@@ -4,6 +4,8 @@ export const frameBytes = 1 << 20
 export const detectors = 3
 /** How many frames may wait between two stages. */
 export const depth = 16
+/** How many frames a process may have on their way to the next stage. */
+export const lanes = 4
 
 const step = 4096
 const touched = frameBytes / step
