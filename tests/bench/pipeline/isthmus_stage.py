@@ -23,7 +23,6 @@ def aggregate(value):
 
 async def main(source, stage, target):
     results = bus.queue(target, depth=work.DEPTH)
-
     messages = bus.queue(source, depth=work.DEPTH, prefetch=work.DEPTH)
 
     async def lane():
