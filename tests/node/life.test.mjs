@@ -80,7 +80,7 @@ test('the host ends when its parent is killed, also while it computes', async ()
       },
     )
     assert.equal(signal, 'SIGKILL')
-    await until('the host has ended', () => !isAlive(host))
+    await until('the host has ended', () => !isAlive(host), 20_000)
   }
 })
 
