@@ -416,7 +416,7 @@ Bus::Received Bus::notice() {
     return {Status::ok, notice.link, {.kind = notice.kind, .status = notice.status, .id = notice.id}, 0};
 }
 
-Bus::Received Bus::receive(std::span<std::byte> room) {
+Bus::Received Bus::receive(std::span<std::byte> room, std::uint64_t later) {
     if (!notices_.empty()) return notice();
     for (std::size_t tried = 0; tried <= links_.size() && !links_.empty(); ++tried) {
         if (in_turn_ == frames_per_turn || turn_ >= links_.size()) {
@@ -424,6 +424,10 @@ Bus::Received Bus::receive(std::span<std::byte> room) {
             turn_ = turn_ + 1 < links_.size() ? turn_ + 1 : 0;
         }
         Link& link = *links_[turn_];
+        if ((later & bit(link.ends().other)) != 0) {
+            in_turn_ = frames_per_turn;
+            continue;
+        }
         const auto received = link.receive(room);
         if (received.status == Status::ok || received.status == Status::too_large) {
             in_turn_ += received.status == Status::ok;

@@ -104,9 +104,10 @@ public:
         wire::Draft frame;  // views the room; one use of each payload is the caller's to release
         std::uint64_t bytes;
     };
-    /// The next frame of any link (call, post, reply, error, cancel, item, credit), the links taking turns so that a flooder does not crowd out the others. When there is
+    /// The next frame of any link (call, post, reply, error, cancel, item, credit), the links taking turns so that a flooder
+    /// does not crowd out the others. Of peers whose bit, by their slots, is in `later` nothing is received now. When there is
     /// none, what waits for room in the links' backlogs is moved on.
-    Received receive(std::span<std::byte> room);
+    Received receive(std::span<std::byte> room, std::uint64_t later = 0);
 
     /// Publishes on every link that was used and wakes who sleeps.
     void flush();

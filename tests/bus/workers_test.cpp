@@ -180,3 +180,25 @@ TEST_CASE("a sticky caller stays where it began, as long as that takes calls", "
     one.bus->decline();
     CHECK(two.is(caller.bus->provider(fit, Bus::by_caller)));
 }
+
+TEST_CASE("of peers that are to wait nothing is received, and their frames stay", "[workers]") {
+    rendezvous::Broker broker(named("later"));
+    Worker worker("later", 0);
+    Player one("later", false), two("later", false);
+    for (Player* player : {&one, &two}) {
+        REQUIRE(player->submit(Kind::post, 1, 0) == Status::ok);
+        player->bus->flush();
+    }
+    REQUIRE(soon([&] {
+        worker.bus->attend([](Link&, Status) {});
+        return worker.bus->links().size() == 2;
+    }));
+    for (Player* player : {&one, &two}) player->bus->flush();  // it waited until it was attached to
+    const auto room = std::as_writable_bytes(std::span(worker.room));
+    const std::uint64_t later = std::uint64_t{1} << one.bus->slot();
+    const auto got = worker.bus->receive(room, later);
+    REQUIRE(got.status == Status::ok);
+    CHECK(got.link->ends().other == two.bus->slot());
+    CHECK(worker.bus->receive(room, later).status == Status::empty);
+    CHECK(worker.bus->receive(room).status == Status::ok);
+}

@@ -36,7 +36,9 @@ test('with a thread, calls reach the host at once, also behind many that take lo
     await new Promise(resolve => setTimeout(resolve, 50))
     const other = await connect(py.name)
     await Promise.all(slow)
-    assert.deepEqual(await other.call('take_posted'), ['last'])
+    let posted = []
+    while (posted.length === 0) posted = await other.call('take_posted') // whose turn may come before it
+    assert.deepEqual(posted, ['last'])
     await other.close()
     await py.close()`))
 

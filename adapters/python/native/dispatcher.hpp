@@ -213,7 +213,8 @@ private:
     std::size_t at_most_ = most_calls;  // calls of the next batch
     Turns<Link, Call> parked_;          // received ahead of their turn
     std::size_t parked_bytes_ = 0;
-    std::uint64_t took_ = 0;  // ns, of the last batch
+    std::uint64_t crowded_ = 0;  // a bit for each peer of which so much is parked that the rest stays where it is
+    std::uint64_t took_ = 0;     // ns, of the last batch
     bool saw_cancel_ = false;
     bool was_slow_ = false;  // the last batch took long: what has come meanwhile is looked at for cancels first
     std::vector<Late> late_;

@@ -15,6 +15,7 @@ constexpr std::size_t most_batch_bytes = 1 << 20;  // a single frame may be larg
 constexpr std::size_t room_at_least = most_batch_bytes + 2 * Link::inline_bytes;
 constexpr std::size_t room_to_keep = 8 << 20;  // after a larger frame the room shrinks again
 constexpr std::size_t most_parked = 65536;
+constexpr std::size_t most_parked_of_one = 4096;  // all calls that one may have in flight; posts have no such bound
 constexpr std::uint64_t least_patience = 50'000;  // ns
 constexpr std::size_t most_parked_bytes = 64 << 20;
 
@@ -113,10 +114,11 @@ bool Dispatcher::may_park() const { return parked_.size() < most_parked && parke
 /// be behind the rest. False when there was nothing.
 bool Dispatcher::receive_aside(std::size_t most) {
     std::size_t seen = 0;
+    crowded_ = 0;
     std::unique_ptr<std::byte[]> larger;
     std::span<std::byte> room{room_.get() + used_, room_bytes_ - used_};
     while (most == all || (seen < most && may_park())) {
-        const Bus::Received received = bus_.receive(room);
+        const Bus::Received received = bus_.receive(room, most == all ? 0 : crowded_);
         if (received.status == Status::too_large) {
             larger = std::make_unique_for_overwrite<std::byte[]>(up_to_8(received.bytes));
             room = {larger.get(), up_to_8(received.bytes)};
@@ -166,7 +168,8 @@ void Dispatcher::park(const Bus::Received& received, std::span<const std::byte> 
     }
     Call call{received.link, frame, nullptr, wire::name_only, false, std::move(own)};
     parked_bytes_ += bytes_of(call);
-    parked_.push_back(received.link, std::move(call));
+    if (parked_.push_back(received.link, std::move(call)) >= most_parked_of_one)
+        crowded_ |= std::uint64_t{1} << received.link->ends().other;
 }
 
 void Dispatcher::cancel(const Link& link, std::uint64_t id) {

@@ -15,9 +15,12 @@ public:
     bool empty() const { return size_ == 0; }
     std::size_t size() const { return size_; }
 
-    void push_back(const Owner* owner, Item item) {
-        queue_of(owner).push_back(std::move(item));
+    /// How many the owner has then.
+    std::size_t push_back(const Owner* owner, Item item) {
+        std::deque<Item>& queue = queue_of(owner);
+        queue.push_back(std::move(item));
         ++size_;
+        return queue.size();
     }
     /// Before all others of its owner.
     void push_front(const Owner* owner, Item item) {
