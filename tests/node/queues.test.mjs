@@ -117,6 +117,27 @@ test('a full queue has its producers wait, until there is room, their time is ou
   assert.equal((await q.stats()).put, 4)
 })
 
+test('thousands of puts that wait hold nothing else up, are taken in order, and can be withdrawn', async t => {
+  const py = await start(t)
+  const [full, q] = [py.queue('full', { depth: 1 }), py.queue('q', { depth: 1, prefetch: 2 })]
+  const [leaving, stopped] = [new AbortController(), new Error('stopped')]
+  const blocked = range(1500).map(i => full.put(i, { signal: leaving.signal }))
+  const rejected = Promise.allSettled(blocked)
+  const putting = Promise.all(range(3000).map(i => q.put(i)))
+  assert.deepEqual(await take(q, 3000), range(3000))
+  await putting
+  await assert.rejects(full.put('late', { timeout: 1 }), /'full' had no room within 1 ms/)
+  leaving.abort(stopped)
+  const outcomes = await rejected
+  assert.equal(outcomes[0].status, 'fulfilled')
+  assert.deepEqual(new Set(outcomes.slice(1).map(({ reason }) => reason)), new Set([stopped]))
+  assert.deepEqual(await take(full, 1), [0])
+  const news = py.topic('t').subscribe({ depth: 1 })
+  const publishing = Promise.all(range(3000).map(i => py.topic('t').publish(i)))
+  for (const i of range(3000)) assert.equal((await news.next()).value, i)
+  await publishing
+})
+
 test('a get waits for a message, until its time is out or it is given up, and then others get it', async t => {
   const py = await start(t)
   const q = py.queue('q')

@@ -233,6 +233,46 @@ def test_a_full_queue_makes_producers_wait_and_takes_them_in_order(bus, other):
     assert q.stats()["put"] == 5
 
 
+def test_thousands_of_puts_that_wait_hold_nothing_else_up_are_taken_in_order_and_can_be_withdrawn(bus):
+    async def main() -> None:
+        full, q = bus.queue("full", depth=1), bus.queue("q", depth=1, prefetch=2)
+        blocked = [full.put_async(i) for i in range(1500)]
+        putting = asyncio.gather(*(q.put_async(i) for i in range(3000)))
+        for i in range(3000):
+            with await q.get_async() as message:
+                assert message.value == i
+        await putting
+        with pytest.raises(isthmus.TimeoutError, match="'full' had no room"):
+            await full.put_async("late", timeout=0.001)
+        for each in blocked[1:]:
+            each.cancel()
+        await blocked[0]
+        assert (await full.get_async()).value == 0
+        full.close()
+        with bus.topic("t").subscribe(depth=1) as news:
+            publishing = asyncio.gather(*(bus.topic("t").publish_async(i) for i in range(3000)))
+            for i in range(3000):
+                assert await news.get_async() == i
+            await publishing
+
+    asyncio.run(asyncio.wait_for(main(), 3 * PATIENCE))
+
+
+def test_a_put_waits_behind_those_of_an_event_loop_on_its_own_thread(bus, other):
+    async def main() -> None:
+        q = bus.queue("q", depth=300)
+        q.stats()  # the keeper is there from now on
+        putting = [q.put_async(i) for i in range(200)]
+        q.put(200)
+        await asyncio.gather(*putting)
+
+    asyncio.run(main())
+    with other.queue("q") as q:
+        for i in range(201):
+            with q.get() as message:
+                assert message.value == i
+
+
 def test_what_a_dead_producer_waited_with_is_withdrawn(bus, child, until):
     q = bus.queue("q", depth=1)
     q.stats()

@@ -1,5 +1,6 @@
 // Queues and topics, as those see them who put, get, publish and subscribe. The keeper is a Python peer: isthmus/keeper.py.
 
+import { AsyncResource } from 'node:async_hooks'
 import { setTimeout as delay } from 'node:timers/promises'
 import { closedError, HostLostError, IsthmusError, NotExportedError, TimeoutError } from './errors.js'
 import { optionsOf } from './options.js'
@@ -24,6 +25,10 @@ const plenty = 2 ** 30
 const defaultDepth = 256
 /** Messages to a subscriber. */
 const mostOnTheWay = 64
+/** Puts of one queue, or messages to one topic, that have no answer yet; and those of a connection to all of them, of which
+ * some 1000 fit: acknowledgements go the same way, and must not wait for room behind them. */
+const mostUnanswered = 64
+const mostUnansweredInAll = 256
 /** Milliseconds for the keeper of a bus to be there, and between two looks. */
 const patience = 2000
 const lookEvery = 10
@@ -84,12 +89,75 @@ const check = {
   subscribe: optionsOf<SubscribeOptions>('subscribe', { onFull: true, depth: true }),
 }
 
+/** What one connection sends to one queue or topic. What would be too many waits here, in order, and can be withdrawn without a word. */
+class Lane {
+  readonly #all: { unanswered: number }
+  readonly #onEmpty: () => void
+  readonly #waiting = new Set<() => void>()
+  #unanswered = 0
+
+  constructor(all: { unanswered: number }, onEmpty: () => void) {
+    this.#all = all
+    this.#onEmpty = onEmpty
+  }
+
+  /** Does the work when it is its turn, with what is left of the time; `work` begins in the turn, and not after it. */
+  send<T>(work: (timeout: number | undefined) => Promise<T>, { timeout, signal }: WaitOptions): Promise<T> {
+    if (this.#mayGo() && this.#waiting.size === 0) return this.#go(work(timeout))
+    if (signal?.aborted) return Promise.reject(signal.reason)
+    const until = timeout === undefined ? undefined : performance.now() + timeout
+    return new Promise((resolve, reject) => {
+      const done = () => {
+        this.#waiting.delete(go)
+        clearTimeout(timer)
+        if (signal !== undefined) unlisten(signal, onAbort)
+      }
+      // In the context of who sends: the call around it, and its time, are its own.
+      const go = AsyncResource.bind(() => {
+        done()
+        resolve(this.#go(work(until === undefined ? undefined : Math.max(until - performance.now(), 1e-6))))
+      })
+      const giveUp = (reason: unknown) => {
+        done()
+        reject(reason)
+      }
+      const onAbort = () => giveUp(signal?.reason)
+      const tooLate = () => giveUp(new TimeoutError(`nothing was sent within ${timeout} ms`))
+      const timer = timeout === undefined ? undefined : setTimeout(tooLate, timeout).unref()
+      if (signal !== undefined) listen(signal, onAbort)
+      this.#waiting.add(go)
+    })
+  }
+
+  /** One may always go, so that nobody waits for the answers of others alone. */
+  #mayGo(): boolean {
+    if (this.#unanswered === 0) return true
+    return this.#unanswered < mostUnanswered && this.#all.unanswered < mostUnansweredInAll
+  }
+
+  #go<T>(answer: Promise<T>): Promise<T> {
+    ++this.#unanswered
+    ++this.#all.unanswered
+    return answer.finally(() => {
+      --this.#unanswered
+      --this.#all.unanswered
+      for (const go of this.#waiting) {
+        if (!this.#mayGo()) break
+        go()
+      }
+      if (this.#unanswered === 0) this.#onEmpty()
+    })
+  }
+}
+
 /** @internal The way of a bus to its keeper, which is there from the first use of a queue or topic on. */
 export class Access {
   readonly port: Port
   readonly #bus: string
   #isReady = false
   #finding: Promise<void> | undefined
+  readonly #all = { unanswered: 0 }
+  readonly #lanes = new Map<string, Lane>()
 
   constructor(port: Port, bus: string) {
     this.port = port
@@ -123,10 +191,24 @@ export class Access {
     }
   }
 
-  /** A call that is answered when there is room. */
-  send(name: string, args: readonly unknown[], what: string, options: WaitOptions): Promise<void> {
+  /** A call that is answered when there is room in the queue or topic of this name. */
+  send(
+    verb: string,
+    name: string,
+    args: readonly unknown[],
+    what: string,
+    options: WaitOptions,
+  ): Promise<void> {
     const { timeout, signal } = options
-    const sent = this.async(() => this.port.call(name, args, { timeout, signal, values: true }))
+    const sent = this.async(() => {
+      const key = `${verb}:${name}`
+      let lane = this.#lanes.get(key)
+      if (lane === undefined) {
+        lane = new Lane(this.#all, () => this.#lanes.delete(key))
+        this.#lanes.set(key, lane)
+      }
+      return lane.send(left => this.port.call(verb, args, { timeout: left, signal, values: true }), options)
+    })
     if (timeout === undefined) return sent as Promise<void>
     return sent.catch(error => {
       if (!(error instanceof TimeoutError)) throw error
@@ -471,8 +553,8 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
   }
 
   /**
-   * Puts a value. The promise is fulfilled when the queue has taken it in, that is, when it has room. An array in bus memory is lent
-   * and not copied: don't change it before it was acknowledged.
+   * Puts a value. The promise is fulfilled when the queue has taken it in, that is, when it has room: don't change the value before,
+   * as it is sent when it is its turn. An array in bus memory is lent and not copied: don't change it before it was acknowledged.
    *
    * @throws (as a rejection) EncodeError for what has no value form, such as a function; TimeoutError or the signal's reason: it was
    * not taken in then, unless that crossed with the answer; HostLostError.
@@ -480,7 +562,13 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
   async put(value: T, options: WaitOptions = {}): Promise<void> {
     check.put(options)
     const { depth, deliveries } = this.#options
-    return this.#access.send(PUT, [value, this.name, depth, deliveries], `the queue '${this.name}'`, options)
+    return this.#access.send(
+      PUT,
+      this.name,
+      [value, this.name, depth, deliveries],
+      `the queue '${this.name}'`,
+      options,
+    )
   }
 
   /**
@@ -689,7 +777,7 @@ export class Topic<T = unknown> {
   /** Sends a value to all who have subscribed. The promise is fulfilled when each has it, or room for it; it rejects like `Queue.put`. */
   async publish(value: T, options: WaitOptions = {}): Promise<void> {
     check.publish(options)
-    return this.#access.send(PUBLISH, [value, this.name], `the topic '${this.name}'`, options)
+    return this.#access.send(PUBLISH, this.name, [value, this.name], `the topic '${this.name}'`, options)
   }
 
   /** Messages that are published from now on. */

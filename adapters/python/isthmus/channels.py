@@ -8,14 +8,15 @@ import contextlib
 import itertools
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from . import futures
-from ._isthmus import ITEMS, RESULT, STREAMS
+from ._isthmus import ITEMS, RAISED, RESULT, STREAMS
 from .errors import Error, PeerLost, TimeoutError
 from .keeper import CONSUME, LEAVES, PUBLISH, PUT, SETTLE, STATS, SUBSCRIBE
 from .queues import ACKNOWLEDGED, DEAD, DEPTH, REJECTED, UNTOUCHED, WAIT
@@ -27,6 +28,10 @@ __all__ = ["Message", "Queue", "Subscription", "Topic"]
 
 CREDIT = 1 << 30  # items of a stream whose flow is ruled by what is wanted
 MOST_ON_THE_WAY = 64  # messages to a subscriber
+# What has no answer yet, of one queue or topic and of a connection to all of them. Some 1000 fit;
+# acknowledgements go the same way, and must not wait for room behind them.
+MOST_UNANSWERED = 64
+MOST_UNANSWERED_IN_ALL = 256
 SLICE = 1.0  # seconds: a signal that comes right before a wait is seen after it
 
 Item = TypeVar("Item")
@@ -203,24 +208,212 @@ async def _with_keeper(caller: Caller) -> None:
                 caller._finding_keeper.pop(loop, None)
 
 
-def _send(caller: Caller, name: str, args: tuple[Any, ...], timeout: float | None, what: str) -> None:
+class _Put(Protocol):
+    """What is sent to a queue or topic, from when it is asked for until it has its answer."""
+
+    in_flight: bool
+
+    def begin(self) -> bool:
+        """It is its turn. False when nothing was sent. Must not wait."""
+
+
+class _Lane:
+    """What one connection sends to one queue or topic. What would be too many waits here, in order, and can
+    be withdrawn without a word. Any thread.
+    """
+
+    def __init__(self, traffic: _Traffic) -> None:
+        self._traffic = traffic
+        self._unanswered = 0
+        self._waiting: dict[_Put, None] = {}
+
+    def enter(self, put: _Put) -> None:
+        with self._traffic.lock:
+            self._waiting[put] = None
+            self._advance()
+
+    def leave(self, put: _Put) -> bool:
+        """It has its answer, or is given up. Whether it was still waiting for its turn."""
+        with self._traffic.lock:
+            if put in self._waiting:
+                del self._waiting[put]
+                return True
+            if put.in_flight:
+                put.in_flight = False
+                self._unanswered -= 1
+                self._traffic.unanswered -= 1
+                self._advance()
+            return False
+
+    def _advance(self) -> None:
+        while self._waiting and self._may_go():
+            put = next(iter(self._waiting))
+            del self._waiting[put]
+            if put.begin():
+                put.in_flight = True
+                self._unanswered += 1
+                self._traffic.unanswered += 1
+
+    def _may_go(self) -> bool:
+        """One always may, so that nobody waits for the answers of others alone."""
+        if self._unanswered == 0:
+            return True
+        return self._unanswered < MOST_UNANSWERED and self._traffic.unanswered < MOST_UNANSWERED_IN_ALL
+
+
+class _Traffic:
+    """The lanes of one connection, each for as long as somebody sends by it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.unanswered = 0
+        self._lanes: weakref.WeakValueDictionary[tuple[str, str], _Lane] = weakref.WeakValueDictionary()
+
+    def lane(self, verb: str, name: str) -> _Lane:
+        with self.lock:
+            lane = self._lanes.get((verb, name))
+            if lane is None:
+                lane = self._lanes[verb, name] = _Lane(self)
+            return lane
+
+
+_traffics: weakref.WeakKeyDictionary[Caller, _Traffic] = weakref.WeakKeyDictionary()
+_traffics_lock = threading.Lock()
+
+
+def _lane_of(caller: Caller, verb: str, name: str) -> _Lane:
+    with _traffics_lock:
+        traffic = _traffics.get(caller)
+        if traffic is None:
+            traffic = _traffics[caller] = _Traffic()
+    return traffic.lane(verb, name)
+
+
+def _until(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(until - time.monotonic(), 0)
+
+
+class _BlockingPut:
+    """Of a thread that waits for it."""
+
+    def __init__(self) -> None:
+        self.in_flight = False
+        self._turn = threading.Event()
+
+    def begin(self) -> bool:
+        self._turn.set()
+        return True
+
+    def wait(self, until: float | None) -> bool:
+        """Whether its turn has come in time. Signal handlers run meanwhile."""
+        while not self._turn.is_set():
+            left = _left(until)
+            if left == 0:
+                return False
+            self._turn.wait(SLICE if left is None else min(left, SLICE))
+        return True
+
+
+def _send(
+    caller: Caller, verb: str, name: str, args: tuple[Any, ...], timeout: float | None, what: str
+) -> None:
     caller._ensure_keeper()
+    until = _until(timeout)
+    lane, put = _lane_of(caller, verb, name), _BlockingPut()
+    lane.enter(put)
     try:
-        caller._native().call(name, args, {}, timeout)
+        # The thread by which the answers come can't wait for them.
+        if not caller._started().is_here and not put.wait(until):
+            raise TimeoutError(f"nothing was sent within {timeout} s")
+        caller._native().call(verb, args, {}, _left(until))
     except TimeoutError as error:
         raise TimeoutError(f"{what} had no room: {error}") from None
+    finally:
+        lane.leave(put)
 
 
-async def _begin_later(caller: Caller, name: str, args: tuple[Any, ...], timeout: float | None) -> None:
+class _AsyncPut:
+    """Of an event loop, on whose thread it is made and told."""
+
+    def __init__(self, caller: Caller, lane: _Lane, verb: str, args: tuple[Any, ...], what: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.in_flight = False
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.sink = futures.sink_of(loop)
+        self.lane = lane
+        self._native = caller._native()
+        self._message = verb, args
+        self._what = what
+        self._handle = 0
+        self._until: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(self, timeout: float | None) -> asyncio.Future[None]:
+        self._until = _until(timeout)
+        self.lane.enter(self)
+        self.future.add_done_callback(self._done)
+        if timeout is not None and not self.in_flight:
+            self._timer = self.future.get_loop().call_later(timeout, self._give_up, timeout)
+        return self.future
+
+    def begin(self) -> bool:
+        verb, args = self._message
+        try:
+            self._handle = self._native.start(verb, args, {}, _left(self._until), 0, 0, _answered, self)
+        except Exception as error:
+            self.sink([(self, RAISED, error)])
+            return False
+        return True
+
+    def receive(self, what: int, value: Any) -> None:
+        if self.future.done():
+            return
+        if what == RESULT:
+            self.future.set_result(None)
+        else:
+            late = isinstance(value, TimeoutError)
+            self.future.set_exception(TimeoutError(f"{self._what} had no room: {value}") if late else value)
+
+    def _give_up(self, timeout: float) -> None:
+        if self.lane.leave(self):
+            self.receive(RAISED, TimeoutError(f"nothing was sent within {timeout} s"))
+
+    def _done(self, future: asyncio.Future[None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if future.cancelled() and not self.lane.leave(self):
+            self._native.cancel(self._handle)
+
+
+def _answered(events: Sequence[tuple[_AsyncPut, int, Any]]) -> None:
+    """On the dispatcher's thread: what waits is not to wait for an event loop that is busy."""
+    told: dict[Any, list[tuple[Any, int, Any]]] = {}
+    for event in events:
+        put = event[0]
+        told.setdefault(put.sink, []).append(event)
+        put.lane.leave(put)
+    for sink, list_ in told.items():
+        sink(list_)
+
+
+async def _begin_later(
+    caller: Caller, verb: str, name: str, args: tuple[Any, ...], timeout: float | None, what: str
+) -> None:
     await _with_keeper(caller)
-    await futures.begin(caller._native(), name, args, {}, timeout)
+    await _AsyncPut(caller, _lane_of(caller, verb, name), verb, args, what).enter(timeout)
 
 
-def _begin(caller: Caller, name: str, args: tuple[Any, ...], timeout: float | None) -> Awaitable[None]:
+def _begin(
+    caller: Caller, verb: str, name: str, args: tuple[Any, ...], timeout: float | None, what: str
+) -> Awaitable[None]:
     """Those that are begun one after the other arrive so, whenever they are awaited."""
     if caller._has_keeper and asyncio.get_running_loop() not in caller._finding_keeper:
-        return futures.begin(caller._native(), name, args, {}, timeout)
-    return asyncio.ensure_future(_begin_later(caller, name, args, timeout))
+        return _AsyncPut(caller, _lane_of(caller, verb, name), verb, args, what).enter(timeout)
+    return asyncio.ensure_future(_begin_later(caller, verb, name, args, timeout, what))
 
 
 # --- queues ------------------------------------------------------------------------------------------------
@@ -419,11 +612,16 @@ class Queue:
         room in time: it was not taken in then, unless that crossed with the answer; PeerLost when the bus
         ends.
         """
-        _send(self._caller, PUT, (value, self.name, *self._agreed), timeout, f"the queue '{self.name}'")
+        args = value, self.name, *self._agreed
+        _send(self._caller, PUT, self.name, args, timeout, f"the queue '{self.name}'")
 
     def put_async(self, value: Any, *, timeout: float | None = None) -> Awaitable[None]:
-        """``put``, to be awaited in the running event loop. Cancelling what awaits it withdraws the value."""
-        return _begin(self._caller, PUT, (value, self.name, *self._agreed), timeout)
+        """``put``, to be awaited in the running event loop. Cancelling what awaits it withdraws the value.
+
+        Don't change the value before it was awaited: it is sent when it is its turn.
+        """
+        args = value, self.name, *self._agreed
+        return _begin(self._caller, PUT, self.name, args, timeout, f"the queue '{self.name}'")
 
     # --- consuming ---
 
@@ -614,11 +812,12 @@ class Topic:
 
         Where nobody has subscribed nothing is kept. Raises what ``Queue.put`` raises.
         """
-        _send(self._caller, PUBLISH, (value, self.name), timeout, f"the topic '{self.name}'")
+        _send(self._caller, PUBLISH, self.name, (value, self.name), timeout, f"the topic '{self.name}'")
 
     def publish_async(self, value: Any, *, timeout: float | None = None) -> Awaitable[None]:
         """``publish``, to be awaited in the running event loop."""
-        return _begin(self._caller, PUBLISH, (value, self.name), timeout)
+        what = f"the topic '{self.name}'"
+        return _begin(self._caller, PUBLISH, self.name, (value, self.name), timeout, what)
 
     def subscribe(self, *, on_full: str = WAIT, depth: int = DEPTH) -> Subscription:
         """Messages that are published from now on. ``depth`` of them are kept, besides those on the way, of
