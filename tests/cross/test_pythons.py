@@ -11,7 +11,7 @@ names = ["callbacks", "cancel", "hops", "lent", "property", "remote", "streams"]
 
 
 @pytest.mark.skipif(not others, reason="no other Pythons in $ISTHMUS_TEST_PYTHONS")
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_the_others_pass_too():
     for python in others:
         files = [here / f"test_{name}.py" for name in names]

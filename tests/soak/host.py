@@ -25,8 +25,8 @@ peer = Peer(bus_name, registry)
 
 
 class Bus(Caller):
-    def _native(self):
-        return peer.native
+    def _started(self):
+        return peer
 
 
 bus = Bus()
