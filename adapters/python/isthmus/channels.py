@@ -509,7 +509,11 @@ class _Consumer(_Intake[_Delivery]):
                 )
             self._held.remove(tag)
             self._want()
-            self._tell(how, (tag,))
+            try:
+                self._tell(how, (tag,))
+            except BaseException:
+                self._held.add(tag)
+                raise
 
     @contextlib.contextmanager
     def looping(self) -> Iterator[None]:
