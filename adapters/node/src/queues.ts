@@ -167,9 +167,18 @@ export class Access {
   /** Does something once the keeper is there. What is begun first is done first. */
   async<T>(work: () => Promise<T>): Promise<T> {
     if (this.#isReady) return work()
-    this.#finding ??= this.#find().finally(() => {
-      this.#finding = undefined
-    })
+    if (this.#finding === undefined) {
+      this.#finding = this.#find()
+      // Right before what waits for it is begun: who comes sooner goes behind.
+      this.#finding.then(
+        () => {
+          this.#isReady = true
+        },
+        () => {
+          this.#finding = undefined
+        },
+      )
+    }
     return this.#finding.then(work)
   }
 
@@ -179,7 +188,6 @@ export class Access {
       for (const name of [READY, starter(this.#bus)]) {
         try {
           await this.port.call(name, [])
-          this.#isReady = true
           return
         } catch (error) {
           if (!(error instanceof NotExportedError)) throw error
