@@ -671,6 +671,19 @@ def test_topics_in_an_event_loop(bus, other):
 # --- memory ------------------------------------------------------------------------------------------------
 
 
+def test_a_message_that_is_taken_back_is_counted_once(bus):
+    """Else more would be let on their way than the subscriber has a place for."""
+    t = bus.topic("t")
+    with t.subscribe(depth=64) as news:
+        feed = news._feed
+        t.publish("first")
+        for _ in range(8):
+            item = feed.wait(PATIENCE)
+            with feed.lock:
+                feed.take_back(item)
+        assert (news.get(timeout=PATIENCE), feed._fresh) == ("first", 1)
+
+
 def test_an_array_waits_where_it_lies_and_is_given_back_in_the_end(bus, other, until):
     np = pytest.importorskip("numpy")
 

@@ -724,6 +724,10 @@ class _Feed(_Intake[_News]):
             self.native.credit(self.handle, self._fresh)
             self._fresh = 0
 
+    def take_back(self, item: _News) -> None:
+        self._fresh -= 1
+        super().take_back(item)
+
     def close(self) -> None:
         with self.lock:
             if self.failure is None:
