@@ -5,6 +5,7 @@ import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { connect, EncodeError, HostLostError, IsthmusError, PythonError, spawn, TimeoutError } from 'isthmus'
+import { Access } from '../../adapters/node/dist/queues.js'
 import { collectGarbage, run, until } from './support.mjs'
 
 const app = fileURLToPath(new URL('./queues_app.py', import.meta.url))
@@ -136,6 +137,19 @@ test('thousands of puts that wait hold nothing else up, are taken in order, and 
   const publishing = Promise.all(range(3000).map(i => py.topic('t').publish(i)))
   for (const i of range(3000)) assert.equal((await news.next()).value, i)
   await publishing
+})
+
+test('what is begun while the keeper is found comes before what is begun right after', async () => {
+  for (const steps of range(12)) {
+    const found = Promise.resolve()
+    const access = new Access({ call: () => found }, 'bus')
+    const begun = []
+    const first = access.async(async () => begun.push(1))
+    for (const _ of range(steps)) await undefined
+    await access.async(async () => begun.push(2))
+    await first
+    assert.deepEqual(begun, [1, 2], `${steps} steps later`)
+  }
 })
 
 test('a get waits for a message, until its time is out or it is given up, and then others get it', async t => {

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -519,6 +521,25 @@ def test_a_host_has_queues_too_and_its_exports_may_put(name):
         assert host.queue("in").get().value == 1
 
 
+def test_what_an_export_has_begun_to_consume_outlives_its_call_and_its_time(name, until):
+    begun = []
+
+    @isthmus.export(name="begin", executor="threads")
+    def begin() -> None:
+        q = host.queue("q", prefetch=2)
+        begun.append((q, q.get(), isthmus.current().deadline, contextvars.copy_context()))
+
+    with isthmus.Host(name) as host, isthmus.connect(name) as bus:
+        for value in range(2):
+            bus.queue("q").put(value)
+        bus.call("begin", timeout=1)
+        [(q, message, deadline, context)] = begun
+        until(lambda: time.monotonic() > deadline)
+        context.run(message.ack)
+        until(lambda: bus.queue("q").stats()["acknowledged"] == 1)
+        assert q.get(timeout=PATIENCE).deliveries == 1
+
+
 def test_an_export_may_be_the_first_who_uses_a_queue_by_a_bus_of_its_own(name):
     @isthmus.export(name="first")
     def first():
@@ -680,6 +701,19 @@ def test_topics_in_an_event_loop(bus, other):
 
 
 # --- memory ------------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_is_taken_back_is_counted_once(bus):
+    """Else more would be let on their way than the subscriber has a place for."""
+    t = bus.topic("t")
+    with t.subscribe(depth=64) as news:
+        feed = news._feed
+        t.publish("first")
+        for _ in range(8):
+            item = feed.wait(PATIENCE)
+            with feed.lock:
+                feed.take_back(item)
+        assert (news.get(timeout=PATIENCE), feed._fresh) == ("first", 1)
 
 
 def test_an_array_waits_where_it_lies_and_is_given_back_in_the_end(bus, other, until):

@@ -283,7 +283,8 @@ export class Peer implements Port {
     const control = this.#words
     const outer = serving()
     // What a handler has begun, and which goes on after its answer, is a call of its own.
-    const isNested = outer !== undefined && outer.owner === this && outer.state !== 'done'
+    const isNested =
+      outer !== undefined && outer.owner === this && outer.state !== 'done' && options?.detached !== true
     if (isNested && outer.deadline !== undefined) timeout = this.#inherited(outer.deadline, timeout, target)
     if (typeof target === 'string') {
       const name = target === this.#lastName ? this.#lastNumber : this.#intern(target)

@@ -24,6 +24,8 @@ export interface PortOptions {
   readonly lend?: boolean | undefined
   /** Only values are sent: what would be a reference can't travel. */
   readonly values?: boolean | undefined
+  /** It is no part of the call that is being served: it may outlive it, and has its own time. */
+  readonly detached?: boolean | undefined
   /** How many items of a stream may be on their way from the start. */
   readonly credit?: number | undefined
 }

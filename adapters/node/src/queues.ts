@@ -167,9 +167,18 @@ export class Access {
   /** Does something once the keeper is there. What is begun first is done first. */
   async<T>(work: () => Promise<T>): Promise<T> {
     if (this.#isReady) return work()
-    this.#finding ??= this.#find().finally(() => {
-      this.#finding = undefined
-    })
+    if (this.#finding === undefined) {
+      this.#finding = this.#find()
+      // Right before what waits for it is begun: who comes sooner goes behind.
+      this.#finding.then(
+        () => {
+          this.#isReady = true
+        },
+        () => {
+          this.#finding = undefined
+        },
+      )
+    }
     return this.#finding.then(work)
   }
 
@@ -179,7 +188,6 @@ export class Access {
       for (const name of [READY, starter(this.#bus)]) {
         try {
           await this.port.call(name, [])
-          this.#isReady = true
           return
         } catch (error) {
           if (!(error instanceof NotExportedError)) throw error
@@ -436,10 +444,12 @@ class Consumer extends Intake<Delivery> {
   #tell(outcome: Outcome, tags: readonly number[]): void {
     const { access } = this
     if (this.handle !== undefined) {
-      access.port.post(SETTLE, [this.#name, this.#number, this.#wanted, outcomes[outcome], tags], undefined)
+      access.port.post(SETTLE, [this.#name, this.#number, this.#wanted, outcomes[outcome], tags], {
+        detached: true,
+      })
     } else if (this.#wanted > 0) {
       const args = [this.#name, ...this.#agreed, this.#prefetch, this.#number, this.#wanted]
-      this.begin(CONSUME, args, { credit: plenty })
+      this.begin(CONSUME, args, { credit: plenty, detached: true })
     }
   }
 
@@ -457,7 +467,12 @@ class Consumer extends Intake<Delivery> {
     }
     this.#held.delete(tag)
     this.#want()
-    this.#tell(outcome, [tag])
+    try {
+      this.#tell(outcome, [tag])
+    } catch (error) {
+      this.#held.add(tag)
+      throw error
+    }
   }
 
   /** One more or one less takes messages in a loop. */
@@ -670,7 +685,7 @@ class Feed extends Intake<News | null> {
     super(access, `the topic '${name}'`)
     const onTheWay = Math.max(Math.min(depth, mostOnTheWay), 1)
     this.#enough = Math.max(Math.floor(onTheWay / 2), 1)
-    this.#start = () => this.begin(SUBSCRIBE, [name, onFull, depth], { credit: onTheWay + 1 })
+    this.#start = () => this.begin(SUBSCRIBE, [name, onFull, depth], { credit: onTheWay + 1, detached: true })
   }
 
   /** Fulfilled when it has begun. */

@@ -509,7 +509,11 @@ class _Consumer(_Intake[_Delivery]):
                 )
             self._held.remove(tag)
             self._want()
-            self._tell(how, (tag,))
+            try:
+                self._tell(how, (tag,))
+            except BaseException:
+                self._held.add(tag)
+                raise
 
     @contextlib.contextmanager
     def looping(self) -> Iterator[None]:
@@ -719,6 +723,10 @@ class _Feed(_Intake[_News]):
         if self._fresh == self._enough and self.failure is None:
             self.native.credit(self.handle, self._fresh)
             self._fresh = 0
+
+    def take_back(self, item: _News) -> None:
+        self._fresh -= 1
+        super().take_back(item)
 
     def close(self) -> None:
         with self.lock:

@@ -19,6 +19,11 @@ namespace isthmus::python {
 /// Whether an export is part of the machinery: it is in no list, and programs can't take the name.
 inline bool is_system(std::string_view name) { return name.starts_with("isthmus."); }
 
+/// What a queue or topic brings, and what is said of its messages, whatever call it was begun in.
+inline bool outlives_its_call(std::string_view name) {
+    return name == "isthmus.queue.consume" || name == "isthmus.queue.settle" || name == "isthmus.topic.subscribe";
+}
+
 struct Export {
     std::string name;
     PyObject* callable = nullptr;           // owned; guarded by the GIL, or by the table's mutex where there is none

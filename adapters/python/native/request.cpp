@@ -117,6 +117,15 @@ bool encode_target(State& state, Pending& call, PyObject* target) {
     return false;
 }
 
+/// A call within another is part of it, and has no more time.
+void carry_on(Pending& call, const Calling& calling) {
+    call.activity = calling.activity;
+    if (calling.deadline != 0 && (call.deadline == 0 || calling.deadline < call.deadline)) {
+        call.deadline = calling.deadline;
+        call.seconds = -1;
+    }
+}
+
 }  // namespace
 
 std::shared_ptr<Pending> prepare(Peer& peer, PyObject* target, PyObject* positional, PyObject* named, PyObject* timeout,
@@ -141,14 +150,11 @@ std::shared_ptr<Pending> prepare(Peer& peer, PyObject* target, PyObject* positio
     constexpr double longest = 1e9;  // thirty years; more than that overflows nanoseconds
     if (seconds >= 0) call->deadline = now_ns() + static_cast<std::uint64_t>(std::min(seconds, longest) * 1e9);
     call->seconds = seconds;
-    const Calling calling = calling_here(state, *call->memory);
-    call->activity = calling.activity;
-    if (calling.deadline != 0 && (call->deadline == 0 || calling.deadline < call->deadline)) {
-        call->deadline = calling.deadline;
-        call->seconds = -1;
-    }
     call->flags = flags;
-    if (encode_target(state, *call, target) && encode_arguments(state, *call, positional, named)) return call;
+    if (encode_target(state, *call, target) && encode_arguments(state, *call, positional, named)) {
+        if (!outlives_its_call(call->name)) carry_on(*call, calling_here(state, *call->memory));
+        return call;
+    }
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
     call->out.rewind({}, *call->memory);
