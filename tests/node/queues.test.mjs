@@ -455,3 +455,17 @@ test('a frame that passes four stages is never copied, and is given back in the 
   assert.equal((await py.stats()).self.bytes_copied, copied)
   assert.equal((await py.stats()).host.bytes_copied, 0)
 })
+
+test('a time that is none is refused, and one that no timer can wait for is no limit', async t => {
+  const py = await start(t)
+  const q = py.queue('times')
+  for (const timeout of [-1, Number.NaN]) {
+    await assert.rejects(async () => q.put(1, { timeout }), RangeError)
+    await assert.rejects(async () => q.get({ timeout }), RangeError)
+  }
+  const got = q.get({ timeout: Number.POSITIVE_INFINITY })
+  await q.put(1, { timeout: 2 ** 40 })
+  const message = await got
+  assert.equal(message.value, 1)
+  message.ack()
+})

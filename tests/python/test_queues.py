@@ -415,6 +415,12 @@ def test_a_name_is_a_text(bus, wrong):
         bus.topic(wrong)
 
 
+def test_a_time_that_is_none_is_refused(bus):
+    for timeout in (-1, float("nan")):
+        with pytest.raises(ValueError, match="a number of seconds from 0 on"):
+            bus.queue("q").put(1, timeout=timeout)
+
+
 def test_what_is_nested_too_deeply_to_be_handed_on_is_refused_at_once(bus, other):
     def nested(depth):
         return [nested(depth - 1)] if depth > 1 else []

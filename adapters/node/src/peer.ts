@@ -22,10 +22,10 @@ import {
 import { Server } from './serve.js'
 import { listen } from './signals.js'
 import { initialCredit } from './streams.js'
+import { after, milliseconds } from './timers.js'
 
 const { kinds, sizes, statuses, words, doubles, frames, targets, peers, sticky } = constants
 const OK = statuses.ok
-const longestTimer = 2 ** 31 - 1
 const mostQueued = 1 << 14
 /** Frames, also of those that wait in no queue. */
 const mostInLook = 1 << 14
@@ -46,11 +46,6 @@ let rejectIt: Settle
 function hand(resolve: Settle, reject: Settle): void {
   resolveIt = resolve
   rejectIt = reject
-}
-
-function milliseconds(timeout: number): number {
-  if (timeout >= 0) return timeout
-  throw new RangeError(`${timeout} is no number of milliseconds`)
 }
 
 export class Peer implements Port {
@@ -388,11 +383,7 @@ export class Peer implements Port {
     }
     const onAbort = signal && (() => give(signal.reason))
     const name = this.#calls.name[slot] as string
-    const timer =
-      timeout > 0 && timeout <= longestTimer
-        ? setTimeout(() => give(this.#tooLate(name, timeout)), timeout)
-        : undefined
-    timer?.unref()
+    const timer = after(timeout, () => give(this.#tooLate(name, timeout)))
     if (onAbort) listen(signal, onAbort)
     this.#calls.watch[slot] = { timer, signal, onAbort }
   }

@@ -6,6 +6,7 @@ import { closedError, HostLostError, IsthmusError, NotExportedError, TimeoutErro
 import { optionsOf } from './options.js'
 import type { Port, PortOptions, StreamEvents, StreamHandle } from './port.js'
 import { listen, unlisten } from './signals.js'
+import { after, milliseconds } from './timers.js'
 
 const PUT = 'isthmus.queue.put'
 const CONSUME = 'isthmus.queue.consume'
@@ -35,7 +36,7 @@ const lookEvery = 10
 
 /** How long to wait. */
 export interface WaitOptions {
-  /** Milliseconds; after that the promise rejects with `TimeoutError`. Without it there is no limit. */
+  /** Milliseconds; after that the promise rejects with `TimeoutError`. Without it, or with 0, there is no limit. */
   readonly timeout?: number
   /** Aborting rejects with the signal's reason. */
   readonly signal?: AbortSignal
@@ -103,9 +104,10 @@ class Lane {
 
   /** Does the work when it is its turn, with what is left of the time; `work` begins in the turn, and not after it. */
   send<T>(work: (timeout: number | undefined) => Promise<T>, { timeout, signal }: WaitOptions): Promise<T> {
+    const limit = milliseconds(timeout ?? 0)
     if (this.#mayGo() && this.#waiting.size === 0) return this.#go(work(timeout))
     if (signal?.aborted) return Promise.reject(signal.reason)
-    const until = timeout === undefined ? undefined : performance.now() + timeout
+    const until = limit === 0 ? undefined : performance.now() + limit
     return new Promise((resolve, reject) => {
       const done = () => {
         this.#waiting.delete(go)
@@ -123,7 +125,7 @@ class Lane {
       }
       const onAbort = () => giveUp(signal?.reason)
       const tooLate = () => giveUp(new TimeoutError(`nothing was sent within ${timeout} ms`))
-      const timer = timeout === undefined ? undefined : setTimeout(tooLate, timeout).unref()
+      const timer = after(limit, tooLate)
       if (signal !== undefined) listen(signal, onAbort)
       this.#waiting.add(go)
     })
@@ -285,6 +287,7 @@ abstract class Intake<Item> implements StreamEvents {
 
   /** The next item. */
   next({ timeout, signal }: WaitOptions): Promise<Item> {
+    milliseconds(timeout ?? 0)
     if (signal?.aborted) return Promise.reject(signal.reason)
     const item = this.#items.shift()
     if (item !== undefined) {
@@ -320,7 +323,7 @@ abstract class Intake<Item> implements StreamEvents {
     }
     const onAbort = () => giveUp(signal?.reason)
     const tooLate = () => giveUp(new TimeoutError(`${this.what} had no message within ${timeout} ms`))
-    const timer = timeout === undefined ? undefined : setTimeout(tooLate, timeout)
+    const timer = after(timeout ?? 0, tooLate)?.ref() // it ends a wait that a program may live for
     if (signal !== undefined) listen(signal, onAbort)
     const done = () => {
       clearTimeout(timer)

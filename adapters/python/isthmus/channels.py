@@ -290,7 +290,11 @@ def _lane_of(caller: Caller, verb: str, name: str) -> _Lane:
 
 
 def _until(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
+    if timeout is None:
+        return None
+    if not timeout >= 0:
+        raise ValueError("timeout must be a number of seconds from 0 on, or None")
+    return time.monotonic() + timeout
 
 
 def _left(until: float | None) -> float | None:
