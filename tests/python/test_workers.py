@@ -485,7 +485,7 @@ def test_a_worker_that_dies_at_the_beginning_is_noticed_though_its_child_lives(s
 
 def test_sigterm_while_workers_start_ends_them(serve):
     served = serve("import time\nprint('starts', flush=True)\ntime.sleep(60)", "--workers", "2")
-    assert served.process.stdout.readline() == "starts\n"
+    assert served.process.stdout.readline().startswith("starts")  # of one, or of both
     assert served.end() == 0
 
 
