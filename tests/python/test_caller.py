@@ -119,7 +119,7 @@ def test_a_call_that_is_lost_tells_whom_and_how(serve, name, until):
     with isthmus.connect(name) as bus:
         calls = [bus.submit("nap", 30), bus.submit("nap", 30)]
         until(lambda: bus.stats()["self"]["calls"] == 2)
-        served.process.kill()
+        served.end(signal.SIGKILL)
         for call in calls:
             with pytest.raises(isthmus.PeerLost, match=f"^the call of 'nap' was lost: {lost}"):
                 call.result(20)
