@@ -224,8 +224,9 @@ PyObject* result_of(State& state, Pending& call) {
         case Status::lost:
         case Status::corrupt:
             raise(state, call.outcome,
-                  what + (call.fate.empty() ? " was not sent: nobody on the bus is there to answer it"
-                                            : " was lost: " + call.fate));
+                  what + (!call.fate.empty()  ? " was lost: " + call.fate
+                          : call.name.empty() ? " was not sent: its owner is gone"
+                                              : " was not sent: nobody on the bus is there to answer it"));
             return nullptr;
         case Status::closed: raise(state, call.outcome, what + " was lost: the bus was closed"); return nullptr;
         case Status::timed_out:
