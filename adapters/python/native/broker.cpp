@@ -59,8 +59,8 @@ PyObject* close(PyObject* self, PyObject*) {
         (void)broker.release();  // the parent's, with its thread and its socket
     } else {
         const WithoutGil without;
-        if (broker) disowns_socket(box.path);
         broker.reset();
+        disowns_socket(box.path);  // afterwards: the lifeline may end this process meanwhile
     }
     Py_RETURN_NONE;
 }
