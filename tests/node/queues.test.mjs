@@ -268,6 +268,21 @@ test('what a consumer can not read is its error, and dead in the end', async t =
   assert.deepEqual((await q.dead.get()).value, confusing)
 })
 
+test('a message that a consumer can not read spares what it holds', async t => {
+  const py = await start(t)
+  const q = py.queue('q', { deliveries: 3 })
+  const confusing = new Map([
+    [1, 'a'],
+    [true, 'b'],
+  ])
+  for (const value of ['one', confusing, 'two', 'three']) await q.put(value)
+  const [taken, failed] = await py.call('take_all_that_can_be_read', [py.name, 'q', 3])
+  assert.deepEqual(taken.map(([value]) => value).sort(), ['one', 'three', 'two'])
+  assert.equal(failed, 3)
+  assert.equal((await q.stats()).acknowledged, 3)
+  assert.deepEqual((await q.dead.get()).value, confusing)
+})
+
 test('another depth, and what is no depth, are errors that say so', async t => {
   const py = await start(t)
   await py.queue('q', { depth: 4 }).put(1)

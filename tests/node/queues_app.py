@@ -42,6 +42,27 @@ def take_what_can_be_read(bus: str, name: str) -> list:
     return told
 
 
+@isthmus.export(executor="threads")
+def take_all_that_can_be_read(bus: str, name: str, count: int) -> list:
+    """Holds what it gets to the end; then how often each was given out, and how many could not be read."""
+    taken: list[isthmus.Message] = []
+    failed = 0
+
+    def read() -> bool:
+        try:
+            taken.append(q.get())
+        except ValueError:
+            return False
+        return True
+
+    with isthmus.connect(bus) as own, own.queue(name, prefetch=8) as q:
+        while len(taken) < count:
+            failed += not read()
+        for message in taken:
+            message.ack()
+        return [[[message.value, message.deliveries] for message in taken], failed]
+
+
 @isthmus.export
 def add_frames(bus: str, source: str, target: str) -> None:
     """A stage of its own: passes on what it gets, each with one more to its count."""

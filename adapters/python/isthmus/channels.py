@@ -639,12 +639,22 @@ class Queue:
         Raises isthmus.TimeoutError, PeerLost when the bus ends, Error when the queue is closed meanwhile.
         """
         self._caller._ensure_keeper()
-        return Message(self, self._consumer.wait(timeout))
+        return self._message(self._consumer.wait(timeout))
 
     async def get_async(self, *, timeout: float | None = None) -> Message:
         """``get`` for the running event loop. A message that comes while it is cancelled is for others."""
         await _with_keeper(self._caller)
-        return Message(self, await self._consumer.wait_async(timeout))
+        return self._message(await self._consumer.wait_async(timeout))
+
+    def _message(self, delivery: _Delivery) -> Message:
+        tag, _, value = delivery
+        try:
+            _readable(value)
+        except BaseException:
+            with contextlib.suppress(Error):  # closed meanwhile
+                self._consumer.settle(tag, REJECTED)
+            raise
+        return Message(self, delivery)
 
     def ack(self, message: Message) -> None:
         """The same as ``message.ack()``, for messages of this object. Raises isthmus.Error for others."""
@@ -740,6 +750,13 @@ class _Feed(_Intake[_News]):
             self.fail(_Closed(f"{self.what} was closed here"))
 
 
+def _readable(value: Any) -> Any:
+    """The value. Raises why it can't be read here, which is in its place then."""
+    if isinstance(value, BaseException):
+        raise value
+    return value
+
+
 class Subscription:
     """The messages of a topic from ``Topic.subscribe`` on, for ``for`` or ``async for``, until ``close``.
 
@@ -760,11 +777,11 @@ class Subscription:
 
     def get(self, *, timeout: float | None = None) -> Any:
         """The next message. Raises isthmus.TimeoutError, PeerLost when the bus ends, Error when closed."""
-        return self._feed.wait(timeout)[1]
+        return _readable(self._feed.wait(timeout)[1])
 
     async def get_async(self, *, timeout: float | None = None) -> Any:
         """``get`` for the running event loop."""
-        return (await self._feed.wait_async(timeout))[1]
+        return _readable((await self._feed.wait_async(timeout))[1])
 
     def __iter__(self) -> Subscription:
         return self

@@ -1,6 +1,7 @@
 #include "broker.hpp"
 
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string>
 
@@ -14,7 +15,8 @@ namespace isthmus::python {
 namespace {
 
 struct BrokerBox {
-    std::unique_ptr<rendezvous::Broker> broker;  // guarded by the GIL; null once closed
+    std::mutex closing;                          // whoever closes what another is closing waits until it is
+    std::unique_ptr<rendezvous::Broker> broker;  // guarded by it; null once closed
     std::string path;
     std::uint64_t forks = fork_count();
 };
@@ -48,19 +50,21 @@ PyObject* make(PyTypeObject* type, PyObject* arguments, PyObject*) {
     auto& box = *new (&unbox<BrokerBox>(self)) BrokerBox;
     box.path = broker->path();
     owns_socket(box.path);
-    box.broker = std::move(broker);
+    box.broker = std::move(broker);  // nobody else knows it yet
     return self;
 }
 
 PyObject* close(PyObject* self, PyObject*) {
     auto& box = unbox<BrokerBox>(self);
-    std::unique_ptr<rendezvous::Broker> broker = std::move(box.broker);
     if (box.forks != fork_count()) {
-        (void)broker.release();  // the parent's, with its thread and its socket
+        (void)box.broker.release();  // the parent's, with its thread and its socket
     } else {
         const WithoutGil without;
-        broker.reset();
-        disowns_socket(box.path);  // afterwards: the lifeline may end this process meanwhile
+        std::lock_guard lock(box.closing);
+        if (box.broker) {
+            box.broker.reset();
+            disowns_socket(box.path);  // afterwards: the lifeline may end this process meanwhile
+        }
     }
     Py_RETURN_NONE;
 }

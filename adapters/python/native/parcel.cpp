@@ -87,8 +87,8 @@ bool splice(Memory& memory, Outgoing& out, PyObject* object) {
 
 // --- reading one -----------------------------------------------------------------------------------------------
 
-PyObject* Decoder::next_parcel() {
-    const std::size_t begin = at_;
+template <class Look>
+std::size_t Decoder::walk(std::size_t at, Look&& look) const {
     std::vector<std::uint64_t> open{1};  // how much is to come, at each level
     while (!open.empty()) {
         if (open.back() == 0) {
@@ -96,7 +96,7 @@ PyObject* Decoder::next_parcel() {
             continue;
         }
         --open.back();
-        const wire::Cell& cell = frame_.cells[at_++];
+        const wire::Cell& cell = frame_.cells[at++];
         switch (cell.tag) {
             case wire::Tag::list:
             case wire::Tag::tuple:
@@ -106,24 +106,32 @@ PyObject* Decoder::next_parcel() {
             case wire::Tag::slice: open.push_back(3); break;
             case wire::Tag::table: open.push_back(std::uint64_t{cell.count} + 1); break;
             case wire::Tag::array:
-            case wire::Tag::bytes: at_ += wire::array_shape(frame_.cells.subspan(at_ - 1)).cells; break;
-            case wire::Tag::reference:
-            case wire::Tag::pickle:
-                at_ = begin;  // all of it is given back, as what was not read
-                PyErr_SetString(PyExc_TypeError,
-                                "the message holds a function or an object that stays with its owner: queues and "
-                                "topics carry values alone, as nobody knows who will be there when they arrive");
-                return nullptr;
+            case wire::Tag::bytes: at += wire::array_shape(frame_.cells.subspan(at - 1)).cells; break;
             default: break;
         }
-        if (open.size() > wire::max_depth) {  // it is to travel within a tuple
-            at_ = begin;
+        if (!look(cell, open.size())) return 0;
+    }
+    return at;
+}
+
+PyObject* Decoder::next_parcel() {
+    const std::size_t begin = at_;
+    const std::size_t end = walk(begin, [](const wire::Cell& cell, std::size_t depth) {
+        if (cell.tag == wire::Tag::reference || cell.tag == wire::Tag::pickle) {
+            PyErr_SetString(PyExc_TypeError,
+                            "the message holds a function or an object that stays with its owner: queues and topics "
+                            "carry values alone, as nobody knows who will be there when they arrive");
+        } else if (depth > wire::max_depth) {  // it is to travel within a tuple
             PyErr_Format(PyExc_ValueError,
                          "the message is nested more than %d deep: queues and topics carry it in a container of theirs",
                          static_cast<int>(wire::max_depth) - 1);
-            return nullptr;
+        } else {
+            return true;
         }
-    }
+        return false;
+    });
+    if (end == 0) return nullptr;  // all of it is given back, as what was not read
+    at_ = end;
     std::vector<wire::Cell> cells(frame_.cells.begin() + static_cast<std::ptrdiff_t>(begin),
                                   frame_.cells.begin() + static_cast<std::ptrdiff_t>(at_));
     std::vector<Handle> payloads;
@@ -134,6 +142,25 @@ PyObject* Decoder::next_parcel() {
             cell.bits = payloads.size() - 1;
         });
     return new_parcel(state_, memory_, cells, frame_.heap, std::move(payloads));
+}
+
+PyObject* Decoder::next_delivery() {
+    const wire::Cell& cell = peek();
+    if (cell.tag != wire::Tag::tuple || cell.count == 0) return next();
+    const std::size_t end = walk(at_, [](const wire::Cell&, std::size_t) { return true; });
+    const Ref members(PyTuple_New(static_cast<Py_ssize_t>(cell.count)));
+    if (!members) return nullptr;
+    enter();
+    for (std::uint32_t i = 0; i < cell.count; ++i) {
+        Ref member(next());
+        if (!member && i + 1 < cell.count) return nullptr;
+        if (!member) {
+            member = take_exception();
+            at_ = end;
+        }
+        PyTuple_SET_ITEM(members.get(), static_cast<Py_ssize_t>(i), member.give());
+    }
+    return Py_NewRef(members.get());
 }
 
 // --- type ------------------------------------------------------------------------------------------------------

@@ -98,6 +98,8 @@ public:
     PyObject* next_text();
     /// The next value as a Parcel. EncodeError where it holds what lives as long as its owner, or a pickle.
     PyObject* next_parcel();
+    /// The next value; of a tuple whose last member can't be read, with the exception in its place.
+    PyObject* next_delivery();
     /// The next value, which is a reference: one to another's object as the bare Reference.
     PyObject* next_origin();
 
@@ -120,6 +122,9 @@ private:
     static bool fits(PyObject* dtype, std::uint64_t item_bytes);
     PyObject* date(double milliseconds);
     Handle take(std::uint64_t payload);
+    /// Where the value ends that begins at a cell. `look` is shown each of its cells and how deep it lies; false ends it: 0.
+    template <class Look>
+    std::size_t walk(std::size_t at, Look&& look) const;
 
     State& state_;
     const std::shared_ptr<Memory>& memory_;
