@@ -19,7 +19,7 @@ async function decode(photo) {
     .toColourspace('srgb')
     .raw()
     .toBuffer({ resolveWithObject: true })
-  const pixels = py.alloc(Uint8Array, data.length)
+  const pixels = py.allocUnsafe(Uint8Array, data.length)
   pixels.set(data)
   return new NDArray(pixels, [info.height, info.width, info.channels])
 }

@@ -15,7 +15,7 @@ async function decode(path, size) {
     .toColourspace('srgb')
     .raw()
     .toBuffer({ resolveWithObject: true })
-  const pixels = bus.alloc(Uint8Array, data.length)
+  const pixels = bus.allocUnsafe(Uint8Array, data.length)
   pixels.set(data) // sharp decodes into memory of its own: the only copy that is made
   return new NDArray(pixels, [info.height, info.width, info.channels])
 }

@@ -42,6 +42,28 @@ test('an array in bus memory is zeros, and goes to Python and back without a cop
   assert.equal((await self()).bytes_copied, before)
 })
 
+test('allocUnsafe leaves in an array what was there, and alloc clears it', () => {
+  const first = py.alloc(Float64Array, 50_000).fill(7)
+  const at = first.byteOffset
+  const again = allocate => {
+    const made = []
+    do made.push(allocate())
+    while (made.at(-1).byteOffset !== at)
+    const ends = [made.at(-1)[0], made.at(-1).at(-1)]
+    made.forEach(array => release(array))
+    return ends
+  }
+  release(first)
+  assert.deepEqual(
+    again(() => py.allocUnsafe(Float64Array, 50_000)),
+    [7, 7],
+  )
+  assert.deepEqual(
+    again(() => py.alloc(Float64Array, 50_000)),
+    [0, 0],
+  )
+})
+
 test('an array in bus memory goes without a copy however small it is, and so do its parts', async () => {
   const x = py.alloc(Int32Array, 10)
   x.set([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isthmus._isthmus import END, ITEMS, RAISED, RESULT
-from isthmus.queues import ACKNOWLEDGED, REJECTED, UNTOUCHED, Consumer, Outbox, Queue, Subscriber, Topic
+from isthmus.rules import ACKNOWLEDGED, REJECTED, UNTOUCHED, Consumer, Outbox, Queue, Subscriber, Topic
 
 DEPTH, DELIVERIES, PREFETCH = 5, 3, 2
 NAMES = range(3)  # of producers, and of consumers

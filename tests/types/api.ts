@@ -54,13 +54,15 @@ export async function tour(signal: AbortSignal): Promise<void> {
   const free: number = stats.memory.free
   const shaped: NDArray<Float32Array> = py.alloc(Float32Array, [2, 3])
   const complex: NDArray = py.alloc('complex128', [2, 3])
+  const dirty: Float32Array = py.allocUnsafe(Float32Array, 10)
+  const dirtyShaped: NDArray<Float32Array> = py.allocUnsafe(Float32Array, [2, 3])
   const later: Float64Array = await py.allocAsync(Float64Array, 1 << 20)
   const calls: number | undefined = stats.host?.calls
   // @ts-expect-error: no option that is not there
   await py.call('total', [x], { timout: 5 })
   py.ref().unref()
   for (const each of [other, stage, waiting]) await each.close()
-  return void [given, calls, free, shaped, complex, later]
+  return void [given, calls, free, shaped, complex, dirty, dirtyShaped, later]
 }
 
 export async function channels(py: Bus, signal: AbortSignal): Promise<number> {

@@ -20,7 +20,7 @@ void Connection::allocate(napi_env) {  // the isolate's thread; the arena's mute
     const auto made = bus_->arena().allocate(bytes);
     outcome(made.status);
     if (made.status != Status::ok) return;
-    if (!made.is_zero) std::memset(bus_->arena().at(made.handle), 0, bytes);
+    if (!made.is_zero && word(Word::uncleared) == 0) std::memset(bus_->arena().at(made.handle), 0, bytes);
     word(Word::block) = static_cast<std::int32_t>(made.handle.block);
     word(Word::generation) = static_cast<std::int32_t>(made.handle.generation);
     real(Double::offset) = static_cast<double>(made.handle.offset);

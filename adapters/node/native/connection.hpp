@@ -28,7 +28,7 @@ namespace isthmus::node {
     X(status) X(kind) X(name) X(slot) X(firstCell) X(cells) X(firstHeap) X(heapBytes)                    \
     X(firstPayload) X(frames) X(inFlight) X(loop) X(block) X(generation) X(target) X(peer)               \
     X(peerGeneration) X(flags) X(number) X(idLow) X(idHigh) X(activityLow) X(activityHigh) X(answer)     \
-    X(queued) X(exported) X(serving) X(selfSlot) X(selfGeneration) X(sticky)
+    X(queued) X(exported) X(serving) X(selfSlot) X(selfGeneration) X(sticky) X(uncleared)
 #define ISTHMUS_DOUBLES(X)                                                                               \
     X(timeout) X(offset) X(bytes) X(object)
 // A descriptor of what arrived. `cells` and `payloads` count words from the inbox's start, `heap` and `name` bytes. The fields

@@ -77,20 +77,24 @@ export class Memory {
     return buffer === this.#buffer
   }
 
-  /** Zeros: a typed array of a length, or with a shape, or where the dtype has no typed array of its own, an NDArray. */
-  alloc(type: TypedArrayConstructor | string, extent: number | readonly number[]): TypedArray | NDArray {
+  /** A typed array of a length, or with a shape, or where the dtype has no typed array of its own, an NDArray. */
+  alloc(
+    type: TypedArrayConstructor | string,
+    extent: number | readonly number[],
+    clear: boolean,
+  ): TypedArray | NDArray {
     const { Type, length, shown } = planned(type, extent)
-    return shown(this.#alloc(Type, length))
+    return shown(this.#alloc(Type, length, clear))
   }
 
-  /** The same, while the isolate's thread goes on: another one finds the pages. */
+  /** Zeros, while the isolate's thread goes on: another one finds the pages. */
   async allocAsync(
     type: TypedArrayConstructor | string,
     extent: number | readonly number[],
   ): Promise<TypedArray | NDArray> {
     const { Type, length, shown } = planned(type, extent)
     const bytes = length * Type.BYTES_PER_ELEMENT
-    if (bytes === 0) return shown(this.#alloc(Type, 0))
+    if (bytes === 0) return shown(this.#alloc(Type, 0, true))
     const buffer = this.buffer
     if (buffer === undefined) throw closedError()
     this.#doubles[doubles.bytes] = bytes
@@ -102,13 +106,14 @@ export class Memory {
     throw this.#refused(`a ${Type.name} of ${length} elements`)
   }
 
-  #alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number): T {
+  #alloc<T extends TypedArray>(Type: TypedArrayConstructor<T>, length: number, clear: boolean): T {
     const bytes = length * Type.BYTES_PER_ELEMENT
     checkLength(length)
     const buffer = this.buffer
     if (buffer === undefined) throw closedError()
     if (bytes === 0) return new Type(buffer, 0, 0)
     this.#doubles[doubles.bytes] = bytes
+    this.#words[words.uncleared] = clear ? 0 : 1
     this.#native.allocate()
     if (this.#words[words.status] !== statuses.ok) throw this.#refused(`a ${Type.name} of ${length} elements`)
     const offset = this.#doubles[doubles.offset] as number

@@ -138,6 +138,7 @@ type WordName =
   | 'selfSlot'
   | 'selfGeneration'
   | 'sticky'
+  | 'uncleared'
 type FieldName =
   | 'kind'
   | 'status'

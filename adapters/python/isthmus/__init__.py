@@ -9,7 +9,6 @@ from ._isthmus import Call, current
 from .arrays import empty, numpy_memory
 from .batches import Batch
 from .caller import Bus, connect
-from .channels import Message, Queue, Subscription, Topic
 from .errors import (
     BusFull,
     Cancelled,
@@ -25,7 +24,9 @@ from .errors import (
 from .exports import export
 from .host import Host, serve
 from .proxies import JsFunction, RemoteObject
+from .queues import Message, Queue
 from .streams import Stream
+from .topics import Subscription, Topic
 
 __version__ = "0.1.0"
 

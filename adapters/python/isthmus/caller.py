@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
-import contextlib
-import functools
 import os
-import time
-import weakref
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, MutableMapping
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any
 
 from . import _isthmus, futures
-from .channels import Queue, Topic
-from .errors import ConnectError, NotExported, PeerLost
-from .keeper import READY, own_starters, starter
+from .access import Access
+from .errors import ConnectError
 from .peer import Peer, running_loop
 from .proxies import RemoteObject
-from .queues import check_name
+from .queues import Queue
+from .rules import check_name
 from .streams import Stream
+from .topics import Topic
 
 __all__ = ["Bus", "Caller", "connect"]
 
-PATIENCE = 2.0  # seconds for the keeper of a bus to be there
+_making_access = threading.Lock()
 
 
 class Caller(ABC):
@@ -130,40 +127,23 @@ class Caller(ABC):
         consumer may hold that it has not acknowledged.
         """
         check_name("a queue", name)
-        return Queue(self, name, depth, prefetch, deliveries)
+        return Queue(self._access, name, depth, prefetch, deliveries)
 
     def topic(self, name: str) -> Topic:
         """A topic of this bus: each message goes to all who have subscribed by then."""
         check_name("a topic", name)
-        return Topic(self, name)
+        return Topic(self._access, name)
 
-    _has_keeper = False
+    _access_of_it: Access | None = None
 
-    @functools.cached_property
-    def _finding_keeper(self) -> MutableMapping[asyncio.AbstractEventLoop, asyncio.Future[None]]:
-        """The loops that wait for the keeper to be found."""
-        return weakref.WeakKeyDictionary()
-
-    def _ensure_keeper(self) -> None:
-        """Queues and topics are kept by a peer in the process that holds the bus, from their first use on."""
-        if not self._has_keeper:
-            self._find_keeper()
-            self._has_keeper = True
-
-    def _find_keeper(self) -> None:
-        start = own_starters.get(self.name)
-        if start is not None:  # not by a call, which would wait for what this process's host performs
-            start()
-            return
-        until = time.monotonic() + PATIENCE
-        while True:
-            for name in (READY, starter(self.name)):
-                with contextlib.suppress(NotExported):
-                    self._native().call(name, (), {}, None)
-                    return
-            if time.monotonic() > until:  # it joins right after the first worker
-                raise PeerLost(f"nobody keeps the queues and topics of '{self.name}'")
-            time.sleep(0.01)
+    @property
+    def _access(self) -> Access:
+        """One for all queues and topics, which share what may be on its way."""
+        peer = self._started()
+        with _making_access:
+            if self._access_of_it is None:
+                self._access_of_it = Access(self.name, peer)
+            return self._access_of_it
 
 
 class Bus(Caller):

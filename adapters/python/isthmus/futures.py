@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from . import _isthmus
 from ._isthmus import RESULT
 
-__all__ = ["begin", "is_in_loop", "sink_of", "submit"]
+__all__ = ["begin", "is_in_loop", "sink_of", "submit", "tell"]
 
 
 def is_in_loop() -> bool:
@@ -68,20 +69,33 @@ class Receiver(Protocol):
 
 
 class _Sink:
-    """Brings the events of a batch to a loop, in one piece."""
+    """Brings events to a loop, which is woken once for all that come until it takes them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
+        self._lock = threading.Lock()
+        self._events: list[tuple[Receiver, int, Any]] = []  # guarded by it; the loop is woken for the first
 
     def __call__(self, events: Sequence[tuple[Receiver, int, Any]]) -> None:
         loop = self._loop()
-        if loop is not None:
-            with contextlib.suppress(RuntimeError):  # it was closed, and nobody waits
-                loop.call_soon_threadsafe(self._deliver, events)
+        with self._lock:
+            is_first = not self._events
+            self._events.extend(events)
+        try:
+            if loop is None or loop.is_closed():
+                self._take()  # nobody waits
+            elif is_first:
+                loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # it was closed meanwhile
+            self._take()
 
-    @staticmethod
-    def _deliver(events: Sequence[tuple[Receiver, int, Any]]) -> None:
-        for receiver, what, value in events:
+    def _take(self) -> list[tuple[Receiver, int, Any]]:
+        with self._lock:
+            events, self._events = self._events, []
+        return events
+
+    def _deliver(self) -> None:
+        for receiver, what, value in self._take():
             receiver.receive(what, value)
 
 
@@ -94,6 +108,22 @@ def sink_of(loop: asyncio.AbstractEventLoop) -> _Sink:
     if sink is None:
         sink = _sinks[loop] = _Sink(loop)
     return sink
+
+
+class Told(Receiver, Protocol):
+    """One that knows the loop, or the threads, that it is told on."""
+
+    @property
+    def sink(self) -> Callable[[Sequence[tuple[Any, int, Any]]], object]: ...
+
+
+def tell(events: Iterable[tuple[Told, int, Any]]) -> None:
+    """Brings events to whom they are for, and wakes each loop once."""
+    of_sinks: dict[Any, list[tuple[Told, int, Any]]] = {}
+    for event in events:
+        of_sinks.setdefault(event[0].sink, []).append(event)
+    for sink, list_ in of_sinks.items():
+        sink(list_)
 
 
 class _Call:

@@ -11,7 +11,7 @@ from . import _isthmus
 from ._isthmus import ITEMS
 from .errors import PeerLost
 from .peer import Peer
-from .queues import DEAD, Consumer, Outbox, Queue, Subscriber, Topic, check_name, whole
+from .rules import DEAD, Consumer, Outbox, Queue, Subscriber, Topic, check_name, whole
 
 __all__ = [
     "CONSUME",

@@ -1,369 +1,308 @@
-"""What a keeper knows: which message waits, who has it, who publishes, who reads. It knows no bus.
-
-A token stands for a call that is still to be answered: a put that waits for room, a publisher that waits for
-its readers, a consumer or a subscriber, which are streams. What is to be told goes to an ``Outbox``.
-"""
+"""Queues, as those see them who put and get. ``keeper`` is the other side, ``rules`` what it goes by."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from heapq import heappop, heappush
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from types import TracebackType
 from typing import Any
 
-from ._isthmus import END, ITEMS, RAISED, RESULT
-from .errors import Cancelled
+from .access import Access, Lane
+from .errors import Error
+from .intake import Closed, Intake, readable
+from .keeper import CONSUME, LEAVES, PUT, SETTLE, STATS
+from .rules import ACKNOWLEDGED, DEAD, REJECTED, UNTOUCHED
 
-__all__ = [
-    "ACKNOWLEDGED",
-    "DEAD",
-    "DEPTH",
-    "REJECTED",
-    "UNTOUCHED",
-    "WAIT",
-    "Outbox",
-    "Queue",
-    "Subscriber",
-    "Topic",
-    "check_name",
-    "whole",
-]
+__all__ = ["Message", "Queue"]
 
-DEPTH = 256  # messages, where nobody says
-DELIVERIES = 5  # likewise: how often a message is given out before it is taken for dead
-DEAD = ".dead"  # what the name of the queue of the dead ends with
+CREDIT = 1 << 30  # items of a stream whose flow is ruled by what is wanted
 
-ACKNOWLEDGED, REJECTED, UNTOUCHED = range(3)  # what became of a message, as its consumer says
+_Delivery = tuple[int, int, Any]  # tag, how often it was given out, value
+
+_numbers = itertools.count(1)  # of consumers
 
 
-class Outbox:
-    """What the calls that are kept are to be told, in order; the items of one stream in one piece."""
+class _Consumer(Intake[_Delivery]):
+    """Tells the keeper how many messages it wants: as many as are waited for, or, while a loop takes them, as
+    many as it may hold.
+    """
 
-    def __init__(self) -> None:
-        self._outcomes: list[tuple[Hashable, int, Any]] = []
-        self._items: dict[Hashable, list[Any]] = {}
+    def __init__(self, access: Access, name: str, agreed: tuple[Any, Any], prefetch: int) -> None:
+        super().__init__(access, f"the queue '{name}'")
+        self._name = name
+        self._agreed = agreed
+        self._prefetch = prefetch
+        self._number = next(_numbers)
+        self._held: set[int] = set()  # tags of what the program has
+        self._loops = 0
+        self._wanted = self._received = self._fresh = 0
 
-    def result(self, token: Hashable, value: Any = None) -> None:
-        self._outcomes.append((token, RESULT, value))
+    def taken(self, item: _Delivery) -> None:
+        self._held.add(item[0])
 
-    def failure(self, token: Hashable, error: BaseException) -> None:
-        self._outcomes.append((token, RAISED, error))
+    def arrive(self, items: Sequence[_Delivery]) -> None:
+        self._received += len(items)
+        self._fresh += len(items)
+        if self._fresh > CREDIT // 2:
+            self.native.credit(self.handle, self._fresh)
+            self._fresh = 0
+        super().arrive(items)
+        self._leave_untouched()
 
-    def item(self, token: Hashable, item: Any) -> None:
-        items = self._items.get(token)
-        if items is None:
-            items = self._items[token] = []
-            self._outcomes.append((token, ITEMS, items))
-        items.append(item)
+    def take_back(self, item: _Delivery) -> None:
+        self._held.discard(item[0])
+        super().take_back(item)
+        self._leave_untouched()
+        self.adjust()
 
-    def end(self, token: Hashable) -> None:
-        self._outcomes.append((token, END, None))
+    def fail(self, error: BaseException) -> None:
+        self.items.clear()
+        self._held.clear()
+        if not isinstance(error, Closed):
+            self.handle = self._wanted = self._received = self._fresh = 0
+            self._number = next(_numbers)
+        super().fail(error)
 
-    def take(self) -> list[tuple[Hashable, int, Any]]:
-        outcomes, self._outcomes = self._outcomes, []
-        self._items = {}
-        return outcomes
+    def told(self, failure: BaseException) -> None:
+        """What can't be read here ends the stream, and is given out again: the next `get` begins anew."""
+        if not isinstance(failure, Closed):
+            self.failure = None
 
+    def adjust(self) -> None:
+        wanted = self._wanted
+        self._want()
+        if self._wanted != wanted:
+            self._tell(ACKNOWLEDGED, ())
 
-def whole(name: str, value: Any, least: int = 0) -> int:
-    """The value. Raises ValueError for what is no whole number from ``least`` on."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} is a whole number from {least} on, and not {value!r}")
-    return value
+    def _want(self) -> None:
+        room = self._prefetch - len(self._held) - len(self.items)
+        if self._loops == 0:
+            room = min(room, len(self.waiters))
+        self._wanted = self._received + max(room, 0)
 
+    def _leave_untouched(self) -> None:
+        """What nobody waits for (any more) is for others."""
+        if self._loops == 0 and self.items:
+            untouched = [tag for tag, *_ in self.items]
+            self.items.clear()
+            self._want()
+            self._tell(UNTOUCHED, untouched)
 
-def check_name(what: str, name: Any) -> None:
-    """Raises TypeError for what can't name a queue or a topic."""
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"{what} has a text for a name, and not {name!r}")
+    def _tell(self, how: int, tags: Sequence[int]) -> None:
+        """It begins with the first message that is wanted."""
+        if self.handle != 0:
+            self.native.post(SETTLE, (self._name, self._number, self._wanted, how, tags))
+        elif self._wanted > 0:
+            self.begin(
+                CONSUME, (self._name, *self._agreed, self._prefetch, self._number, self._wanted), CREDIT
+            )
 
+    # --- any thread ---
 
-# --- queues ------------------------------------------------------------------------------------------------
+    def settle(self, tag: int, how: int) -> None:
+        with self.lock:
+            if tag not in self._held:
+                raise Error(
+                    f"{self.what} was closed, or lost, before the message was acknowledged: it went back, "
+                    "and another consumer gets it"
+                )
+            self._held.remove(tag)
+            self._want()
+            try:
+                self._tell(how, (tag,))
+            except BaseException:
+                self._held.add(tag)
+                raise
+
+    @contextlib.contextmanager
+    def looping(self) -> Iterator[None]:
+        self._loop(1)
+        try:
+            yield
+        finally:
+            self._loop(-1)
+
+    def _loop(self, more: int) -> None:
+        with self.lock:
+            self._loops += more
+            if self.failure is None:
+                self._leave_untouched()
+                self.adjust()
+
+    def close(self) -> None:
+        with self.lock:
+            if self.failure is None and self.handle != 0:
+                self._wanted = LEAVES
+                with contextlib.suppress(Error):  # the bus was left, and nobody keeps anything
+                    self._tell(UNTOUCHED, [tag for tag, *_ in self.items])
+            self.fail(Closed(f"{self.what} was closed here"))
 
 
 class Message:
-    """``number`` counts what a queue has taken in; ``deliveries`` is how often it was given out."""
+    """A message of a queue, kept there until it is acknowledged.
 
-    __slots__ = ("deliveries", "number", "value")
+    ``value`` is what was put; arrays lie in the memory of the bus, and are read-only. ``deliveries`` is how
+    often it was given out: from 2 on somebody had it before, and died or rejected it.
 
-    def __init__(self, number: int, value: Any) -> None:
-        self.number = number
-        self.value = value
-        self.deliveries = 0
+    ``with q.get() as message:`` acknowledges it at the end of the block, and rejects it when that raises.
+    """
 
+    __slots__ = ("_queue", "_settled", "_tag", "deliveries", "value")
 
-class Consumer:
-    """Takes messages until ``wanted`` have been sent to it, and holds at most ``prefetch``, by their tags."""
+    def __init__(self, queue: Queue, delivery: _Delivery) -> None:
+        self._tag, self.deliveries, self.value = delivery
+        self._queue = queue
+        self._settled: str | None = None
 
-    __slots__ = ("held", "is_ready", "prefetch", "sent", "token", "wanted")
+    def ack(self) -> None:
+        """It is dealt with: the queue forgets it. Does not wait. Raises isthmus.Error the second time."""
+        self._settle(ACKNOWLEDGED, "acknowledged")
 
-    def __init__(self, token: Hashable, prefetch: int) -> None:
-        self.token = token
-        self.prefetch = prefetch
-        self.wanted = self.sent = 0
-        self.held: dict[int, Message] = {}
-        self.is_ready = False  # whether it is among those who get the next messages
+    def reject(self) -> None:
+        """It is not dealt with: another consumer, or this one, gets it again, before later ones."""
+        self._settle(REJECTED, "rejected")
 
-    def has_room(self) -> bool:
-        return self.sent < self.wanted and len(self.held) < self.prefetch
+    def _settle(self, how: int, name: str) -> None:
+        if self._settled is not None:
+            raise Error(f"the message was {self._settled} already")
+        self._queue._consumer.settle(self._tag, how)
+        self._settled = name
 
+    def __enter__(self) -> Message:
+        return self
 
-_tags = itertools.count(1)  # each delivery has its own, so that a late word of one is known for what it is
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._settled is not None:
+            return
+        if error is None:
+            self.ack()
+            return
+        with contextlib.suppress(Error):  # it went back by itself
+            self.reject()
+
+    def __repr__(self) -> str:
+        state = f", {self._settled}" if self._settled else ""
+        return f"<isthmus.Message of '{self._queue.name}', delivery {self.deliveries}{state}>"
 
 
 class Queue:
-    """Messages in the order in which they were taken in, each for one consumer, who gets the next one when it
-    has said what became of those it has.
+    """A queue of a bus, made by ``Bus.queue`` or ``Host.queue``. Any thread and any event loop may use it.
 
-    ``kept`` messages, those that wait and those that consumers hold, are at most ``depth``; a put beyond that
-    is answered when there is room. What was given out ``deliveries`` times in vain goes to the queue that
-    ``dead`` makes.
+    Each message goes to one consumer, and is kept until that acknowledges it. A consumer that dies, leaves or
+    closes gives back what it has, which others get before what came later. What a producer puts arrives in
+    that order. It consumes from the first ``get``, or loop over it, until ``close``; more than one may.
     """
 
-    def __init__(self, name: str, outbox: Outbox, dead: Callable[[], Queue]) -> None:
+    def __init__(
+        self, access: Access, name: str, depth: int | None, prefetch: int, deliveries: int | None
+    ) -> None:
+        if not isinstance(prefetch, int) or prefetch < 1:
+            raise ValueError(f"prefetch is a whole number from 1 on, and not {prefetch!r}")
         self.name = name
-        self._dead = dead
-        self._outbox = outbox
-        self._depth = DEPTH
-        self._deliveries = DELIVERIES
-        self._named: set[str] = set()  # of the two, those that somebody has named
-        self._waiting: deque[Message] = deque()  # that were never given out, by number
-        self._returned: list[
-            tuple[int, Message]
-        ] = []  # that were: a heap by number, all older than the others
-        self._held = 0
-        self._puts: OrderedDict[Hashable, Any] = OrderedDict()  # by token
-        self._ready: deque[Consumer] = deque()  # who have room, in turn
-        self._numbers = itertools.count()
-        self._counts = dict.fromkeys(("put", "acknowledged", "redelivered", "dead", "late"), 0)
+        self._access = access
+        self._agreed = depth, deliveries
+        self._lane: Lane = access.lane(PUT, name)
+        self._consumer = _Consumer(access, name, self._agreed, prefetch)
 
-    def agree(self, depth: Any, deliveries: Any) -> None:
-        """The first who names one of them decides. Raises ValueError for another one later."""
-        named = {"depth": depth, "deliveries": deliveries}
-        named = {name: whole(name, value, 1) for name, value in named.items() if value is not None}
-        for name, value in named.items():
-            known = getattr(self, f"_{name}")
-            if value != known and name in self._named:
-                raise ValueError(f"the queue '{self.name}' has {name} {known}, and not {value}")
-        for name, value in named.items():
-            self._named.add(name)
-            setattr(self, f"_{name}", value)
-        self._admit()
+    # --- producing ---
+
+    def put(self, value: Any, *, timeout: float | None = None) -> None:
+        """Puts a value, and returns when the queue has taken it in: that is, when it has room.
+
+        An array in bus memory is lent and not copied: don't change it before it was acknowledged. Raises
+        isthmus.EncodeError for what has no value form, such as a function; TimeoutError when there was no
+        room in time: it was not taken in then, unless that crossed with the answer; PeerLost when the bus
+        ends.
+        """
+        self._lane.send((value, self.name, *self._agreed), timeout, self._consumer.what)
+
+    def put_async(self, value: Any, *, timeout: float | None = None) -> Awaitable[None]:
+        """``put``, to be awaited in the running event loop. Cancelling what awaits it withdraws the value.
+
+        Don't change the value before it was awaited: it is sent when it is its turn.
+        """
+        return self._lane.begin((value, self.name, *self._agreed), timeout, self._consumer.what)
+
+    # --- consuming ---
+
+    def get(self, *, timeout: float | None = None) -> Message:
+        """The next message, once there is one and this consumer may hold one more (``prefetch``).
+
+        Raises isthmus.TimeoutError, PeerLost when the bus ends, Error when the queue is closed meanwhile.
+        """
+        self._access.ensure()
+        return self._message(self._consumer.wait(timeout))
+
+    async def get_async(self, *, timeout: float | None = None) -> Message:
+        """``get`` for the running event loop. A message that comes while it is cancelled is for others."""
+        await self._access.ensure_async()
+        return self._message(await self._consumer.wait_async(timeout))
+
+    def _message(self, delivery: _Delivery) -> Message:
+        tag, _, value = delivery
+        try:
+            readable(value)
+        except BaseException:
+            with contextlib.suppress(Error):  # closed meanwhile
+                self._consumer.settle(tag, REJECTED)
+            raise
+        return Message(self, delivery)
+
+    def ack(self, message: Message) -> None:
+        """The same as ``message.ack()``, for messages of this object. Raises isthmus.Error for others."""
+        if message._queue is not self:
+            raise Error(f"the message came from another object ('{message._queue.name}'): use message.ack()")
+        message.ack()
+
+    def __iter__(self) -> Iterator[Message]:
+        """Messages, until the queue is closed. Each has to be acknowledged."""
+        self._access.ensure()
+        with self._consumer.looping(), contextlib.suppress(Closed):
+            while True:
+                yield self._message(self._consumer.wait(None))
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        await self._access.ensure_async()
+        with self._consumer.looping(), contextlib.suppress(Closed):
+            while True:
+                yield self._message(await self._consumer.wait_async(None))
+
+    def close(self) -> None:
+        """Consumes no more: what it holds and has not acknowledged goes to others. The queue stays."""
+        self._consumer.close()
+
+    # --- about it ---
 
     @property
-    def kept(self) -> int:
-        return self._to_give() + self._held
-
-    def _to_give(self) -> int:
-        return len(self._returned) + len(self._waiting)
+    def dead(self) -> Queue:
+        """The queue of what was given out too often and never acknowledged: ``<name>.dead``."""
+        return Queue(self._access, self.name + DEAD, None, 1, None)
 
     def stats(self) -> dict[str, int]:
-        return {
-            "waiting": self._to_give(),
-            "unacknowledged": self._held,
-            "blocked": len(self._puts),
-            "depth": self._depth,
-            **self._counts,
-        }
+        """How many messages wait (``waiting``) and are with consumers (``unacknowledged``), how many it keeps
+        at most (``depth``), and how many puts wait for room (``blocked``).
 
-    # --- producers ---
+        And how many were ``put``, ``acknowledged``, ``redelivered`` and given up (``dead``) since it began;
+        ``late`` is what was said of messages that the consumer had no longer.
+        """
+        self._access.ensure()
+        told: dict[str, int] = self._access.native.call(STATS, (self.name, *self._agreed), {}, None)
+        return told
 
-    def put(self, token: Hashable, value: Any) -> bool:
-        """Whether it was taken in at once, and answered."""
-        if self._puts or self.kept >= self._depth:
-            self._puts[token] = value
-            return False
-        self._take_in(token, value)
-        return True
+    def __enter__(self) -> Queue:
+        return self
 
-    def withdraw(self, token: Hashable) -> bool:
-        """The put waits no longer. False when it did not."""
-        if token not in self._puts:
-            return False
-        del self._puts[token]
-        self._outbox.failure(token, Cancelled("the put was cancelled"))
-        return True
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-    def _take_in(self, token: Hashable, value: Any) -> None:
-        self._outbox.result(token)
-        self.add(value)
+    def __del__(self) -> None:
+        if hasattr(self, "_consumer"):
+            self.close()
 
-    def add(self, value: Any) -> None:
-        """Takes a message in, whether there is room or not."""
-        self._counts["put"] += 1
-        self._waiting.append(Message(next(self._numbers), value))
-        self._deliver()
-
-    def _admit(self) -> None:
-        while self._puts and self.kept < self._depth:
-            self._take_in(*self._puts.popitem(last=False))
-
-    # --- consumers ---
-
-    def want(self, consumer: Consumer, wanted: int) -> None:
-        """It wants so many in all, since it began."""
-        consumer.wanted = wanted
-        self._may_be_ready(consumer)
-        self._deliver()
-
-    def settle(self, consumer: Consumer, how: int, tags: Iterable[int]) -> None:
-        """What became of messages. Words on those that it does not hold (any more) are counted."""
-        for tag in tags:
-            message = consumer.held.pop(tag, None)
-            if message is None:
-                self.count_late(1)
-                continue
-            self._held -= 1
-            if how == ACKNOWLEDGED:
-                self._counts["acknowledged"] += 1
-            else:
-                message.deliveries -= how == UNTOUCHED
-                self._give_back(message)
-        self._may_be_ready(consumer)
-        self._deliver()
-        self._admit()
-
-    def count_late(self, words: int) -> None:
-        """Words on messages that others have by now, or that are gone."""
-        self._counts["late"] += words
-
-    def leave(self, consumer: Consumer) -> None:
-        """What it holds goes to others, before what came later."""
-        consumer.wanted = 0
-        if consumer.is_ready:
-            consumer.is_ready = False
-            self._ready.remove(consumer)
-        self._held -= len(consumer.held)
-        for message in consumer.held.values():
-            self._give_back(message)
-        consumer.held.clear()
-        self._deliver()
-        self._admit()
-
-    def _give_back(self, message: Message) -> None:
-        if message.deliveries >= self._deliveries:
-            self._counts["dead"] += 1
-            self._dead().add(message.value)
-            return
-        heappush(self._returned, (message.number, message))
-
-    def _may_be_ready(self, consumer: Consumer) -> None:
-        if not consumer.is_ready and consumer.has_room():
-            consumer.is_ready = True
-            self._ready.append(consumer)
-
-    def _deliver(self) -> None:
-        waiting, returned, ready = self._waiting, self._returned, self._ready
-        while ready and (returned or waiting):
-            consumer = ready.popleft()
-            if not consumer.has_room():
-                consumer.is_ready = False
-                continue
-            message = heappop(returned)[1] if returned else waiting.popleft()
-            message.deliveries += 1
-            self._counts["redelivered"] += message.deliveries > 1
-            tag = next(_tags)
-            consumer.held[tag] = message
-            consumer.sent += 1
-            self._held += 1
-            self._outbox.item(consumer.token, (tag, message.deliveries, message.value))
-            if consumer.has_room():
-                ready.append(consumer)
-            else:
-                consumer.is_ready = False
-
-
-# --- topics ------------------------------------------------------------------------------------------------
-
-WAIT, DROP_OLDEST = "wait", "drop-oldest"
-
-
-class Subscriber:
-    """Gets every message of a topic, as far as it grants credit; ``depth`` more are kept for it."""
-
-    __slots__ = ("buffer", "credit", "depth", "dropped", "drops", "token")
-
-    def __init__(self, token: Hashable, on_full: Any, depth: Any, credit: int) -> None:
-        if on_full not in (WAIT, DROP_OLDEST):
-            raise ValueError(f"a full subscription can {WAIT} or {DROP_OLDEST}, and not {on_full!r}")
-        self.token = token
-        self.drops = on_full == DROP_OLDEST
-        self.depth = whole("depth", depth, 1)
-        self.credit = credit
-        self.dropped = 0
-        self.buffer: deque[Any] = deque()
-
-    def is_full(self) -> bool:
-        return self.credit == 0 and len(self.buffer) >= self.depth
-
-
-class Topic:
-    """Messages for all who subscribe. A publisher is answered when each of them has the message, or room."""
-
-    def __init__(self, name: str, outbox: Outbox) -> None:
-        self.name = name
-        self._outbox = outbox
-        self._subscribers: dict[Hashable, Subscriber] = {}
-        self._publishers: OrderedDict[Hashable, Any] = OrderedDict()  # who wait, by token
-
-    def __iter__(self) -> Iterator[Subscriber]:
-        return iter(self._subscribers.values())
-
-    def publish(self, token: Hashable, value: Any) -> bool:
-        """Whether it went out at once, and was answered."""
-        if self._publishers or self._is_blocked():
-            self._publishers[token] = value
-            return False
-        self._send(token, value)
-        return True
-
-    def withdraw(self, token: Hashable) -> bool:
-        """The publisher waits no longer. False when it did not."""
-        if token not in self._publishers:
-            return False
-        del self._publishers[token]
-        self._outbox.failure(token, Cancelled("the message was cancelled"))
-        self._admit()
-        return True
-
-    def subscribe(self, subscriber: Subscriber) -> None:
-        self._subscribers[subscriber.token] = subscriber
-
-    def grant(self, subscriber: Subscriber, credit: int) -> None:
-        subscriber.credit += credit
-        while subscriber.buffer and subscriber.credit > 0:
-            self._give(subscriber, subscriber.buffer.popleft())
-        self._admit()
-
-    def leave(self, subscriber: Subscriber) -> None:
-        """Nobody waits for it any more."""
-        self._subscribers.pop(subscriber.token, None)
-        self._admit()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody reads it, or waits to be read."""
-        return not self._subscribers and not self._publishers
-
-    def _is_blocked(self) -> bool:
-        return any(each.is_full() for each in self if not each.drops)
-
-    def _admit(self) -> None:
-        while self._publishers and not self._is_blocked():
-            self._send(*self._publishers.popitem(last=False))
-
-    def _send(self, token: Hashable, value: Any) -> None:
-        for subscriber in self:
-            if subscriber.credit > 0:
-                self._give(subscriber, value)
-                continue
-            if subscriber.is_full():
-                subscriber.buffer.popleft()
-                subscriber.dropped += 1
-            subscriber.buffer.append(value)
-        self._outbox.result(token)
-
-    def _give(self, subscriber: Subscriber, value: Any) -> None:
-        subscriber.credit -= 1
-        self._outbox.item(subscriber.token, (subscriber.dropped, value))
+    def __repr__(self) -> str:
+        return f"<isthmus.Queue '{self.name}'>"

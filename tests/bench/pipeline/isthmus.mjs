@@ -14,7 +14,7 @@ const stages = {
     const lane = async () => {
       for (;;) {
         const number = next++
-        const frame = bus.alloc(Uint8Array, frameBytes)
+        const frame = bus.allocUnsafe(Uint8Array, frameBytes)
         paint(frame, number)
         // Some frames gather what was copied so far by those they come to.
         await frames.put(number % 256 === 0 ? { number, frame, copied: await copied() } : { number, frame })

@@ -1,0 +1,277 @@
+"""The way of a peer to the keeper of its bus: finding it, and what is sent to it, in lanes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Awaitable, MutableMapping, Sequence
+from typing import Any, Protocol
+
+from . import _isthmus, futures
+from ._isthmus import RAISED, RESULT
+from .errors import NotExported, PeerLost, TimeoutError
+from .keeper import READY, own_starters, starter
+from .peer import Peer
+
+__all__ = ["SLICE", "Access", "Lane"]
+
+PATIENCE = 2.0  # seconds for the keeper of a bus to be there
+# What has no answer yet, of one queue or topic and of a connection to all of them. Some 1000 fit;
+# acknowledgements go the same way, and must not wait for room behind them.
+MOST_UNANSWERED = 64
+MOST_UNANSWERED_IN_ALL = 256
+SLICE = 1.0  # seconds: a signal that comes right before a wait is seen after it
+
+
+class Access:
+    """Of one peer, to the queues and topics of its bus. Any thread may use it.
+
+    They are kept by a peer in the process that holds the bus, from their first use on.
+    """
+
+    def __init__(self, bus: str, peer: Peer) -> None:
+        self.native: _isthmus.Bus = peer.native
+        self._bus = bus
+        self._peer = peer
+        self._is_ready = False
+        # The loops that wait for the keeper to be found.
+        self._finding: MutableMapping[asyncio.AbstractEventLoop, asyncio.Future[None]] = (
+            weakref.WeakKeyDictionary()
+        )
+        # Guards the lanes; held for moments.
+        self.lock = threading.RLock()
+        self.unanswered = 0
+        self._lanes: weakref.WeakValueDictionary[tuple[str, str], Lane] = weakref.WeakValueDictionary()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is the thread that all answers come by, which can't wait for any."""
+        return self._peer.is_here
+
+    # --- finding the keeper ---
+
+    def ensure(self) -> None:
+        """Waits until the keeper is there. Raises PeerLost."""
+        if not self._is_ready:
+            self._find()
+            self._is_ready = True
+
+    async def ensure_async(self) -> None:
+        """The same. Those who wait go on in the order in which they began to."""
+        if self.is_ready_now():
+            return
+        loop = asyncio.get_running_loop()
+        finding = self._finding.get(loop)
+        if finding is None:
+            finding = self._finding[loop] = loop.run_in_executor(None, self.ensure)
+        try:
+            await asyncio.shield(finding)
+        finally:
+            if finding.done():
+                self._finding.pop(loop, None)
+
+    def is_ready_now(self) -> bool:
+        """Whether who comes now, in the running event loop, need not wait: nor behind others."""
+        return self._is_ready and (not self._finding or asyncio.get_running_loop() not in self._finding)
+
+    def _find(self) -> None:
+        start = own_starters.get(self._bus)
+        if start is not None:  # not by a call, which would wait for what this process's host performs
+            start()
+            return
+        until = time.monotonic() + PATIENCE
+        while True:
+            for name in (READY, starter(self._bus)):
+                with contextlib.suppress(NotExported):
+                    self.native.call(name, (), {}, None)
+                    return
+            if time.monotonic() > until:  # it joins right after the first worker
+                raise PeerLost(f"nobody keeps the queues and topics of '{self._bus}'")
+            time.sleep(0.01)
+
+    def lane(self, verb: str, name: str) -> Lane:
+        """The one for this, as long as somebody has it."""
+        with self.lock:
+            lane = self._lanes.get((verb, name))
+            if lane is None:
+                lane = self._lanes[verb, name] = Lane(self, verb)
+            return lane
+
+
+class _Put(Protocol):
+    """What is sent to a queue or topic, from when it is asked for until it has its answer."""
+
+    in_flight: bool
+
+    def begin(self) -> bool:
+        """It is its turn. False when nothing was sent. Must not wait."""
+
+
+class Lane:
+    """What one peer sends to one queue or topic. What would be too many waits here, in order, and can be
+    withdrawn without a word. Any thread.
+    """
+
+    def __init__(self, access: Access, verb: str) -> None:
+        self.access = access
+        self.verb = verb
+        self._unanswered = 0
+        self._waiting: OrderedDict[_Put, None] = OrderedDict()
+
+    def send(self, args: tuple[Any, ...], timeout: float | None, what: str) -> None:
+        """Sends, and waits for the answer. Raises TimeoutError, which speaks of ``what``."""
+        until = _until(timeout)
+        self.access.ensure()
+        put = _BlockingPut()
+        self.enter(put)
+        try:
+            # The thread by which the answers come can't wait for them.
+            if not self.access.is_here and not put.wait(until):
+                raise TimeoutError(f"nothing was sent within {timeout} s")
+            self.access.native.call(self.verb, args, {}, _left(until))
+        except TimeoutError as error:
+            raise TimeoutError(f"{what} had no room: {error}") from None
+        finally:
+            self.leave(put)
+
+    def begin(self, args: tuple[Any, ...], timeout: float | None, what: str) -> Awaitable[None]:
+        """``send`` in the running event loop. What is begun sooner arrives sooner, whenever it is awaited."""
+        if self.access.is_ready_now():
+            return _AsyncPut(self, args, what).enter(timeout)
+        return asyncio.ensure_future(self._begin_later(args, timeout, what))
+
+    async def _begin_later(self, args: tuple[Any, ...], timeout: float | None, what: str) -> None:
+        await self.access.ensure_async()
+        await _AsyncPut(self, args, what).enter(timeout)
+
+    def enter(self, put: _Put) -> None:
+        with self.access.lock:
+            self._waiting[put] = None
+            self._advance()
+
+    def leave(self, put: _Put) -> bool:
+        """It has its answer, or is given up. Whether it was still waiting for its turn."""
+        with self.access.lock:
+            if put.in_flight:
+                put.in_flight = False
+                self._unanswered -= 1
+                self.access.unanswered -= 1
+                self._advance()
+                return False
+            was_waiting = put in self._waiting
+            self._waiting.pop(put, None)
+            return was_waiting
+
+    def _advance(self) -> None:
+        while self._waiting and self._may_go():
+            put, _ = self._waiting.popitem(last=False)
+            if put.begin():
+                put.in_flight = True
+                self._unanswered += 1
+                self.access.unanswered += 1
+
+    def _may_go(self) -> bool:
+        """One always may, so that nobody waits for the answers of others alone."""
+        if self._unanswered == 0:
+            return True
+        return self._unanswered < MOST_UNANSWERED and self.access.unanswered < MOST_UNANSWERED_IN_ALL
+
+
+def _until(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if not timeout >= 0:
+        raise ValueError("timeout must be a number of seconds from 0 on, or None")
+    return time.monotonic() + timeout
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(until - time.monotonic(), 0)
+
+
+class _BlockingPut:
+    """Of a thread that waits for it."""
+
+    def __init__(self) -> None:
+        self.in_flight = False
+        self._turn = threading.Event()
+
+    def begin(self) -> bool:
+        self._turn.set()
+        return True
+
+    def wait(self, until: float | None) -> bool:
+        """Whether its turn has come in time. Signal handlers run meanwhile."""
+        while not self._turn.is_set():
+            left = _left(until)
+            if left == 0:
+                return False
+            self._turn.wait(SLICE if left is None else min(left, SLICE))
+        return True
+
+
+class _AsyncPut:
+    """Of an event loop, on whose thread it is made and told."""
+
+    __slots__ = ("_args", "_handle", "_timer", "_until", "_what", "future", "in_flight", "lane", "sink")
+
+    def __init__(self, lane: Lane, args: tuple[Any, ...], what: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.in_flight = False
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.sink = futures.sink_of(loop)
+        self.lane = lane
+        self._args = args
+        self._what = what
+        self._handle = 0
+        self._until: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(self, timeout: float | None) -> asyncio.Future[None]:
+        self._until = _until(timeout)
+        self.lane.enter(self)
+        self.future.add_done_callback(self._done)
+        if timeout is not None and not self.in_flight:
+            self._timer = self.future.get_loop().call_later(timeout, self._give_up, timeout)
+        return self.future
+
+    def begin(self) -> bool:
+        lane = self.lane
+        try:
+            self._handle = lane.access.native.start(
+                lane.verb, self._args, {}, _left(self._until), 0, 0, _answered, self
+            )
+        except Exception as error:
+            self.sink([(self, RAISED, error)])
+            return False
+        return True
+
+    def receive(self, what: int, value: Any) -> None:
+        if self.future.done():
+            return
+        if what == RESULT:
+            self.future.set_result(None)
+        else:
+            late = isinstance(value, TimeoutError)
+            self.future.set_exception(TimeoutError(f"{self._what} had no room: {value}") if late else value)
+
+    def _give_up(self, timeout: float) -> None:
+        if self.lane.leave(self):
+            self.receive(RAISED, TimeoutError(f"nothing was sent within {timeout} s"))
+
+    def _done(self, future: asyncio.Future[None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if future.cancelled() and not self.lane.leave(self):
+            self.lane.access.native.cancel(self._handle)
+
+
+def _answered(events: Sequence[tuple[_AsyncPut, int, Any]]) -> None:
+    """On the dispatcher's thread: what waits is not to wait for an event loop that is busy."""
+    for put, *_ in events:
+        put.lane.leave(put)
+    futures.tell(events)

@@ -1,0 +1,233 @@
+"""What a stream of the keeper brings: messages, for any thread and any event loop to take."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from . import futures
+from ._isthmus import ITEMS, RAISED, RESULT, STREAMS
+from .access import SLICE, Access
+from .errors import Error, PeerLost, TimeoutError
+
+__all__ = ["Closed", "Intake", "readable"]
+
+Item = TypeVar("Item")
+
+
+class Closed(Error):
+    """It was closed on this side."""
+
+
+class _Waiter:
+    """A thread that waits for an item."""
+
+    __slots__ = ("_event", "outcome")
+
+    def __init__(self) -> None:
+        self.outcome: tuple[int, Any] | None = None  # guarded by the lock of the intake
+        self._event = threading.Event()
+
+    @staticmethod
+    def sink(events: Sequence[tuple[_Waiter, int, Any]]) -> None:
+        for waiter, *_ in events:
+            waiter._event.set()
+
+    def receive(self, what: int, value: Any) -> None:
+        self._event.set()
+
+    def wait(self, timeout: float) -> None:
+        self._event.wait(timeout)
+
+
+class _LoopWaiter:
+    """A coroutine that waits for one."""
+
+    __slots__ = ("future", "outcome", "sink")
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.outcome: tuple[int, Any] | None = None  # likewise
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.sink = futures.sink_of(loop)
+
+    def receive(self, what: int, value: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+def _deliver(events: Sequence[tuple[Intake[Any], int, Any]]) -> None:
+    for intake, what, value in events:
+        intake.receive(what, value)
+
+
+class Intake(Generic[Item]):
+    """It does not know the object that the program has, so a stream ends when nobody can read it any more."""
+
+    def __init__(self, access: Access, what: str) -> None:
+        self.access = access
+        self.native = access.native
+        self.what = what
+        # Guards what follows; held for moments, in which a queue that is dropped may close its intake.
+        self.lock = threading.RLock()
+        self.items: deque[Item] = deque()
+        self.waiters: deque[_Waiter | _LoopWaiter] = deque()
+        self.handle = 0
+        self.failure: BaseException | None = None  # there is nothing to come
+        self._settled: list[tuple[_Waiter | _LoopWaiter, int, Any]] = []
+
+    def begin(self, name: str, args: tuple[Any, ...], credit: int) -> None:
+        self.handle = self.native.start(name, args, {}, None, STREAMS, credit, _deliver, self)
+
+    # --- with the lock held ---
+
+    def taken(self, item: Item) -> None:
+        """The program has it."""
+
+    def adjust(self) -> None:
+        """It is another number that wait, or another place that is free."""
+
+    def told(self, failure: BaseException) -> None:
+        """The program knows of it."""
+
+    def _settle(self, waiter: _Waiter | _LoopWaiter, what: int, value: Any) -> None:
+        waiter.outcome = what, value
+        self._settled.append((waiter, what, None))
+
+    def give(self, item: Item) -> bool:
+        """To who waits the longest."""
+        if not self.waiters:
+            return False
+        self.taken(item)
+        self._settle(self.waiters.popleft(), RESULT, item)
+        return True
+
+    def arrive(self, items: Sequence[Item]) -> None:
+        for item in items:
+            if not self.give(item):
+                self.items.append(item)
+
+    def take_back(self, item: Item) -> None:
+        """The program has not taken it after all."""
+        if not self.give(item):
+            self.items.appendleft(item)
+
+    def fail(self, error: BaseException) -> None:
+        self.failure = error
+        while self.waiters:
+            self.told(error)
+            self._settle(self.waiters.popleft(), RAISED, error)
+        self.wake()
+
+    def wake(self) -> None:
+        """Those for whom something has come."""
+        settled, self._settled = self._settled, []
+        futures.tell(settled)
+
+    # --- the dispatcher's thread ---
+
+    def receive(self, what: int, value: Any) -> None:
+        with self.lock:
+            if self.failure is not None:
+                return  # what was on its way when it was closed is for others
+            if what == ITEMS:
+                self.arrive(value)
+            else:
+                self.fail(PeerLost(f"{self.what} has ended") if what == RESULT else value)
+            self.wake()
+
+    # --- any thread ---
+
+    def _ask(self, make: Callable[[], Any]) -> tuple[Any, Any]:
+        """The next item, or a waiter that will have it. Raises what has ended the stream."""
+        with self.lock:
+            if self.items:
+                item = self.items.popleft()
+                self.taken(item)
+                return item, None
+            if self.failure is not None:
+                failure = self.failure
+                self.told(failure)
+                raise failure
+            waiter = make()
+            self.waiters.append(waiter)
+            try:
+                self.adjust()
+            except BaseException:
+                self.waiters.remove(waiter)
+                raise
+            return None, waiter
+
+    def _outcome(self, waiter: _Waiter | _LoopWaiter, timeout: float | None = None) -> Item:
+        """What has come for it. It waits no longer; TimeoutError when nothing has."""
+        with self.lock:
+            if waiter.outcome is None:
+                self._withdraw(waiter)
+                raise TimeoutError(f"{self.what} had no message within {timeout} s")
+            what, value = waiter.outcome
+        if what == RAISED:
+            raise value
+        item: Item = value
+        return item
+
+    def _abandon(self, waiter: _Waiter | _LoopWaiter) -> None:
+        """It waits no longer, and what has come after all is for others."""
+        with self.lock:
+            if waiter.outcome is None:
+                self._withdraw(waiter)
+            elif waiter.outcome[0] == RESULT:
+                self.take_back(waiter.outcome[1])
+            self.wake()
+
+    def _withdraw(self, waiter: _Waiter | _LoopWaiter) -> None:
+        self.waiters.remove(waiter)
+        self.adjust()
+
+    def wait(self, timeout: float | None) -> Item:
+        """The next item. Signal handlers run meanwhile."""
+        if self.access.is_here:
+            raise Error(
+                f"{self.what} can't be waited for on the thread that its messages come by: use an export "
+                'with executor="threads", or a coroutine'
+            )
+        item: Item
+        item, waiter = self._ask(_Waiter)
+        if waiter is None:
+            return item
+        until = None if timeout is None else time.monotonic() + timeout
+        try:
+            while waiter.outcome is None:
+                left = SLICE if until is None else min(SLICE, until - time.monotonic())
+                if left <= 0:
+                    break
+                waiter.wait(left)
+        except BaseException:
+            self._abandon(waiter)
+            raise
+        return self._outcome(waiter, timeout)
+
+    async def wait_async(self, timeout: float | None) -> Item:
+        item: Item
+        item, waiter = self._ask(_LoopWaiter)
+        if waiter is None:
+            return item
+        try:
+            if timeout is None:
+                await waiter.future
+            else:
+                await asyncio.wait([waiter.future], timeout=timeout)
+        except BaseException:
+            self._abandon(waiter)
+            raise
+        return self._outcome(waiter, timeout)
+
+
+def readable(value: Any) -> Any:
+    """The value. Raises why it can't be read here, which is in its place then."""
+    if isinstance(value, BaseException):
+        raise value
+    return value
