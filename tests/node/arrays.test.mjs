@@ -50,7 +50,7 @@ test('allocUnsafe leaves in an array what was there, and alloc clears it', () =>
     do made.push(allocate())
     while (made.at(-1).byteOffset !== at)
     const ends = [made.at(-1)[0], made.at(-1).at(-1)]
-    made.forEach(array => release(array))
+    for (const array of made) release(array)
     return ends
   }
   release(first)

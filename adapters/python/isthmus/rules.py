@@ -1,4 +1,4 @@
-"""What a keeper of queues and topics knows: which message waits, who has it, who publishes, who reads..
+"""What a keeper of queues and topics knows: which message waits, who has it, who publishes, who reads.
 
 A token stands for a call that is still to be answered: a put that waits for room, a publisher that waits for
 its readers, a consumer or a subscriber, which are streams. What is to be told goes to an ``Outbox``.
