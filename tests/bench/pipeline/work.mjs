@@ -5,7 +5,7 @@ export const detectors = 3
 /** How many frames may wait between two stages. */
 export const depth = 16
 /** How many frames a process may have on their way to the next stage. */
-export const lanes = 4
+export const lanes = 8
 
 const step = 4096
 const touched = frameBytes / step

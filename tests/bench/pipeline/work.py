@@ -5,7 +5,7 @@ import time
 FRAME_BYTES = 1 << 20
 DETECTORS = 3
 DEPTH = 16  # how many frames may wait between two stages
-LANES = 4  # frames that a process has on their way to the next stage
+LANES = 8
 STEP = 4096
 
 
