@@ -116,6 +116,7 @@ void Connection::leave() {
         std::lock_guard lock(ahead_);
         bus_.reset();
     }
+    prompt_.reset();
     lost_.clear();
     fates_.clear();
     gone_.clear();

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "bus/bus.hpp"
+#include "bus/slice.hpp"
 #include "wake.hpp"
 
 namespace isthmus::node {
@@ -197,6 +198,7 @@ private:
 
     napi_env env_;
     std::unique_ptr<Bus> bus_;
+    std::shared_ptr<ShortSlice> prompt_ = ShortSlice::of_this_thread();
     std::shared_ptr<Wake> wake_;
     napi_ref on_wake_ = nullptr;
     std::int32_t* control_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "arrays.hpp"
+#include "bus/slice.hpp"
 #include "errors.hpp"
 #include "numpy_memory.hpp"
 
@@ -62,6 +63,7 @@ void Dispatcher::publish_exports() {
 void Dispatcher::run() {
     Memory::of_this_thread() = memory_;
     running_here = this;
+    const auto prompt = ShortSlice::of_this_thread();
     try {
         serve();
     } catch (...) {

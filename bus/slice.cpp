@@ -1,0 +1,57 @@
+#include "bus/slice.hpp"
+
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdint>
+
+namespace isthmus {
+
+namespace {
+
+constexpr std::uint64_t short_slice = 200'000;  // ns; the kernel's least is 100,000
+
+/// struct sched_attr as of its first version; glibc has none before 2.41.
+struct Attributes {
+    std::uint32_t size = sizeof(Attributes);
+    std::uint32_t policy = 0;
+    std::uint64_t flags = 0;
+    std::int32_t nice = 0;
+    std::uint32_t priority = 0;
+    std::uint64_t runtime = 0, deadline = 0, period = 0;
+};
+static_assert(sizeof(Attributes) == 48);
+
+bool get(pid_t thread, Attributes& attributes) {
+    return ::syscall(SYS_sched_getattr, thread, &attributes, sizeof attributes, 0) == 0;
+}
+
+bool set(pid_t thread, Attributes& attributes) { return ::syscall(SYS_sched_setattr, thread, &attributes, 0) == 0; }
+
+}  // namespace
+
+std::shared_ptr<ShortSlice> ShortSlice::of_this_thread() {
+    thread_local std::weak_ptr<ShortSlice> known;
+    std::shared_ptr<ShortSlice> slice = known.lock();
+    if (slice == nullptr) known = slice = std::make_shared<ShortSlice>();
+    return slice;
+}
+
+ShortSlice::ShortSlice() noexcept {
+    const auto thread = static_cast<pid_t>(::syscall(SYS_gettid));
+    Attributes attributes;
+    if (!get(thread, attributes) || attributes.policy != SCHED_OTHER || attributes.runtime <= short_slice) return;
+    before_ = attributes.runtime;
+    attributes.runtime = short_slice;
+    if (set(thread, attributes)) thread_ = thread;
+}
+
+ShortSlice::~ShortSlice() {
+    Attributes attributes;
+    if (thread_ == 0 || !get(thread_, attributes) || attributes.runtime != short_slice) return;
+    attributes.runtime = before_;
+    set(thread_, attributes);
+}
+
+}  // namespace isthmus
