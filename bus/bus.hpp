@@ -21,6 +21,7 @@
 #include "bus/keeper.hpp"
 #include "bus/lending.hpp"
 #include "bus/link.hpp"
+#include "bus/slice.hpp"
 
 namespace isthmus {
 

@@ -24,6 +24,7 @@ ROOMS = [
     "segment",
     "board",
     "doorbell",
+    "slice",
     "peers",
     "control",
     "rendezvous",

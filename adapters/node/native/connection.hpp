@@ -18,7 +18,6 @@
 #include <vector>
 
 #include "bus/bus.hpp"
-#include "bus/slice.hpp"
 #include "wake.hpp"
 
 namespace isthmus::node {

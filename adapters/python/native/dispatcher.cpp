@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "arrays.hpp"
-#include "bus/slice.hpp"
 #include "errors.hpp"
 #include "numpy_memory.hpp"
 
