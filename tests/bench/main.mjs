@@ -95,11 +95,8 @@ async function prepare() {
   let venv
   const ready = []
   for (const name of peers) {
-    const { install, only, cannot = [], environment } = await import(`./peers/${name}.mjs`)
-    const begins = prefix => key => key.startsWith(prefix)
-    const own = keys.filter(key =>
-      only ? only.some(p => begins(p)(key)) : !cannot.some(p => begins(p)(key)),
-    )
+    const { install, can, environment } = await import(`./peers/${name}.mjs`)
+    const own = keys.filter(key => can.some(prefix => key.startsWith(prefix)))
     try {
       if (install) venv ??= await prepareVenv(base, home, tell)
       const dir = install && (await preparePeer(name, install, venv, home, tell))
