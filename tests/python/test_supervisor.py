@@ -45,6 +45,35 @@ def test_a_worker_that_can_not_serve_and_does_not_end_is_ended(serve):
     assert served.wait() == 1
 
 
+def test_all_that_can_not_serve_have_ended_when_their_supervisor_ends(serve, tmp_path):
+    source = f"""
+        import os, pathlib, signal, threading, time
+
+        folder = pathlib.Path({str(tmp_path)!r})
+
+        def linger():
+            threading.main_thread().join()  # it has said why it can't serve
+            (folder / "lingers").write_text(str(os.getpid()))
+            time.sleep(600)
+
+        try:
+            (folder / "first").touch(exist_ok=False)
+        except FileExistsError:
+            while not (folder / "lingers").exists():
+                time.sleep(0.002)
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            threading.Thread(target=linger).start()
+        raise ValueError("no")
+    """
+    served = serve(source, "--workers", "2")
+    assert served.answer()["error"]["message"] == "no"
+    assert served.wait() == 1
+    assert served.stderr() == ""
+    lingering = int((tmp_path / "lingers").read_text())
+    assert not Path(f"/proc/{lingering}").exists()
+
+
 def test_a_worker_that_dies_at_the_beginning_is_noticed_though_its_child_lives(serve):
     source = """
         import os, time
