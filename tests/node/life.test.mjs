@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { Worker } from 'node:worker_threads'
 import { ConnectError, connect, HostLostError, spawn } from 'isthmus'
-import { app, delay, isAlive, run, until } from './support.mjs'
+import { app, delay, isAlive, root, run, until } from './support.mjs'
 
 let py
 let folder
@@ -173,7 +173,8 @@ test('a Python without the package is told how to get it', async () => {
     `#!/bin/sh\nexec ${JSON.stringify(process.env.ISTHMUS_PYTHON ?? 'python3')} -I -S "$@"\n`,
     { mode: 0o755 },
   )
-  await assert.rejects(spawn(app, { python: bare }), /has no package 'isthmus'.*-m pip install isthmus/)
+  const advice = `has no package 'isthmus': install it with: ${bare} -m pip install ${join(root, 'adapters/python')}`
+  await assert.rejects(spawn(app, { python: bare }), error => error.message.endsWith(advice))
 })
 
 test('options reach the host: environment, directory, memory and name', async () => {
