@@ -2,81 +2,22 @@
 
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
-import { cases } from './cases.mjs'
+import { json, keys, ms, peers, runs } from './options.mjs'
 import { describe, killInstallers, preparePeer, prepareVenv } from './prepare.mjs'
 import { killAll, Runner } from './processes.mjs'
 import { machineLine, summarize, table } from './report.mjs'
 
-const allPeers = ['isthmus', 'pymport', 'pythonia', 'msgpackr', 'jsonlines', 'zeromq', 'processes']
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const home = join(root, 'build/bench')
-
-const help = `usage: ./dev bench [--quick] [--json FILE] [--only CASE,…] [--peers PEER,…]
-
-Measures add(1, 2), arrays and pipelines through isthmus and its peers, and prints medians of several runs.
-
-  --quick        3 short runs instead of 5 longer ones
-  --json FILE    write the medians as a list of {case, peer, metric, value, unit}
-  --only CASE    only these cases, or all whose names begin so:
-                 ${Object.keys(cases).join(' ')}
-  --peers PEER   only these peers: ${allPeers.join(' ')}
-  --help         this text
-
-A peer that can't be installed, built or run is a row with the metric "absent", the value null and a reason.
-The ratios in the table are peer / isthmus. A call's time includes one read of the clock, some 40 ns.
-wakes_per_call and bytes_copied (bytes of payload per call) are of both sides together; idle is the CPU
-time of Node and of its Python children over two seconds without a call. of_numpy_alone is how many times what
-x * 2 takes in Python on warm memory the call takes; of_memcpy, the part of memcpy's bandwidth that is used.
-flood-30: latencies of 30 isolates that call now and then: alone, beside an isolate that floods a host of its own, and while
-it floods theirs. inference: 64 HTTP clients of a scikit-learn model that is called for each request, and for batches of them.`
-
-const usage = message => {
-  console.error(`${message}; see --help`)
-  process.exit(2)
-}
-
-function options() {
-  const flags = { quick: 'boolean', json: 'string', only: 'string', peers: 'string', help: 'boolean' }
-  let values
-  try {
-    const types = Object.entries(flags).map(([name, type]) => [name, { type }])
-    values = parseArgs({ options: Object.fromEntries(types) }).values
-  } catch (error) {
-    usage(error.message)
-  }
-  if (values.help) {
-    console.log(help)
-    process.exit()
-  }
-  const list = text => text?.split(',').filter(Boolean)
-  const peers = list(values.peers) ?? allPeers
-  const stranger = peers.find(peer => !allPeers.includes(peer))
-  if (stranger) usage(`no peer is called '${stranger}'`)
-  const only = list(values.only)
-  const nothing = only?.find(name => !Object.keys(cases).some(key => key.startsWith(name)))
-  if (nothing) usage(`no case is called '${nothing}'`)
-  const keys = Object.keys(cases).filter(key => only?.some(name => key.startsWith(name)) ?? true)
-  if (values.json && !existsSync(dirname(resolve(values.json))))
-    usage(`--json ${values.json}: no such folder`)
-  const pace = values.quick ? { runs: 3, ms: 400 } : { runs: 5, ms: 2000 }
-  return {
-    peers: allPeers.filter(peer => peers.includes(peer)),
-    keys,
-    json: values.json && resolve(values.json),
-    ...pace,
-  }
-}
 
 const tell = text => {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
   else if (text) process.stderr.write(`${text}\n`)
 }
 
-const { peers, keys, json, runs, ms } = options()
 const scratch = mkdtempSync(join(tmpdir(), 'isthmus-bench-'))
 const measured = []
 const absent = []
@@ -95,11 +36,8 @@ async function prepare() {
   let venv
   const ready = []
   for (const name of peers) {
-    const { install, only, cannot = [], environment } = await import(`./peers/${name}.mjs`)
-    const begins = prefix => key => key.startsWith(prefix)
-    const own = keys.filter(key =>
-      only ? only.some(p => begins(p)(key)) : !cannot.some(p => begins(p)(key)),
-    )
+    const { install, can, environment } = await import(`./peers/${name}.mjs`)
+    const own = keys.filter(key => can.some(prefix => key.startsWith(prefix)))
     try {
       if (install) venv ??= await prepareVenv(base, home, tell)
       const dir = install && (await preparePeer(name, install, venv, home, tell))

@@ -1,3 +1,4 @@
+import asyncio
 import os
 import signal
 import sys
@@ -34,6 +35,12 @@ def fail(message="it failed"):
         raise KeyError("the cause")
     except KeyError as error:
         raise ValueError(message, 3) from error
+
+
+@isthmus.export
+async def nap(seconds):
+    await asyncio.sleep(seconds)
+    return seconds
 
 
 @isthmus.export

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { Worker } from 'node:worker_threads'
-import { ConnectError, connect, spawn } from 'isthmus'
-import { app, delay, isAlive, run, until } from './support.mjs'
+import { ConnectError, connect, HostLostError, spawn } from 'isthmus'
+import { app, delay, isAlive, root, run, until } from './support.mjs'
 
 let py
 let folder
@@ -173,7 +173,8 @@ test('a Python without the package is told how to get it', async () => {
     `#!/bin/sh\nexec ${JSON.stringify(process.env.ISTHMUS_PYTHON ?? 'python3')} -I -S "$@"\n`,
     { mode: 0o755 },
   )
-  await assert.rejects(spawn(app, { python: bare }), /has no package 'isthmus'.*-m pip install isthmus/)
+  const advice = `has no package 'isthmus': install it with: ${bare} -m pip install ${join(root, 'adapters/python')}`
+  await assert.rejects(spawn(app, { python: bare }), error => error.message.endsWith(advice))
 })
 
 test('options reach the host: environment, directory, memory and name', async () => {
@@ -306,6 +307,17 @@ test('an exception in a callback of a call is the program’s own', async () => 
     console.error(await py.call('add', [1, 2]))`)
   assert.equal(code, 0)
   assert.equal(err, 'caught mine\n3\n')
+})
+
+test('a host that stops in good order has lost the calls that it did not answer', async t => {
+  const doomed = await spawn(app)
+  t.after(() => doomed.close())
+  const other = await connect(doomed.name)
+  t.after(() => other.close())
+  const lost = [doomed, other].map(each => assert.rejects(each.call('nap', [60]), HostLostError))
+  const [pid] = await Promise.all([doomed.call('pid'), other.call('pid')])
+  process.kill(pid, 'SIGTERM')
+  await Promise.all(lost)
 })
 
 test('an exception in what follows a lost call spares the other calls that are lost', async () => {

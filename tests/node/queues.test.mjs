@@ -358,6 +358,47 @@ test('whoever waits is told when the host goes', async t => {
   assert.throws(() => message.ack(), IsthmusError)
 })
 
+for (const wasUsed of [false, true]) {
+  test(`what ended with its bus says so by its name every time, ${wasUsed ? 'used' : 'unused'} before`, async t => {
+    const py = await start(t)
+    const bus = await join(t, py)
+    const [q, topic] = [bus.queue('q'), bus.topic('t')]
+    let subscription = topic.subscribe()
+    if (wasUsed) {
+      await q.put(1)
+      const message = await q.get()
+      message.ack()
+      await subscription.ready
+    } else {
+      subscription.ready.catch(() => {})
+      await subscription.close()
+      subscription = undefined
+    }
+    const loop = async () => {
+      for await (const message of q) message.ack()
+    }
+    const operations = [
+      ["put to the queue 'q'", () => q.put(1)],
+      ["get from the queue 'q'", () => q.get({ timeout: patience })],
+      ["get from the queue 'q'", loop],
+      ["stats of the queue 'q'", () => q.stats()],
+      ["publish to the topic 't'", () => topic.publish(1)],
+      ["subscribe to the topic 't'", () => topic.subscribe().ready],
+    ]
+    if (wasUsed) operations.push(["get from the topic 't'", () => subscription.next()])
+    process.kill((await py.stats()).memory.peers.find(each => each.name === 'queues_app.py').pid, 'SIGTERM')
+    await until('the host has gone', () => bus.stats().then(({ host }) => host === null), patience)
+    for (const [doing, operation] of [...operations, ...operations]) {
+      await assert.rejects(operation, error => {
+        assert.ok(error instanceof HostLostError)
+        assert.match(error.message, new RegExp(`^${doing} failed: `))
+        assert.doesNotMatch(error.message, /isthmus\./)
+        return true
+      })
+    }
+  })
+}
+
 test('a program can end when nobody waits for a message', async () => {
   const ended = await run(
     `import { spawn } from 'isthmus'

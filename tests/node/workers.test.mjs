@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { ConnectError, connect, HostLostError, spawn } from 'isthmus'
 import { isAlive, run, until } from './support.mjs'
 
-const app = fileURLToPath(new URL('./workers.py', import.meta.url))
+const app = fileURLToPath(new URL('../workers_app.py', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'isthmus-test-'))
 after(() => rmSync(folder, { recursive: true }))
 const patience = 30_000

@@ -173,3 +173,73 @@ def echo(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         yield bus
     assert served.end() == 0
     served.close()
+
+
+@pytest.fixture
+def connect(name: str) -> Iterator[Callable[..., isthmus.Bus]]:
+    """Connects to the bus `name`."""
+    buses = []
+
+    def connect(**options: object) -> isthmus.Bus:
+        buses.append(isthmus.connect(name, **options))
+        return buses[-1]
+
+    yield connect
+    for bus in buses:
+        bus.close()
+
+
+# --- workers -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def app() -> str:
+    """What workers serve."""
+    return Path(__file__).parent.with_name("workers_app.py").read_text()
+
+
+class Gate:
+    """Holds calls of `hold` back."""
+
+    def __init__(self, path: Path, until: Callable[..., object]) -> None:
+        self.path = path
+        self._until = until
+
+    def holder(self) -> int:
+        """The process of the call that has come to it."""
+        begun = self.path.with_suffix(".begun")
+        return int(self._until(lambda: begun.exists() and begun.read_text()))
+
+    def open(self) -> None:
+        self.path.touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path, until: Callable[..., object]) -> Callable[..., Gate]:
+    def gate(name: str = "gate") -> Gate:
+        return Gate(tmp_path / name, until)
+
+    return gate
+
+
+@pytest.fixture
+def workers_of() -> Callable[[isthmus.Bus], set[int]]:
+    """The processes of the workers that are on a bus."""
+    return lambda bus: {peer["pid"] for peer in bus.peers() if peer["worker"] is not None}
+
+
+@pytest.fixture
+def pids_of(until: Callable[..., object]) -> Callable[[isthmus.Bus, int], set[int]]:
+    """The processes of so many workers: calls are made at the same time until that many have answered."""
+
+    def pids_of(bus: isthmus.Bus, count: int) -> set[int]:
+        seen = set()
+
+        def find() -> bool:
+            seen.update(call.result() for call in [bus.submit("pid") for _ in range(16 * count)])
+            return len(seen) >= count
+
+        until(find)
+        return seen
+
+    return pids_of

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -134,6 +135,13 @@ def test_a_wrong_command_is_a_usage_error(arguments):
     done = isthmus_command(*arguments)
     assert done.returncode == 2
     assert "usage: isthmus" in done.stderr
+
+
+def test_an_unknown_command_is_told_the_public_ones_alone():
+    choices = isthmus_command("unknown").stderr.partition("(choose from")[2]
+    named = re.findall(r"\w+", choices)
+    assert {"serve", "up", "ls"} <= set(named)
+    assert "work" not in named  # what supervisors start
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])

@@ -12,6 +12,14 @@ from isthmus.rules import ACKNOWLEDGED, REJECTED, UNTOUCHED, Consumer, Outbox, Q
 DEPTH, DELIVERIES, PREFETCH = 5, 3, 2
 NAMES = range(3)  # of producers, and of consumers
 
+
+def play(walk: "QueueWalk | TopicWalk", steps: list[tuple]) -> None:
+    """Takes the steps, and then has everyone leave; what is promised holds after each."""
+    for verb, *arguments in [*steps, *(("leave", name) for name in NAMES)]:
+        getattr(walk, verb)(*arguments)
+        walk.check()
+
+
 queue_steps = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.sampled_from(NAMES)),
@@ -136,13 +144,8 @@ class QueueWalk:
 @given(queue_steps)
 def test_a_queue_keeps_its_promises_after_every_step(steps):
     walk = QueueWalk()
-    for verb, *arguments in steps:
-        getattr(walk, verb)(*arguments)
-        walk.check()
-    # Whoever stays gets all the rest, in order.
-    for name in NAMES:
-        walk.leave(name)
-        walk.check()
+    play(walk, steps)
+    # Who comes then gets all the rest, in order.
     rest = []
     while walk.queue.stats()["waiting"]:
         walk.want(0, 1)
@@ -279,12 +282,7 @@ class TopicWalk:
 @given(topic_steps)
 def test_a_topic_keeps_its_promises_after_every_step(steps):
     walk = TopicWalk()
-    for verb, *arguments in steps:
-        getattr(walk, verb)(*arguments)
-        walk.check()
-    for name in NAMES:
-        walk.leave(name)
-        walk.check()
+    play(walk, steps)
     assert not walk.waiting
 
 

@@ -488,6 +488,49 @@ def test_whoever_waits_is_told_when_the_keeper_goes(name, until):
             message.ack()
 
 
+@pytest.mark.parametrize("was_used", [False, True])
+def test_what_ended_with_its_bus_says_so_by_its_name_every_time(serve, name, was_used):
+    served = serve("import isthmus").ready()
+    with isthmus.connect(name) as bus:
+        q, t = bus.queue("q"), bus.topic("t")
+        blocking = {
+            "put to the queue 'q'": lambda: q.put(1),
+            "get from the queue 'q'": lambda: q.get(timeout=PATIENCE),
+            "stats of the queue 'q'": q.stats,
+            "publish to the topic 't'": lambda: t.publish(1),
+            "subscribe to the topic 't'": t.subscribe,
+        }
+        if was_used:
+            q.put(1)
+            q.get().ack()
+            blocking["get from the topic 't'"] = t.subscribe().get
+        awaited = {
+            "put to the queue 'q'": lambda: q.put_async(1),
+            "get from the queue 'q'": lambda: q.get_async(timeout=PATIENCE),
+            "publish to the topic 't'": lambda: t.publish_async(1),
+        }
+        assert served.end() == 0
+
+        def lost(doing):
+            told = f"^{doing} failed: the bus '{name}' was closed or is gone"
+            return pytest.raises(isthmus.PeerLost, match=told)
+
+        async def await_all():
+            for doing, operation in 2 * list(awaited.items()):
+                with lost(doing):
+                    await operation()
+            with lost("get from the queue 'q'"):
+                async for _ in q:
+                    pass
+
+        for doing, operation in 2 * list(blocking.items()):
+            with lost(doing):
+                operation()
+        with lost("get from the queue 'q'"):
+            next(iter(q))
+        asyncio.run(await_all())
+
+
 def test_ctrl_c_ends_a_wait_and_the_message_is_for_others(bus, other, until):
     q = bus.queue("q")
     q.stats()

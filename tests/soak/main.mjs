@@ -1,13 +1,8 @@
-// node tests/soak/main.mjs [--hours N | --seconds N] [--seed N]: until Ctrl-C if no time is given.
+// Keeps on handing over and killing: ./dev soak
 
-import { parseArgs } from 'node:util'
+import { seconds, seed } from './options.mjs'
 import { soak } from './soak.mjs'
 
-const { values } = parseArgs({
-  options: { hours: { type: 'string' }, seconds: { type: 'string' }, seed: { type: 'string' } },
-})
-const seconds = values.seconds ?? (values.hours === undefined ? Infinity : values.hours * 3600)
-const seed = Number(values.seed ?? Math.floor(Math.random() * 2 ** 32))
 const interrupt = new AbortController()
 process.once('SIGINT', () => interrupt.abort())
 process.once('SIGTERM', () => interrupt.abort())
@@ -22,7 +17,7 @@ const report = ({ handedOver, kills, lost, seconds }) => {
     `${Math.round(seconds)} s: ${handedOver} hand-offs (${rate}/s), ${kills} kills, ${lost} calls lost to them`,
   )
 }
-const total = await soak({ seconds: Number(seconds), seed, report, signal: interrupt.signal })
+const total = await soak({ seconds, seed, report, signal: interrupt.signal })
 report({ ...total, seconds: total.seconds + 10 })
 for (const wrong of total.wrong) console.error(wrong)
 console.log(

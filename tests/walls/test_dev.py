@@ -31,6 +31,27 @@ def test_what_it_does_not_take_is_a_usage_error(arguments, error):
     assert done.stderr == f"dev: {error}; ./dev help tells what there is\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["bench", "--bogus"], "Unknown option '--bogus'"),
+        (["bench", "--quick", "--only", "bogus"], "no case is called 'bogus'"),
+        (["soak", "--bogus"], "Unknown option '--bogus'"),
+        (["soak", "--hours", "bogus"], "--hours bogus: no number"),
+    ],
+)
+def test_what_a_program_that_it_starts_does_not_take_is_one_too(arguments, error):
+    done = dev(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{error}; see --help\n")
+
+
+@pytest.mark.parametrize("command", ["bench", "soak"])
+def test_help_of_such_a_program_is_its_own(command):
+    done = dev(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: ./dev {command} ")
+
+
 @pytest.mark.parametrize("command", ["build", "test", "demo", "format", "lint"])
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_is_shown_instead_of_anything_being_done(command, option):

@@ -228,13 +228,14 @@ export class Answers {
       const close = (value as { close?: string[] } | undefined)?.close
       return new NotExportedError(name, Array.isArray(close) ? close : [])
     }
+    if (status === statuses.closed) return this.#lost(name, 'stopped before it began, or had done it')
     if (status !== statuses.lost) return errorOf(status, `'${name}'`)
     const fate = this.#native.fate(this.#descriptors[at + fields.number] as number)
     return this.#lost(name, this.#companion?.ended ?? fate)
   }
 
   #lost(name: string, fate: string | undefined): HostLostError {
-    return new HostLostError(`'${name}' was not answered: the host ${fate ?? 'is gone'}`)
+    return new HostLostError(`'${name}' was not answered:`, `the host ${fate ?? 'is gone'}`)
   }
 
   /** Why a call or post was not sent. */
@@ -242,14 +243,12 @@ export class Answers {
     const name = typeof target === 'string' ? `'${target}'` : 'what was called of a remote object'
     if (status !== statuses.lost) return errorOf(status, name)
     const subject = `${name} was not sent:`
-    if (typeof target !== 'string') return new HostLostError(`${subject} the object's owner is gone`)
-    const nobody = `${subject} nobody serves the bus '${this.#bus}'`
+    if (typeof target !== 'string') return new HostLostError(subject, "the object's owner is gone")
+    const nobody = `nobody serves the bus '${this.#bus}'`
     if (this.#companion === undefined)
-      return new HostLostError(`${nobody} any more: connect again once it is served`)
+      return new HostLostError(subject, `${nobody} any more: connect again once it is served`)
     const { ended } = this.#companion
-    return new HostLostError(
-      ended ? `${subject} the host ${ended}: spawn it again` : `${nobody} at the moment`,
-    )
+    return new HostLostError(subject, ended ? `the host ${ended}: spawn it again` : `${nobody} at the moment`)
   }
 
   /** The bus knows of a host's death before the system says how it died. */

@@ -94,8 +94,12 @@ export class JsError extends IsthmusError {
 
 /** The host ended, or was killed, before it had answered. */
 export class HostLostError extends IsthmusError {
-  constructor(message: string) {
-    super('ERR_ISTHMUS_HOST_LOST', message)
+  /** @internal What the message says behind what was tried. */
+  declare readonly why: string
+
+  constructor(tried: string, why?: string) {
+    super('ERR_ISTHMUS_HOST_LOST', why === undefined ? tried : `${tried} ${why}`)
+    Object.defineProperty(this, 'why', { value: why ?? tried })
   }
 }
 

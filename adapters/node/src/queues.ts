@@ -227,6 +227,15 @@ export class Access {
   }
 }
 
+/** When the bus is lost, an error names what was done, and not what was called for that. */
+async function told<T>(doing: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work
+  } catch (error) {
+    throw error instanceof HostLostError ? new HostLostError(`${doing} failed:`, error.why) : error
+  }
+}
+
 interface Waiter<Item> {
   resolve(item: Item): void
   reject(reason: unknown): void
@@ -425,7 +434,12 @@ class Consumer extends Intake<Delivery> {
   protected adjust(): void {
     const wanted = this.#wanted
     this.#want()
-    if (this.#wanted !== wanted) this.#tell('acknowledged', [])
+    try {
+      if (this.#wanted !== wanted) this.#tell('acknowledged', [])
+    } catch (error) {
+      this.#wanted = wanted // nobody knows of more
+      throw error
+    }
     this.#rest()
   }
 
@@ -580,13 +594,9 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
   async put(value: T, options: WaitOptions = {}): Promise<void> {
     check.put(options)
     const { depth, deliveries } = this.#options
-    return this.#access.send(
-      PUT,
-      this.name,
-      [value, this.name, depth, deliveries],
-      `the queue '${this.name}'`,
-      options,
-    )
+    const { what } = this.#consumer
+    const args = [value, this.name, depth, deliveries]
+    return told(`put to ${what}`, this.#access.send(PUT, this.name, args, what, options))
   }
 
   /**
@@ -596,7 +606,8 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
    */
   async get(options: WaitOptions = {}): Promise<Message<T>> {
     check.get(options)
-    const delivery = await this.#access.async(() => this.#consumer.next(options))
+    const getting = this.#access.async(() => this.#consumer.next(options))
+    const delivery = await told(`get from ${this.#consumer.what}`, getting)
     return new Message<T>(this, this.#consumer, delivery)
   }
 
@@ -610,13 +621,21 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
   /** Messages, until the queue is closed. Each has to be acknowledged. Leaving the loop gives back what it has not taken. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Message<T>> {
     let isOver = false
+    let counts = false // among those that take messages in a loop
     const leave = () => {
-      if (!isOver) this.#consumer.loop(-1)
+      if (counts) this.#consumer.loop(-1)
+      counts = false
       isOver = true
       return { done: true, value: undefined } as const
     }
     // Before the keeper is there nothing is wanted.
-    const begun = this.#access.async(async () => this.#consumer.loop(1))
+    const begun = told(
+      `get from ${this.#consumer.what}`,
+      this.#access.async(async () => {
+        counts = true
+        this.#consumer.loop(1)
+      }),
+    )
     begun.catch(() => {})
     return {
       next: async () => {
@@ -646,16 +665,10 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
   }
 
   /** How many messages there are, and what has become of them. */
-  stats(): Promise<QueueStats> {
+  async stats(): Promise<QueueStats> {
     const { depth, deliveries } = this.#options
-    return this.#access.async(
-      () =>
-        this.#access.port.call(STATS, [
-          this.name,
-          depth,
-          deliveries,
-        ]) as Promise<unknown> as Promise<QueueStats>,
-    )
+    const asked = this.#access.async(() => this.#access.port.call(STATS, [this.name, depth, deliveries]))
+    return told(`stats of ${this.#consumer.what}`, asked as Promise<unknown> as Promise<QueueStats>)
   }
 
   /** Consumes no more: what it holds and has not acknowledged goes to others. The queue stays. */
@@ -738,7 +751,10 @@ export class Subscription<T = unknown> implements AsyncIterableIterator<T>, Asyn
   constructor(access: Access, name: string, options: SubscribeOptions) {
     const feed = new Feed(access, name, options)
     this.#feed = feed
-    this.ready = access.async(() => feed.open())
+    this.ready = told(
+      `subscribe to ${feed.what}`,
+      access.async(() => feed.open()),
+    )
     // Who does not wait for it finds the failure in `next`.
     this.ready.catch(reason => feed.fail(reason))
     dropped.register(this, feed, this)
@@ -752,7 +768,7 @@ export class Subscription<T = unknown> implements AsyncIterableIterator<T>, Asyn
   async next(): Promise<IteratorResult<T, undefined>> {
     try {
       await this.ready
-      const news = (await this.#feed.next({})) as News
+      const news = (await told(`get from ${this.#feed.what}`, this.#feed.next({}))) as News
       return { done: false, value: news[1] as T }
     } catch (error) {
       if (this.#feed.isOver && error instanceof IsthmusError && error.code === 'ERR_ISTHMUS_CLOSED')
@@ -795,7 +811,9 @@ export class Topic<T = unknown> {
   /** Sends a value to all who have subscribed. The promise is fulfilled when each has it, or room for it; it rejects like `Queue.put`. */
   async publish(value: T, options: WaitOptions = {}): Promise<void> {
     check.publish(options)
-    return this.#access.send(PUBLISH, this.name, [value, this.name], `the topic '${this.name}'`, options)
+    const what = `the topic '${this.name}'`
+    const sent = this.#access.send(PUBLISH, this.name, [value, this.name], what, options)
+    return told(`publish to ${what}`, sent)
   }
 
   /** Messages that are published from now on. */

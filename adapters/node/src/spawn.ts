@@ -2,8 +2,9 @@
 
 import { type ChildProcess, spawn as spawnChild } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import type { Socket } from 'node:net'
-import { basename } from 'node:path'
+import { basename, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Companion } from './answers.js'
 import type { Bus } from './bus.js'
@@ -47,6 +48,7 @@ const checkOptions = optionsOf<SpawnOptions>('spawn', {
   cwd: true,
 })
 
+const pythonAdapter = resolve(__dirname, '../../python') // in a clone, where this package lies too
 const lifelineFd = 3
 const outputKept = 64 << 10
 const stopPatience = 2000
@@ -175,8 +177,9 @@ class Host implements Companion {
       .slice(-outputKept)
     const who = `${path} (from ${reason})`
     if (error === undefined && /No module named '?isthmus/.test(output)) {
+      const from = existsSync(pythonAdapter) ? pythonAdapter : '/path/to/isthmus/adapters/python'
       return new ConnectError(
-        `${who} has no package 'isthmus': install it with: ${path} -m pip install isthmus`,
+        `${who} has no package 'isthmus': install it with: ${path} -m pip install ${from}`,
       )
     }
     const why = error

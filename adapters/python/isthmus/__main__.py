@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,22 +20,19 @@ from .errors import ConnectError
 from .keeper import Keeper
 from .stages import up
 from .supervisor import Failed, Supervisor, berth_of_workers
-from .workers import KINDS, check_kind, work
+from .workers import KINDS, WORK, arguments_of_crew, check_kind, command_of_crew, host_of
 
 log = logging.getLogger("isthmus")
 
 
-def _bus_name(arguments: argparse.Namespace) -> str:
-    return arguments.bus or re.sub(r"[^A-Za-z0-9._-]", "-", Path(arguments.app).stem).lstrip(".") or "isthmus"
-
-
 def _serve(arguments: argparse.Namespace) -> int:
-    name = _bus_name(arguments)
+    if not arguments.bus:
+        arguments.bus = re.sub(r"[^A-Za-z0-9._-]", "-", Path(arguments.app).stem).lstrip(".") or "isthmus"
     lifeline = Lifeline(arguments.lifeline)
     lifeline.watch()
     if arguments.workers is None and arguments.worker_kind == "process" and not arguments.reload:
-        return _serve_here(arguments, name, lifeline)
-    return _serve_with_workers(arguments, name, lifeline)
+        return _serve_here(arguments, lifeline)
+    return _serve_with_workers(arguments, lifeline)
 
 
 def _fail(lifeline: Lifeline, said: dict[str, Any]) -> int:
@@ -49,21 +45,13 @@ def _fail(lifeline: Lifeline, said: dict[str, Any]) -> int:
     return code
 
 
-def _serve_here(arguments: argparse.Namespace, name: str, lifeline: Lifeline) -> int:
+def _serve_here(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
     try:
         import_app(arguments.app)
     except (Exception, SystemExit) as error:
         return _fail(lifeline, about_loading(arguments.app, error))
     warn_of_no_exports(arguments.app)
-    served = host.Host(
-        name,
-        memory=arguments.memory,
-        quota=arguments.quota,
-        allow=arguments.allow,
-        numpy_memory=arguments.numpy_memory,
-        pickle=arguments.pickle,
-        join=arguments.join,
-    )
+    served = host_of(arguments, memory=arguments.memory, quota=arguments.quota, join=arguments.join)
     with host.stopped_by_signals(served, lifeline.has_parent):
         try:
             served.start()
@@ -77,26 +65,20 @@ def _serve_here(arguments: argparse.Namespace, name: str, lifeline: Lifeline) ->
     return DONE
 
 
-def _serve_with_workers(arguments: argparse.Namespace, name: str, lifeline: Lifeline) -> int:
-    kind, count = arguments.worker_kind, arguments.workers or 1
+def _serve_with_workers(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
+    name, kind, count = arguments.bus, arguments.worker_kind, arguments.workers or 1
     try:
         check_kind(kind)
     except RuntimeError as error:
         return _fail(lifeline, about(error, code=USAGE))
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
-    command = [
-        sys.executable,
-        *flags,
-        "-m",
-        "isthmus",
-        "work",
+    command = command_of_crew(
         arguments.app,
-        f"--bus={name}",
-        f"--worker-kind={kind}",
-    ]
-    if arguments.allow is not None:
-        command.append(f"--allow={arguments.allow}")
-    command += ["--no-numpy-memory"] * (not arguments.numpy_memory) + ["--pickle"] * arguments.pickle
+        name,
+        kind=kind,
+        allow=arguments.allow,
+        numpy_memory=arguments.numpy_memory,
+        pickle=arguments.pickle,
+    )
     crews = [range(i, i + 1) for i in range(count)] if kind == "process" else [range(count)]
     supervisor = Supervisor(
         name,
@@ -277,26 +259,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     listing.add_argument("bus", nargs="?", help="only this one")
     listing.set_defaults(run=_list, lifeline=None)
-    _add_work(commands.add_parser("work"))  # a crew of the supervisor's: for nobody else, and so without help
     return parser
-
-
-def _add_work(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("app")
-    parser.add_argument("--bus")
-    parser.add_argument("--worker-kind", choices=KINDS)
-    parser.add_argument("--allow")
-    parser.add_argument("--no-numpy-memory", dest="numpy_memory", action="store_false")
-    parser.add_argument("--pickle", action="store_true")
-    parser.add_argument("--first", type=int)
-    parser.add_argument("--count", type=int)
-    parser.add_argument("--lifeline", type=int)
-    parser.set_defaults(run=work)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0 done, 1 failed, 2 usage, 3 no such bus."""
-    arguments = _parser().parse_args(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments = arguments_of_crew(argv[1:]) if argv[:1] == [WORK] else _parser().parse_args(argv)
     if not log.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("isthmus: %(message)s"))

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, MutableMapping, Sequence
+from types import TracebackType
 from typing import Any, Protocol
 
 from . import _isthmus, futures
@@ -17,7 +18,7 @@ from .errors import NotExported, PeerLost, TimeoutError
 from .keeper import READY, own_starters, starter
 from .peer import Peer
 
-__all__ = ["SLICE", "Access", "Lane"]
+__all__ = ["SLICE", "Access", "Lane", "Telling"]
 
 PATIENCE = 2.0  # seconds for the keeper of a bus to be there
 # What has no answer yet, of one queue or topic and of a connection to all of them. Some 1000 fit;
@@ -51,6 +52,13 @@ class Access:
     def is_here(self) -> bool:
         """Whether it is the thread that all answers come by, which can't wait for any."""
         return self._peer.is_here
+
+    def lost(self, doing: str) -> PeerLost:
+        """What the program is told when something was not done as nobody keeps anything any more."""
+        return PeerLost(
+            f"{doing} failed: the bus '{self._bus}' was closed or is gone, and with it all that it kept; "
+            "connect again once it is served"
+        )
 
     # --- finding the keeper ---
 
@@ -102,6 +110,24 @@ class Access:
             return lane
 
 
+class Telling:
+    """Around what the program does: when the bus is lost, that is named, and not what was called for it."""
+
+    __slots__ = ("_access", "_doing")
+
+    def __init__(self, access: Access, doing: str) -> None:
+        self._access = access
+        self._doing = doing
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, PeerLost):
+            raise self._access.lost(self._doing) from None
+
+
 class _Put(Protocol):
     """What is sent to a queue or topic, from when it is asked for until it has its answer."""
 
@@ -123,18 +149,18 @@ class Lane:
         self._waiting: OrderedDict[_Put, None] = OrderedDict()
 
     def send(self, args: tuple[Any, ...], timeout: float | None, what: str) -> None:
-        """Sends, and waits for the answer. Raises TimeoutError, which speaks of ``what``."""
+        """Sends, and waits for the answer. Raises TimeoutError or PeerLost, which speak of ``what``."""
         until = _until(timeout)
-        self.access.ensure()
         put = _BlockingPut()
-        self.enter(put)
         try:
+            self.access.ensure()
+            self.enter(put)
             # The thread by which the answers come can't wait for them.
             if not self.access.is_here and not put.wait(until):
                 raise TimeoutError(f"nothing was sent within {timeout} s")
             self.access.native.call(self.verb, args, {}, _left(until))
-        except TimeoutError as error:
-            raise TimeoutError(f"{what} had no room: {error}") from None
+        except (TimeoutError, PeerLost) as error:
+            raise self.failure(error, what) from None
         finally:
             self.leave(put)
 
@@ -145,8 +171,19 @@ class Lane:
         return asyncio.ensure_future(self._begin_later(args, timeout, what))
 
     async def _begin_later(self, args: tuple[Any, ...], timeout: float | None, what: str) -> None:
-        await self.access.ensure_async()
+        try:
+            await self.access.ensure_async()
+        except PeerLost as error:
+            raise self.failure(error, what) from None
         await _AsyncPut(self, args, what).enter(timeout)
+
+    def failure(self, error: Exception, what: str) -> Exception:
+        """An error, as it is told to who has sent something to ``what``."""
+        if isinstance(error, TimeoutError):
+            return TimeoutError(f"{what} had no room: {error}")
+        if isinstance(error, PeerLost):
+            return self.access.lost(f"{self.verb.rpartition('.')[2]} to {what}")
+        return error
 
     def enter(self, put: _Put) -> None:
         with self.access.lock:
@@ -256,8 +293,7 @@ class _AsyncPut:
         if what == RESULT:
             self.future.set_result(None)
         else:
-            late = isinstance(value, TimeoutError)
-            self.future.set_exception(TimeoutError(f"{self._what} had no room: {value}") if late else value)
+            self.future.set_exception(self.lane.failure(value, self._what))
 
     def _give_up(self, timeout: float) -> None:
         if self.lane.leave(self):

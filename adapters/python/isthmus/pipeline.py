@@ -19,6 +19,7 @@ from . import _isthmus
 from .errors import ConnectError
 from .host import parse_memory
 from .supervisor import Restart
+from .workers import command_of_crew
 
 __all__ = ["Mistake", "Pipeline", "Stage", "read"]
 
@@ -34,8 +35,7 @@ class Mistake(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: ``command`` is what each of its ``workers`` runs; one that ``serves`` is a worker's, which
-    `python -m isthmus work` takes the rest of."""
+    """One stage: ``command`` is what each of its ``workers`` runs; one that ``serves`` is a crew's."""
 
     name: str
     command: list[str]
@@ -138,11 +138,14 @@ def _stage(file: str, number: int, found: Any, folder: Path, bus: str) -> Stage:
 def _worker_command(table: _Table, app: str, folder: Path, bus: str) -> list[str]:
     if (app.endswith(".py") or os.sep in app) and not (folder / app).is_file():
         raise table.mistake(f"serve: there is no file {folder / app}")
-    command = [sys.executable, "-m", "isthmus", "work", app, "--bus", bus, "--worker-kind", "process"]
-    if (allow := table.take("allow", _list_of_texts, None)) is not None:
-        command += ["--allow", ",".join(allow)]
-    command += ["--pickle"] * table.take("pickle", _truth, False)
-    return command + ["--no-numpy-memory"] * (not table.take("numpy_memory", _truth, True))
+    allow = table.take("allow", _list_of_texts, None)
+    return command_of_crew(
+        app,
+        bus,
+        allow=None if allow is None else ",".join(allow),
+        pickle=table.take("pickle", _truth, False),
+        numpy_memory=table.take("numpy_memory", _truth, True),
+    )
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from .access import Access, Lane
+from .access import Access, Lane, Telling
 from .errors import Error
 from .intake import Closed, Intake, readable
 from .keeper import CONSUME, LEAVES, PUT, SETTLE, STATS
@@ -72,8 +72,13 @@ class _Consumer(Intake[_Delivery]):
     def adjust(self) -> None:
         wanted = self._wanted
         self._want()
-        if self._wanted != wanted:
+        if self._wanted == wanted:
+            return
+        try:
             self._tell(ACKNOWLEDGED, ())
+        except BaseException:
+            self._wanted = wanted  # nobody knows of more
+            raise
 
     def _want(self) -> None:
         room = self._prefetch - len(self._held) - len(self.items)
@@ -117,8 +122,8 @@ class _Consumer(Intake[_Delivery]):
 
     @contextlib.contextmanager
     def looping(self) -> Iterator[None]:
-        self._loop(1)
         try:
+            self._loop(1)
             yield
         finally:
             self._loop(-1)
@@ -206,6 +211,7 @@ class Queue:
         self._agreed = depth, deliveries
         self._lane: Lane = access.lane(PUT, name)
         self._consumer = _Consumer(access, name, self._agreed, prefetch)
+        self._getting = Telling(access, f"get from {self._consumer.what}")
 
     # --- producing ---
 
@@ -233,13 +239,15 @@ class Queue:
 
         Raises isthmus.TimeoutError, PeerLost when the bus ends, Error when the queue is closed meanwhile.
         """
-        self._access.ensure()
-        return self._message(self._consumer.wait(timeout))
+        with self._getting:
+            self._access.ensure()
+            return self._message(self._consumer.wait(timeout))
 
     async def get_async(self, *, timeout: float | None = None) -> Message:
         """``get`` for the running event loop. A message that comes while it is cancelled is for others."""
-        await self._access.ensure_async()
-        return self._message(await self._consumer.wait_async(timeout))
+        with self._getting:
+            await self._access.ensure_async()
+            return self._message(await self._consumer.wait_async(timeout))
 
     def _message(self, delivery: _Delivery) -> Message:
         tag, _, value = delivery
@@ -259,16 +267,18 @@ class Queue:
 
     def __iter__(self) -> Iterator[Message]:
         """Messages, until the queue is closed. Each has to be acknowledged."""
-        self._access.ensure()
-        with self._consumer.looping(), contextlib.suppress(Closed):
-            while True:
-                yield self._message(self._consumer.wait(None))
+        with self._getting:
+            self._access.ensure()
+            with self._consumer.looping(), contextlib.suppress(Closed):
+                while True:
+                    yield self._message(self._consumer.wait(None))
 
     async def __aiter__(self) -> AsyncIterator[Message]:
-        await self._access.ensure_async()
-        with self._consumer.looping(), contextlib.suppress(Closed):
-            while True:
-                yield self._message(await self._consumer.wait_async(None))
+        with self._getting:
+            await self._access.ensure_async()
+            with self._consumer.looping(), contextlib.suppress(Closed):
+                while True:
+                    yield self._message(await self._consumer.wait_async(None))
 
     def close(self) -> None:
         """Consumes no more: what it holds and has not acknowledged goes to others. The queue stays."""
@@ -288,8 +298,9 @@ class Queue:
         And how many were ``put``, ``acknowledged``, ``redelivered`` and given up (``dead``) since it began;
         ``late`` is what was said of messages that the consumer had no longer.
         """
-        self._access.ensure()
-        told: dict[str, int] = self._access.native.call(STATS, (self.name, *self._agreed), {}, None)
+        with Telling(self._access, f"stats of {self._consumer.what}"):
+            self._access.ensure()
+            told: dict[str, int] = self._access.native.call(STATS, (self.name, *self._agreed), {}, None)
         return told
 
     def __enter__(self) -> Queue:

@@ -1,6 +1,6 @@
 """Ray as a ``concurrent.futures.Executor``: ``@isthmus.export(executor=RayExecutor())``.
 
-Needs the package ray, as ``pip install isthmus[ray]`` brings it.
+Needs the package ray, as ``pip install '/path/to/isthmus/adapters/python[ray]'`` brings it.
 """
 
 from __future__ import annotations

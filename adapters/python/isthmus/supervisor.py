@@ -121,16 +121,16 @@ class Crew:
         started = time.time_ns()
         try:
             said = await self._hear(reader)
+            self._remember(said.get("files", ()), started)
+            if "error" in said:
+                await self.leave(FAILING)
+                raise Failed(said)
+            if "ready" not in said:
+                raise Failed(about(RuntimeError(f"{self} {await self.ended()} before it served")))
         except asyncio.CancelledError:
             self.kill()
             await self.ended()
             raise
-        self._remember(said.get("files", ()), started)
-        if "error" in said:
-            await self.leave(FAILING)
-            raise Failed(said)
-        if "ready" not in said:
-            raise Failed(about(RuntimeError(f"{self} {await self.ended()} before it served")))
 
     async def _hear(self, reader: asyncio.StreamReader) -> dict[str, Any]:
         """What it says; nothing when it has ended, although a child of its own may hold the line."""

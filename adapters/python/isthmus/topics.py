@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any
 
-from .access import Access, Lane
+from .access import Access, Lane, Telling
 from .intake import Closed, Intake, readable
 from .keeper import PUBLISH, SUBSCRIBE
 from .rules import DEPTH, WAIT
@@ -59,9 +59,11 @@ class Subscription:
 
     def __init__(self, access: Access, name: str, on_full: str, depth: int) -> None:
         self.name = name
-        access.ensure()
-        self._feed = _Feed(access, name, on_full, depth)
-        self._feed.wait(None)
+        self._getting = Telling(access, f"get from the topic '{name}'")
+        with Telling(access, f"subscribe to the topic '{name}'"):
+            access.ensure()
+            self._feed = _Feed(access, name, on_full, depth)
+            self._feed.wait(None)
 
     @property
     def dropped(self) -> int:
@@ -70,11 +72,13 @@ class Subscription:
 
     def get(self, *, timeout: float | None = None) -> Any:
         """The next message. Raises isthmus.TimeoutError, PeerLost when the bus ends, Error when closed."""
-        return readable(self._feed.wait(timeout)[1])
+        with self._getting:
+            return readable(self._feed.wait(timeout)[1])
 
     async def get_async(self, *, timeout: float | None = None) -> Any:
         """``get`` for the running event loop."""
-        return readable((await self._feed.wait_async(timeout))[1])
+        with self._getting:
+            return readable((await self._feed.wait_async(timeout))[1])
 
     def __iter__(self) -> Subscription:
         return self

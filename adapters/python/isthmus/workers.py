@@ -10,9 +10,11 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import sysconfig
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -29,11 +31,20 @@ from .app import (
 from .errors import ConnectError
 from .host import Host
 
-__all__ = ["KINDS", "check_kind", "work", "work_in_interpreter"]
+__all__ = [
+    "KINDS",
+    "WORK",
+    "arguments_of_crew",
+    "check_kind",
+    "command_of_crew",
+    "host_of",
+    "work_in_interpreter",
+]
 
 log = logging.getLogger("isthmus")
 
 KINDS = ("process", "interpreter", "thread")
+WORK = "work"  # the command that a crew's process is started with: for supervisors, and so without help
 
 
 def check_kind(kind: str) -> None:
@@ -51,7 +62,51 @@ def check_kind(kind: str) -> None:
         )
 
 
-def work(arguments: argparse.Namespace) -> int:
+def command_of_crew(
+    app: str,
+    bus: str,
+    *,
+    kind: str = "process",
+    allow: str | None = None,
+    numpy_memory: bool = True,
+    pickle: bool = False,
+) -> list[str]:
+    """What starts a crew. Its supervisor says which workers they are, and on which line it listens."""
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
+    command = [sys.executable, *flags, "-m", "isthmus", WORK, app, "--bus", bus, "--worker-kind", kind]
+    if allow is not None:
+        command += ["--allow", allow]
+    return command + ["--no-numpy-memory"] * (not numpy_memory) + ["--pickle"] * pickle
+
+
+def arguments_of_crew(argv: Sequence[str]) -> argparse.Namespace:
+    """What follows ``WORK`` in such a command."""
+    parser = argparse.ArgumentParser(prog=f"isthmus {WORK}")
+    parser.add_argument("app")
+    parser.add_argument("--bus")
+    parser.add_argument("--worker-kind", choices=KINDS)
+    parser.add_argument("--allow")
+    parser.add_argument("--no-numpy-memory", dest="numpy_memory", action="store_false")
+    parser.add_argument("--pickle", action="store_true")
+    parser.add_argument("--first", type=int)
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--lifeline", type=int)
+    parser.set_defaults(run=_work)
+    return parser.parse_args(argv)
+
+
+def host_of(arguments: argparse.Namespace, **more: Any) -> Host:
+    """The host that a command line asks for."""
+    return Host(
+        arguments.bus,
+        allow=arguments.allow,
+        numpy_memory=arguments.numpy_memory,
+        pickle=arguments.pickle,
+        **more,
+    )
+
+
+def _work(arguments: argparse.Namespace) -> int:
     """What the process of a crew does: it serves until SIGTERM has it drain, or its supervisor is gone."""
     lifeline = Lifeline(arguments.lifeline)
     lifeline.watch()
@@ -73,7 +128,7 @@ def _work_here(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
         return FAILED
     if arguments.first == 0:
         warn_of_no_exports(arguments.app)
-    hosts = [_host(arguments, number) for number in numbers]
+    hosts = [host_of(arguments, join=True, worker=number) for number in numbers]
 
     def drain(number: int, frame: FrameType | None) -> None:
         for host in hosts:
@@ -93,17 +148,6 @@ def _work_here(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
         for host in hosts:
             host.stop()
     return DONE
-
-
-def _host(arguments: argparse.Namespace, number: int) -> Host:
-    return Host(
-        arguments.bus,
-        allow=arguments.allow,
-        numpy_memory=arguments.numpy_memory,
-        pickle=arguments.pickle,
-        join=True,
-        worker=number,
-    )
 
 
 # --- sub-interpreters --------------------------------------------------------------------------------------
@@ -191,7 +235,7 @@ def work_in_interpreter(options: dict[str, Any]) -> None:
     if arguments.first == 0:
         warn_of_no_exports(arguments.app)
 
-    host = _host(arguments, arguments.first)
+    host = host_of(arguments, join=True, worker=arguments.first)
     try:
         host.start()
     except ConnectError as error:

@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { threadId } from 'node:worker_threads'
+import { cases } from '../cases.mjs'
 import { outputOf } from '../pipeline/children.mjs'
 import { detectors } from '../pipeline/work.mjs'
 
@@ -13,7 +14,7 @@ const pythonWithInterpreters = ['3.13', '3.12']
   .map(version => here(`../../../.venvs/${version}/bin/python`))
   .find(existsSync)
 
-export const cannot = pythonWithInterpreters ? [] : ['workers-py-interpreter-2']
+export const can = Object.keys(cases).filter(key => pythonWithInterpreters || !key.includes('interpreter'))
 
 const [inNode, inPython] = ['isthmus.mjs', 'isthmus_stage.py'].map(file =>
   fileURLToPath(new URL(`../pipeline/${file}`, import.meta.url)),

@@ -3,41 +3,26 @@
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { createRequire } from 'node:module'
 import { connect } from 'node:net'
 import { threadId } from 'node:worker_threads'
+import { array, basics, Calls, installed } from './common.mjs'
 
 const app = new URL('./msgpackr_app.py', import.meta.url).pathname
 
 export const install = { npm: { msgpackr: '2.1.3' }, pip: ['msgpack==1.2.4'] }
 
-export const cannot = [
-  'sync',
-  'handoff',
-  'double',
-  'copied',
-  'async',
-  'stream',
-  'workers-py',
-  'inference',
-  'pipeline',
-]
+export const can = [...basics, 'flood']
 
 export async function start({ python, dir, scratch, share }) {
-  const { Packr } = createRequire(`${dir}/package.json`)('msgpackr')
+  const { Packr } = installed(dir, 'msgpackr')
   const path = share ?? `${scratch}/${process.pid}-${threadId}.sock`
   const child = share ? null : await serve(python, path)
   const socket = connect(path)
   await once(socket, 'connect')
 
   const packr = new Packr({ useRecords: false })
-  const pending = new Map()
-  let batch = []
-  let nextId = 0
-
-  const flush = () => {
+  const calls = new Calls(batch => {
     const body = packr.pack(batch)
-    batch = []
     const header = Buffer.allocUnsafe(4)
     header.writeUInt32LE(body.length)
     socket.cork()
@@ -45,36 +30,19 @@ export async function start({ python, dir, scratch, share }) {
     // msgpackr uses its buffer again for the next batch.
     socket.write(Buffer.from(body))
     socket.uncork()
-  }
-
-  const call = (name, args) =>
-    new Promise((resolve, reject) => {
-      const id = nextId++
-      pending.set(id, { resolve, reject })
-      if (batch.push([id, name, args]) === 1) queueMicrotask(flush)
-    })
-
-  socket.on(
-    'data',
-    frames(body => {
-      for (const [id, error, result] of packr.unpack(body)) {
-        const { resolve, reject } = pending.get(id)
-        pending.delete(id)
-        if (error === null) resolve(result)
-        else reject(new Error(error))
-      }
-    }),
-  )
-  socket.on('close', () => {
-    for (const { reject } of pending.values()) reject(new Error('the Python side closed the socket'))
   })
+  const onFrame = body => {
+    for (const answer of packr.unpack(body)) calls.answer(answer)
+  }
+  socket.on('data', frames(onFrame))
+  socket.on('close', () => calls.fail('the Python side closed the socket'))
 
   return {
     share: path,
-    add: (a, b) => call('add', [a, b]),
-    array: length => new Float64Array(length),
+    add: (a, b) => calls.call('add', [a, b]),
+    array,
     sumPlusOne: async x => {
-      const [sum, bytes] = await call('total_plus_one', [Buffer.from(x.buffer)])
+      const [sum, bytes] = await calls.call('total_plus_one', [Buffer.from(x.buffer)])
       const aligned = bytes.byteOffset % 8 === 0 ? bytes : new Uint8Array(bytes)
       return [sum, new Float64Array(aligned.buffer, aligned.byteOffset, aligned.length / 8)]
     },

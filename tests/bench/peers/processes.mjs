@@ -7,7 +7,7 @@ const program = fileURLToPath(new URL('../pipeline/processes.py', import.meta.ur
 
 export const install = {}
 
-export const only = ['pipeline']
+export const can = ['pipeline']
 
 export function start({ python }) {
   return {

@@ -12,7 +12,7 @@ const [inNode, inPython] = ['zeromq.mjs', 'zeromq.py'].map(file =>
 
 export const install = { npm: { zeromq: '6.8.0' }, pip: ['pyzmq==27.3.0'] }
 
-export const only = ['pipeline']
+export const can = ['pipeline']
 
 export function start({ python, dir, scratch }) {
   return {

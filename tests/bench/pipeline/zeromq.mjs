@@ -1,10 +1,10 @@
 // The source or the sink of a pipeline over ZeroMQ: node zeromq.mjs source|sink FOLDER PLACE [MS]
 
-import { createRequire } from 'node:module'
+import { installed } from '../peers/common.mjs'
 import { Count, depth, detectors, frameBytes, paint } from './work.mjs'
 
 const [role, dir, place, ms] = process.argv.slice(2)
-const zmq = createRequire(`${dir}/package.json`)('zeromq')
+const zmq = installed(dir, 'zeromq')
 
 const stages = {
   async source() {

@@ -1,6 +1,9 @@
+"""What workers serve in the tests of both adapters."""
+
+import asyncio
 import os
-import pathlib
 import time
+from pathlib import Path
 
 import isthmus
 
@@ -12,12 +15,23 @@ def pid():
 
 @isthmus.export
 def hold(gate):
-    """Tells in `gate`.begun that it has begun; ends once the file `gate` is there."""
-    gate = pathlib.Path(gate)
+    """Tells in `gate`.begun that a call has come to it, and where; ends once the file `gate` is there."""
+    gate = Path(gate)
     gate.with_suffix(".begun").write_text(str(os.getpid()))
     while not gate.exists():
         time.sleep(0.002)
     return os.getpid()
+
+
+@isthmus.export
+async def hold_on_loop(gate):
+    return await asyncio.to_thread(hold, gate)
+
+
+@isthmus.export
+def count(items):
+    for i in range(items):
+        yield [i, os.getpid()]
 
 
 @isthmus.export

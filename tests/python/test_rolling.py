@@ -1,0 +1,109 @@
+"""How workers are replaced while they are called: by SIGHUP, and with `--reload` by a change of a file."""
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+
+def test_sighup_replaces_all_workers_without_losing_a_call(serve, app, connect, until, pids_of):
+    served = serve(app, "--workers", "2").ready()
+    watcher = connect()
+    before = pids_of(watcher, 2)
+    done, answered = threading.Event(), []
+
+    def keep_calling():
+        caller = connect()
+        while not done.is_set():
+            answered.append(caller.call("pid"))
+            answered.extend(call.result() for call in [caller.submit("pid") for _ in range(20)])
+
+    with ThreadPoolExecutor(2) as threads:
+        callers = [threads.submit(keep_calling) for _ in range(2)]
+        for _ in range(2):
+            served.process.send_signal(signal.SIGHUP)
+            until(lambda old=before: not old & pids_of(watcher, 2))
+            before = pids_of(watcher, 2)
+        done.set()
+        for caller in callers:
+            caller.result()
+    assert len(set(answered)) >= 4
+
+
+def test_a_call_that_runs_ends_on_the_worker_that_it_began_on(serve, app, connect, gate, until):
+    served = serve(app, "--workers", "1").ready()
+    caller, held = connect(), gate()
+    call = caller.submit("hold", str(held.path))
+    holder = held.holder()
+    served.process.send_signal(signal.SIGHUP)
+    calls = []
+    answered = until(lambda: calls.append(caller.submit("pid")) or [one for one in calls if one.done()])
+    assert answered[0].result() != holder
+    assert not call.done()
+    held.open()
+    assert call.result() == holder
+    assert {one.result() for one in calls} <= {holder, answered[0].result()}
+
+
+def test_the_workers_stay_when_new_ones_can_not_be_started(serve, app, connect, pids_of):
+    served = serve(app, "--workers", "2").ready()
+    caller = connect()
+    before = pids_of(caller, 2)
+    served.app.write_text("no python\n")
+    served.process.send_signal(signal.SIGHUP)
+    line = served.process.stderr.readline()
+    assert "goes on with the workers that it has" in line
+    assert pids_of(caller, 2) == before
+
+
+# --- reload ----------------------------------------------------------------------------------------------
+
+
+ANSWERS = """
+    import isthmus
+    import answers
+
+    @isthmus.export
+    def answer():
+        return answers.answer
+"""
+
+
+@pytest.fixture
+def answers(tmp_path):
+    module = tmp_path / "answers.py"
+    module.write_text("answer = 1\n")
+    return module
+
+
+def test_reload_rolls_when_a_file_of_the_app_changes(serve, connect, until, answers):
+    served = serve(ANSWERS, "--workers", "2", "--reload").ready()
+    caller = connect()
+    assert caller.call("answer") == 1
+    answers.write_text("answer = \n")
+    assert "goes on with the workers that it has" in served.process.stderr.readline()
+    assert caller.call("answer") == 1
+    answers.write_text("answer = 22\n")
+    until(lambda: {caller.call("answer") for _ in range(8)} == {22})
+
+
+def test_reload_gives_up_what_never_serves_once_that_is_mended(serve, connect, until, answers):
+    served = serve(ANSWERS, "--reload").ready()
+    caller = connect()
+    answers.write_text("import time\nprint('begins', flush=True)\ntime.sleep(600)\n")
+    assert served.process.stdout.readline() == "begins\n"
+    assert caller.call("answer") == 1
+    answers.write_text("answer = 22\n")
+    until(lambda: caller.call("answer") == 22)
+
+
+def test_reload_looks_at_modules_that_could_not_be_imported_too(serve, connect, until, answers):
+    served = serve(ANSWERS, "--reload").ready()
+    caller = connect()
+    new = answers.with_name("new_answers.py")
+    new.write_text("answer = \n")
+    answers.write_text("from new_answers import answer\n")
+    assert "goes on with the workers that it has" in served.process.stderr.readline()
+    new.write_text("answer = 22\n")
+    until(lambda: caller.call("answer") == 22)

@@ -1,0 +1,83 @@
+"""Workers that are threads or sub-interpreters, and Pythons that can't have them."""
+
+import signal
+import sys
+import sysconfig
+
+import pytest
+
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+
+    def test_threads_that_run_at_the_same_time_are_workers_too(serve, app, connect, gate):
+        served = serve(app, "--workers", "2", "--worker-kind", "thread").ready()
+        caller, gates = connect(), [gate("one"), gate("two")]
+        calls = [caller.submit("hold", str(each.path)) for each in gates]
+        assert {each.holder() for each in gates} == {gates[0].holder()}
+        for each in gates:
+            each.open()
+        assert {call.result() for call in calls} == {gates[0].holder()}
+        assert served.end() == 0
+
+else:
+
+    def test_threads_are_refused_by_a_python_with_a_gil(serve, app):
+        served = serve(app, "--workers", "2", "--worker-kind", "thread")
+        assert "in a free-threaded build of Python alone" in served.answer()["error"]["message"]
+        assert served.wait() == 2
+
+
+if sys.version_info < (3, 12):
+
+    def test_interpreters_are_refused_by_a_python_that_is_too_old(serve, app):
+        served = serve(app, "--workers", "2", "--worker-kind", "interpreter")
+        assert "need Python 3.12 or later" in served.answer()["error"]["message"]
+        assert served.wait() == 2
+
+else:
+    IN_INTERPRETERS = """
+        import asyncio
+        import isthmus
+
+        me = object()
+
+        @isthmus.export
+        def who():
+            return id(me)
+
+        @isthmus.export
+        async def later():
+            await asyncio.sleep(0)
+            return id(me)
+    """
+
+    @pytest.mark.parametrize("export", ["who", "later"])
+    def test_an_interpreter_is_a_worker_with_a_copy_of_the_app_of_its_own(serve, connect, until, export):
+        served = serve(IN_INTERPRETERS, "--workers", "2", "--worker-kind", "interpreter").ready()
+        caller, seen = connect(), set()
+        until(
+            lambda: (
+                seen.update(call.result() for call in [caller.submit(export) for _ in range(32)])
+                or len(seen) == 2
+            )
+        )
+        assert served.end() == 0
+
+    def test_interpreters_roll_and_drain_like_processes(serve, connect, until, workers_of):
+        served = serve(IN_INTERPRETERS, "--workers", "2", "--worker-kind", "interpreter").ready()
+        caller = connect()
+        before = workers_of(caller)
+        served.process.send_signal(signal.SIGHUP)
+
+        def others():
+            caller.call("who")
+            return not before & workers_of(caller)
+
+        until(others)
+        assert served.end() == 0
+
+    def test_modules_that_can_not_be_loaded_there_are_refused_with_a_way_out(serve):
+        served = serve("import numpy", "--workers", "2", "--worker-kind", "interpreter")
+        error = served.answer()["error"]
+        assert error["type"] == "ImportError"
+        assert "--worker-kind process" in error["message"]
+        assert served.wait() == 1
