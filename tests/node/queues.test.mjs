@@ -5,7 +5,7 @@ import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { connect, EncodeError, HostLostError, IsthmusError, PythonError, spawn, TimeoutError } from 'isthmus'
-import { Access } from '../../adapters/node/dist/queues.js'
+import { Access } from '../../adapters/node/dist/access.js'
 import { collectGarbage, run, until } from './support.mjs'
 
 const app = fileURLToPath(new URL('./queues_app.py', import.meta.url))

@@ -1,5 +1,6 @@
 // A connection to a bus: calls, their answers, and the life of both.
 
+import { Access } from './access.js'
 import type { Companion } from './answers.js'
 import type { ArrowTable } from './arrow.js'
 import type { DType, TypedArray, TypedArrayConstructor } from './dtypes.js'
@@ -11,10 +12,11 @@ import type { NDArray } from './ndarray.js'
 import { optionsOf } from './options.js'
 import { type Buffers, Peer } from './peer.js'
 import { referenceOf, type Target } from './port.js'
-import { Access, Queue, type QueueOptions, Topic } from './queues.js'
+import { Queue, type QueueOptions } from './queues.js'
 import { type Chain, importModule, type Remote } from './remote.js'
 import type { Handler } from './serve.js'
 import { Incoming } from './streams.js'
+import { Topic } from './topics.js'
 import type {
   AnyExports,
   ArgumentsOf,

@@ -4,6 +4,7 @@
  * @packageDocumentation
  */
 
+export type { WaitOptions } from './access.js'
 export { Moved, move } from './arrays.js'
 export type { ArrowTable } from './arrow.js'
 export {
@@ -34,17 +35,9 @@ export { release } from './leases.js'
 export { KeywordArguments, type Kwargs, kwargs, Slice, slice, Tuple, tuple } from './marks.js'
 export type { Counters, MemoryStats } from './native.js'
 export { type Element, type Layout, NDArray, type Nested, type Range } from './ndarray.js'
-export {
-  Message,
-  Queue,
-  type QueueOptions,
-  type QueueStats,
-  type SubscribeOptions,
-  Subscription,
-  Topic,
-  type WaitOptions,
-} from './queues.js'
+export { Message, Queue, type QueueOptions, type QueueStats } from './queues.js'
 export { type Chain, enter, isRemote, keep, type Remote, toTable, withContext } from './remote.js'
 export { type SpawnOptions, spawn } from './spawn.js'
 export type { Incoming } from './streams.js'
+export { type SubscribeOptions, Subscription, Topic } from './topics.js'
 export type { AnyExports } from './types.js'
