@@ -136,6 +136,32 @@ def test_what_is_put_comes_out_as_it_went_in_and_is_gone_once_it_is_acknowledged
     assert q.stats() == {"waiting": 0, "unacknowledged": 0, "blocked": 0, "depth": 256, **counts}
 
 
+def test_a_get_that_may_take_no_time_gets_what_waits_there(bus, other):
+    q = other.queue("q", prefetch=100)
+    for i in range(100):
+        bus.queue("q").put(i)
+        assert q.get(timeout=0).value == i
+        with pytest.raises(isthmus.TimeoutError, match="the queue 'q' had no message"):
+            q.get(timeout=0)
+
+    async def main():
+        for i in range(100):
+            bus.queue("r").put(i)
+            message = await asyncio.wait_for(r.get_async(timeout=0), PATIENCE)
+            assert message.value == i
+            message.ack()
+            with pytest.raises(isthmus.TimeoutError):
+                await r.get_async(timeout=0)
+
+    r = other.queue("r")
+    asyncio.run(main())
+    with other.topic("t").subscribe() as subscription:
+        with pytest.raises(isthmus.TimeoutError):
+            subscription.get(timeout=0)
+        bus.topic("t").publish("here")
+        assert subscription.get(timeout=0) == "here"
+
+
 def test_each_message_goes_to_one_of_several_consumers(bus, other, until):
     with ThreadPoolExecutor() as threads:
 

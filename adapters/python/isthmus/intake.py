@@ -13,6 +13,7 @@ from . import futures
 from ._isthmus import ITEMS, RAISED, RESULT, STREAMS
 from .access import SLICE, Access
 from .errors import Error, PeerLost, TimeoutError
+from .keeper import READY
 
 __all__ = ["Closed", "Intake", "readable"]
 
@@ -60,9 +61,22 @@ class _LoopWaiter:
             self.future.set_result(None)
 
 
-def _deliver(events: Sequence[tuple[Intake[Any], int, Any]]) -> None:
-    for intake, what, value in events:
-        intake.receive(what, value)
+class _Look:
+    """Ends a wait when the keeper has said all that it had to say before it was asked."""
+
+    __slots__ = ("_intake", "_waiter")
+
+    def __init__(self, intake: Intake[Any], waiter: _Waiter | _LoopWaiter) -> None:
+        self._intake = intake
+        self._waiter = waiter
+
+    def receive(self, what: int, value: Any) -> None:
+        self._intake.looked(self._waiter, value if what == RAISED else None)
+
+
+def _deliver(events: Sequence[tuple[Intake[Any] | _Look, int, Any]]) -> None:
+    for receiver, what, value in events:
+        receiver.receive(what, value)
 
 
 class Intake(Generic[Item]):
@@ -140,6 +154,15 @@ class Intake(Generic[Item]):
                 self.fail(PeerLost(f"{self.what} has ended") if what == RESULT else value)
             self.wake()
 
+    def looked(self, waiter: _Waiter | _LoopWaiter, failure: BaseException | None) -> None:
+        """There was nothing for it, unless it has it."""
+        with self.lock:
+            if waiter not in self.waiters:
+                return
+            self._withdraw(waiter)
+            self._settle(waiter, RAISED, failure or self._nothing(0))
+            self.wake()
+
     # --- any thread ---
 
     def _ask(self, make: Callable[[], Any]) -> tuple[Any, Any]:
@@ -167,12 +190,18 @@ class Intake(Generic[Item]):
         with self.lock:
             if waiter.outcome is None:
                 self._withdraw(waiter)
-                raise TimeoutError(f"{self.what} had no message within {timeout} s")
+                raise self._nothing(timeout)
             what, value = waiter.outcome
         if what == RAISED:
             raise value
         item: Item = value
         return item
+
+    def _nothing(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(f"{self.what} had no message within {timeout} s")
+
+    def _look(self, waiter: _Waiter | _LoopWaiter) -> None:
+        self.native.start(READY, (), {}, None, 0, 0, _deliver, _Look(self, waiter))
 
     def _abandon(self, waiter: _Waiter | _LoopWaiter) -> None:
         """It waits no longer, and what has come after all is for others."""
@@ -188,7 +217,7 @@ class Intake(Generic[Item]):
         self.adjust()
 
     def wait(self, timeout: float | None) -> Item:
-        """The next item. Signal handlers run meanwhile."""
+        """The next item; with a timeout of 0 one that is there by now. Signal handlers run meanwhile."""
         if self.access.is_here:
             raise Error(
                 f"{self.what} can't be waited for on the thread that its messages come by: use an export "
@@ -198,8 +227,10 @@ class Intake(Generic[Item]):
         item, waiter = self._ask(_Waiter)
         if waiter is None:
             return item
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if not timeout else time.monotonic() + timeout
         try:
+            if timeout == 0:
+                self._look(waiter)
             while waiter.outcome is None:
                 left = SLICE if until is None else min(SLICE, until - time.monotonic())
                 if left <= 0:
@@ -216,7 +247,9 @@ class Intake(Generic[Item]):
         if waiter is None:
             return item
         try:
-            if timeout is None:
+            if timeout == 0:
+                self._look(waiter)
+            if not timeout:
                 await waiter.future
             else:
                 await asyncio.wait([waiter.future], timeout=timeout)

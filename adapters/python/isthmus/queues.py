@@ -237,7 +237,8 @@ class Queue:
     def get(self, *, timeout: float | None = None) -> Message:
         """The next message, once there is one and this consumer may hold one more (``prefetch``).
 
-        Raises isthmus.TimeoutError, PeerLost when the bus ends, Error when the queue is closed meanwhile.
+        With a timeout of 0 it is one that waits there by now. Raises isthmus.TimeoutError, PeerLost when the
+        bus ends, Error when the queue is closed meanwhile.
         """
         with self._getting:
             self._access.ensure()

@@ -71,7 +71,10 @@ class Subscription:
         return self._feed.dropped
 
     def get(self, *, timeout: float | None = None) -> Any:
-        """The next message. Raises isthmus.TimeoutError, PeerLost when the bus ends, Error when closed."""
+        """The next message; with a timeout of 0 one that is there by now.
+
+        Raises isthmus.TimeoutError, PeerLost when the bus ends, Error when closed.
+        """
         with self._getting:
             return readable(self._feed.wait(timeout)[1])
 
