@@ -162,6 +162,25 @@ def test_a_get_that_may_take_no_time_gets_what_waits_there(bus, other):
         assert subscription.get(timeout=0) == "here"
 
 
+def test_queues_that_nobody_uses_are_forgotten_when_there_are_many(bus, other):
+    """As in a program that has one for each request."""
+    kept, consumed = bus.queue("kept"), bus.queue("consumed")
+    kept.put("a")
+    consumed.put("b")
+    consumer = other.queue("consumed")
+    message = consumer.get()
+    first = bus.queue("0")
+    for i in range(3000):
+        q = bus.queue(str(i), depth=2)
+        q.put(i)
+        with q, q.get() as own:
+            assert own.value == i
+    assert first.stats()["put"] == 0
+    assert kept.stats()["waiting"] == consumed.stats()["unacknowledged"] == 1
+    message.ack()
+    assert consumer.stats()["acknowledged"] == 1
+
+
 def test_each_message_goes_to_one_of_several_consumers(bus, other, until):
     with ThreadPoolExecutor() as threads:
 

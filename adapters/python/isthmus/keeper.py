@@ -36,6 +36,7 @@ READY = "isthmus.queue.ready"
 PUBLISH = "isthmus.topic.publish"
 SUBSCRIBE = "isthmus.topic.subscribe"
 
+MOST_QUEUES = 1024  # idle ones among them are forgotten when there are more
 LEAVES = -1  # as the number of wanted messages: the consumer wants none, and holds none
 
 Place = tuple[int, int]  # a peer's slot, and its own number for a consumer
@@ -83,6 +84,7 @@ class Keeper:
         # All of it is used on the dispatcher's thread alone.
         self._outbox = Outbox()
         self._queues: dict[str, Queue] = {}
+        self._most_queues = MOST_QUEUES
         self._topics: dict[str, Topic] = {}
         self._consumers: dict[Place, tuple[Queue, Consumer]] = {}
         self._subscribers: dict[Hashable, tuple[Topic, Subscriber]] = {}
@@ -141,10 +143,17 @@ class Keeper:
         queue = self._queues.get(name)
         if queue is None:
             check_name("a queue", name)
+            self._forget_idle_queues()
             queue = self._queues[name] = Queue(name, self._outbox, lambda: self._queue(name + DEAD))
         if depth is not None or deliveries is not None:
             queue.agree(depth, deliveries)
         return queue
+
+    def _forget_idle_queues(self) -> None:
+        """For programs that have a queue for each request. The others keep their counts."""
+        if len(self._queues) >= self._most_queues:
+            self._queues = {name: queue for name, queue in self._queues.items() if not queue.is_idle}
+            self._most_queues = max(MOST_QUEUES, 2 * len(self._queues))
 
     def _put(
         self, token: Hashable, call: _isthmus.Call, value: Any, name: str, depth: Any, deliveries: Any

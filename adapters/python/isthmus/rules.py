@@ -135,6 +135,7 @@ class Queue:
         self._held = 0
         self._puts: OrderedDict[Hashable, Any] = OrderedDict()  # by token
         self._ready: deque[Consumer] = deque()  # who have room, in turn
+        self._consumers: set[Consumer] = set()
         self._numbers = itertools.count()
         self._counts = dict.fromkeys(("put", "acknowledged", "redelivered", "dead", "late"), 0)
 
@@ -157,6 +158,11 @@ class Queue:
 
     def _to_give(self) -> int:
         return len(self._returned) + len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in it, and nobody waits for anything."""
+        return not (self.kept or self._puts or self._consumers)
 
     def stats(self) -> dict[str, int]:
         return {
@@ -203,6 +209,7 @@ class Queue:
 
     def want(self, consumer: Consumer, wanted: int) -> None:
         """It wants so many in all, since it began."""
+        self._consumers.add(consumer)
         consumer.wanted = wanted
         self._may_be_ready(consumer)
         self._deliver()
@@ -231,6 +238,7 @@ class Queue:
     def leave(self, consumer: Consumer) -> None:
         """What it holds goes to others, before what came later."""
         consumer.wanted = 0
+        self._consumers.discard(consumer)
         if consumer.is_ready:
             consumer.is_ready = False
             self._ready.remove(consumer)
