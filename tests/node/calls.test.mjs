@@ -359,8 +359,12 @@ test('a connection shows its name, and what it knows of exports without asking',
   for (const name of ['add', 'sleep', 'total']) assert.match(shown, new RegExp(`'${name}'`))
   assert.doesNotMatch(shown, /'mine'/)
   assert.equal(inspect({ other }, { depth: 0 }), '{ other: [Bus] }')
+  const { exports } = other
+  assert.match(inspect(exports), new RegExp(`^Exports of '${other.name}' \\[\\s+'add',`))
+  assert.equal(inspect({ exports }, { depth: 0 }), '{ exports: [Exports] }')
   await other.close()
   assert.equal(inspect(other), `Bus { name: '${other.name}', closed: true }`)
+  assert.equal(inspect(exports), `Exports of '${other.name}' (closed)`)
 })
 
 // The best of three: what else the machine does may hold up a process for longer than that.

@@ -31,6 +31,7 @@ import type {
 
 const { sizes, loops } = constants
 const inspected: unique symbol = Symbol.for('nodejs.util.inspect.custom')
+type Inspect = (value: object, options: object) => string
 const chores = 1000
 const idleChores = 8
 const nudgesAt = [1, 3]
@@ -373,18 +374,28 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   }
 
   /** What `console.log` shows: the name, and the exports of others as far as they are known here. */
-  [inspected](depth: number, options: object, inspect: (value: object, options: object) => string): string {
+  [inspected](depth: number, options: object, inspect: Inspect): string {
     if (depth < 0) return '[Bus]'
-    const exports = this.#peer.native.exports()
-    const others = exports?.filter(name => !name.startsWith('isthmus.')) // the package's own
-    const about = others ? { exports: [...new Set(others)].sort() } : { closed: true }
-    return `Bus ${inspect({ name: this.name, ...about }, options)}`
+    const exports = this.#known()
+    return `Bus ${inspect({ name: this.name, ...(exports ? { exports } : { closed: true }) }, options)}`
   }
 
   // --- the rest ----------------------------------------------------------------------------------------------
 
+  /** What others export, as far as it is known here; undefined once it was closed. */
+  #known(): string[] | undefined {
+    const names = this.#peer.native.exports()
+    return names && [...new Set(names.filter(name => !name.startsWith(reserved)))].sort()
+  }
+
   #proxy(): Readonly<Record<string, ExportedFunction>> {
+    const shown = (depth: number, options: object, inspect: Inspect) => {
+      if (depth < 0) return '[Exports]'
+      const names = this.#known()
+      return `Exports of '${this.name}' ${names ? inspect(names, options) : '(closed)'}`
+    }
     const functions: Record<string, ExportedFunction> = Object.create(null)
+    Object.defineProperty(functions, inspected, { value: shown, configurable: true })
     return new Proxy(functions, {
       // A promise is told by its `then`: without this, `await py.exports` would call Python.
       get: (known, name) => {
