@@ -1,21 +1,18 @@
 // Functions that travel: called back from everywhere, and the same when they come home.
 
 import assert from 'node:assert/strict'
-import { after, before, describe, test } from 'node:test'
+import { describe, test } from 'node:test'
 import { IsthmusError } from 'isthmus'
-import { languages, meet, privateDirectory, sleep } from './lib.mjs'
+import { languages, meetBefore, privateDirectory, sleep } from './lib.mjs'
 
 privateDirectory()
 
 for (const language of languages) {
   describe(`with ${language}`, () => {
-    let other
     let peer
-    before(async () => {
-      other = await meet(language)
+    const other = meetBefore(language, () => {
       peer = other.peer
     })
-    after(() => other?.part())
 
     // a dispatcher, a thread and a coroutine, where the other side has them
     for (const apply of ['apply', 'apply_thread', 'apply_async']) {

@@ -1,22 +1,19 @@
 // What is cancelled, and in which order both sides come to know of it.
 
 import assert from 'node:assert/strict'
-import { after, before, beforeEach, describe, test } from 'node:test'
+import { beforeEach, describe, test } from 'node:test'
 import { TimeoutError } from 'isthmus'
-import { languages, meet, privateDirectory, sleep, until } from './lib.mjs'
+import { languages, meet, meetBefore, privateDirectory, sleep, until } from './lib.mjs'
 
 privateDirectory()
 
 for (const language of languages) {
   describe(`with ${language}`, () => {
-    let other
     let peer
     let log
-    before(async () => {
-      other = await meet(language)
+    const other = meetBefore(language, () => {
       peer = other.peer
     })
-    after(() => other?.part())
     beforeEach(async () => {
       await peer.call('take_events')
       log = []
@@ -215,13 +212,10 @@ for (const language of languages) {
 }
 
 describe('what runs in Python and never waits', () => {
-  let other
   let peer
-  before(async () => {
-    other = await meet('python')
+  const other = meetBefore('python', () => {
     peer = other.peer
   })
-  after(() => other?.part())
 
   // On the dispatcher's thread nothing else is answered meanwhile, so that what happened is asked for afterwards.
   for (const name of ['watch', 'watch_thread']) {

@@ -1,21 +1,18 @@
 // Errors on their way through several languages: types, causes, each side's stack, and the same error at home.
 
 import assert from 'node:assert/strict'
-import { after, before, describe, test } from 'node:test'
+import { describe, test } from 'node:test'
 import { IsthmusError, PythonError } from 'isthmus'
-import { languages, meet, privateDirectory, third } from './lib.mjs'
+import { languages, meetBefore, privateDirectory, third } from './lib.mjs'
 
 privateDirectory()
 
 for (const language of languages) {
   describe(`with ${language}`, () => {
-    let other
     let peer
-    before(async () => {
-      other = await meet(language)
+    const other = meetBefore(language, () => {
       peer = other.peer
     })
-    after(() => other?.part())
     const [type, cause] = language === 'python' ? ['ValueError', 'KeyError'] : ['RangeError', 'TypeError']
 
     test('an error arrives with its type, message, stack and cause', async () => {
@@ -161,13 +158,10 @@ for (const language of languages) {
 }
 
 describe('in a Python host', () => {
-  let other
   let py
-  before(async () => {
-    other = await meet('python')
+  const other = meetBefore('python', () => {
     py = other.peer
   })
-  after(() => other?.part())
 
   for (const name of ['KeyboardInterrupt', 'SystemExit', 'Unprintable']) {
     test(`${name} is an error of its call, also on its way through JavaScript, and the host lives on`, async () => {

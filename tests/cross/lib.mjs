@@ -14,7 +14,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after } from 'node:test'
+import { after, before } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect } from 'isthmus'
 import { status } from './memory.mjs'
@@ -162,6 +162,17 @@ export async function meet(language) {
     await host.stop()
   }
   return { name, peer, pid: player.pid, host, player, part }
+}
+
+/** Meets before the tests of a suite, and parts after them; `then` is called in between. */
+export function meetBefore(language, then) {
+  const other = {}
+  before(async () => {
+    Object.assign(other, await meet(language))
+    then()
+  })
+  after(() => other.part?.())
+  return other
 }
 
 /** A third process on a bus, in JavaScript: what it offers has this prefix. */

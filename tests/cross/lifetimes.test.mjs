@@ -1,10 +1,10 @@
 // Memory is used again when nobody looks at it any more, and not before: however who made it, lent it or held it has ended.
 
 import assert from 'node:assert/strict'
-import { after, before, describe, test } from 'node:test'
+import { describe, test } from 'node:test'
 import { Worker } from 'node:worker_threads'
 import { connect, HostLostError, move, release } from 'isthmus'
-import { collect, languages, meet, privateDirectory, third, until } from './lib.mjs'
+import { collect, languages, meet, meetBefore, privateDirectory, third, until } from './lib.mjs'
 
 privateDirectory()
 process.env.ISTHMUS_POISON = '1'
@@ -14,13 +14,10 @@ const isAll = (array, value) => array.length > 0 && array.every(each => each ===
 
 for (const language of languages) {
   describe(`with ${language}`, () => {
-    let other
     let peer
-    before(async () => {
-      other = await meet(language)
+    const other = meetBefore(language, () => {
       peer = other.peer
     })
-    after(() => other?.part())
 
     const leased = async () => (await peer.stats()).memory.leased
     /** What is free is used anew, on both sides. */

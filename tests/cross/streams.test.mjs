@@ -1,9 +1,19 @@
 // Streams in both directions: in order, bounded by credit, and closed on both sides.
 
 import assert from 'node:assert/strict'
-import { after, before, beforeEach, describe, test } from 'node:test'
+import { beforeEach, describe, test } from 'node:test'
 import { HostLostError } from 'isthmus'
-import { collect, languages, meet, privateBytes, privateDirectory, sleep, until, usedBytes } from './lib.mjs'
+import {
+  collect,
+  languages,
+  meet,
+  meetBefore,
+  privateBytes,
+  privateDirectory,
+  sleep,
+  until,
+  usedBytes,
+} from './lib.mjs'
 
 privateDirectory()
 const million = 1_000_000
@@ -35,13 +45,10 @@ async function* sequenceAsync(n, events) {
 
 for (const language of languages) {
   describe(`with ${language}`, () => {
-    let other
     let peer
-    before(async () => {
-      other = await meet(language)
+    const other = meetBefore(language, () => {
       peer = other.peer
     })
-    after(() => other?.part())
     beforeEach(() => peer.call('take_events'))
     const events = () => peer.call('take_events')
     const closed = () =>
