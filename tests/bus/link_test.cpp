@@ -17,18 +17,16 @@ using namespace test;
 using wire::Draft;
 using wire::Kind;
 using wire::Tag;
-using wire::Values;
 
 constexpr std::uint64_t ring_bytes = 64 << 10;
 constexpr std::uint64_t arena_bytes = 8 << 20;
 
 /// One end of a link, without a broker: what Bus does around it is left out.
-struct End {
+struct End : Correspondent {
     End(const Segment& segment, SegmentPages& pages, std::uint32_t slot)
         : slot(slot),
           bell(doorbell::open()),
-          arena(arena_memory(segment), pages, slot, 1, segment.peer(slot).counters),
-          room(1 << 14) {
+          arena(arena_memory(segment), pages, slot, 1, segment.peer(slot).counters) {
         segment.peer(slot).life = layout::life(1, layout::Phase::live);
     }
     void open(const Segment& segment, const End& other) {
@@ -36,13 +34,7 @@ struct End {
         REQUIRE(status == Status::ok);
         link = std::move(made);
     }
-    Link::Received receive() {
-        for (;;) {
-            auto received = link->receive(std::as_writable_bytes(std::span(room)));
-            if (received.status != Status::too_large) return received;
-            room.resize(received.bytes / 8 + 1);
-        }
-    }
+    Link::Received receive() { return receive_from(*link); }
     Status call(std::uint64_t id, std::size_t bytes = 0) { return link->submit(draft(Kind::call, id, bytes)); }
     Status post(std::uint64_t id, std::size_t bytes = 0) { return link->submit(draft(Kind::post, id, bytes)); }
     Status stream(std::uint64_t id, std::uint32_t credit) {
@@ -54,20 +46,6 @@ struct End {
         return link->submit({.kind = Kind::item, .id = id, .number = count, .cells = values.cells()});
     }
     Status reply(std::uint64_t id, std::size_t bytes = 0) { return link->answer(draft(Kind::reply, id, bytes)); }
-    Draft draft(Kind kind, std::uint64_t id, std::size_t bytes) {
-        values.clear();
-        if (bytes) {
-            values.text(std::string(bytes, static_cast<char>('a' + id % 26)), true);
-        } else {
-            values.real(static_cast<double>(id));
-        }
-        return {.kind = kind,
-                .target = 0,
-                .id = id,
-                .cells = values.cells(),
-                .heap = values.heap(),
-                .payloads = values.payloads()};
-    }
     bool rung() {
         pollfd one{bell.get(), POLLIN, 0};
         const bool rang = ::poll(&one, 1, 0) > 0;
@@ -82,8 +60,6 @@ struct End {
     std::uint32_t slot;
     Fd bell;
     Arena arena;
-    std::vector<std::uint64_t> room;
-    Values values;
     std::unique_ptr<Link> link;
 };
 
@@ -593,7 +569,6 @@ TEST_CASE("two threads converse over one mapping, with arrays, until both have e
     Pair pair;
     constexpr std::uint64_t calls = 3000;
     std::atomic<int> wrong{0}, late{0};
-    const auto letter = [](std::uint64_t id) { return static_cast<unsigned char>('a' + id % 26); };
     const auto converse = [&](End& end, Segment& segment) {
         std::uint64_t sent = 0, answered = 0, served = 0;
         const auto deadline = Clock::now() + 30s;
@@ -609,7 +584,7 @@ TEST_CASE("two threads converse over one mapping, with arrays, until both have e
                     --sent;
                     break;
                 }
-                std::memset(end.arena.at(made.handle), letter(id), made.handle.bytes);
+                std::memset(end.arena.at(made.handle), End::letter(id), made.handle.bytes);
                 end.values.clear();
                 const std::uint64_t shape[] = {made.handle.bytes};
                 end.values.array(wire::DType::uint8, wire::cell_leased, end.values.payload(made.handle), shape);
@@ -622,8 +597,8 @@ TEST_CASE("two threads converse over one mapping, with arrays, until both have e
             int frames = 0;
             for (auto got = end.receive(); got.status == Status::ok; got = end.receive(), ++frames) {
                 for (const Handle& array : got.frame.payloads) {
-                    const auto* bytes = reinterpret_cast<const unsigned char*>(end.arena.at(array));
-                    for (std::uint64_t i = 0; i < array.bytes; i += 97) wrong += bytes[i] != letter(got.frame.id);
+                    const auto* bytes = reinterpret_cast<const char*>(end.arena.at(array));
+                    for (std::uint64_t i = 0; i < array.bytes; i += 97) wrong += bytes[i] != End::letter(got.frame.id);
                 }
                 if (got.frame.kind == Kind::call) {
                     ++served;

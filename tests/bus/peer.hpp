@@ -8,33 +8,10 @@
 
 namespace isthmus::test {
 
-struct Player {
-    Player(const std::string& name, bool service, std::uint32_t worker = 0)
-        : bus(join(name, service, 10s, worker)), room(1 << 14) {}
+struct Player : Correspondent {
+    Player(const std::string& name, bool service, std::uint32_t worker = 0) : bus(join(name, service, 10s, worker)) {}
 
-    Bus::Received receive() {
-        for (;;) {
-            auto got = bus->receive(std::as_writable_bytes(std::span(room)));
-            if (got.status != Status::too_large) return got;
-            room.resize(got.bytes / 8 + 1);
-        }
-    }
-
-    /// A text of so many bytes, all alike; none: a number.
-    wire::Draft draft(wire::Kind kind, std::uint64_t id, std::size_t bytes) {
-        values.clear();
-        if (bytes) {
-            values.text(std::string(bytes, letter(id)), true);
-        } else {
-            values.real(static_cast<double>(id));
-        }
-        return {.kind = kind,
-                .target = 0,
-                .id = id,
-                .cells = values.cells(),
-                .heap = values.heap(),
-                .payloads = values.payloads()};
-    }
+    Bus::Received receive() { return receive_from(*bus); }
     Status submit(wire::Kind kind, std::uint64_t id, std::size_t bytes) {
         Link* link = bus->service();
         return link ? link->submit(draft(kind, id, bytes)) : Status::lost;
@@ -98,11 +75,7 @@ struct Player {
         }
     }
 
-    static char letter(std::uint64_t id) { return static_cast<char>('a' + id % 26); }
-
     std::unique_ptr<Bus> bus;
-    std::vector<std::uint64_t> room;
-    wire::Values values;
     std::vector<Status> lost;
     std::uint64_t completed = 0;
     int wrong = 0;

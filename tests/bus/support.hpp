@@ -8,6 +8,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -19,6 +20,38 @@ namespace isthmus::test {
 
 using namespace std::chrono_literals;
 using doorbell::Clock;
+
+/// Who sends messages whose bytes follow from their numbers, and has room for those that it receives.
+struct Correspondent {
+    static char letter(std::uint64_t id) { return static_cast<char>('a' + id % 26); }
+
+    /// A text of so many bytes, all alike; none: a number.
+    wire::Draft draft(wire::Kind kind, std::uint64_t id, std::size_t bytes) {
+        values.clear();
+        if (bytes) {
+            values.text(std::string(bytes, letter(id)), true);
+        } else {
+            values.real(static_cast<double>(id));
+        }
+        return {.kind = kind,
+                .target = 0,
+                .id = id,
+                .cells = values.cells(),
+                .heap = values.heap(),
+                .payloads = values.payloads()};
+    }
+    template <typename Source>
+    auto receive_from(Source& source) {
+        for (;;) {
+            auto received = source.receive(std::as_writable_bytes(std::span(room)));
+            if (received.status != Status::too_large) return received;
+            room.resize(received.bytes / 8 + 1);
+        }
+    }
+
+    std::vector<std::uint64_t> room = std::vector<std::uint64_t>(1 << 14);
+    wire::Values values;
+};
 
 /// Pages that a test can count and refuse.
 struct FakePages : ArenaPages {
