@@ -181,6 +181,18 @@ def test_queues_that_nobody_uses_are_forgotten_when_there_are_many(bus, other):
     assert consumer.stats()["acknowledged"] == 1
 
 
+def test_a_consumer_gives_back_what_it_holds_when_its_block_ends(bus, other):
+    async def hold():
+        async with bus.queue("q") as q:
+            return await q.get_async(timeout=PATIENCE)
+
+    other.queue("q").put(1)
+    with bus.queue("q") as q:
+        assert q.get().deliveries == 1
+    assert asyncio.run(hold()).deliveries == 2
+    assert other.queue("q").get(timeout=PATIENCE).deliveries == 3
+
+
 def test_each_message_goes_to_one_of_several_consumers(bus, other, until):
     with ThreadPoolExecutor() as threads:
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from .access import Access, Lane, Telling
+from .closing import Closing
 from .errors import Error
 from .intake import Closed, Intake, readable
 from .keeper import CONSUME, LEAVES, PUT, SETTLE, STATS
@@ -193,7 +194,7 @@ class Message:
         return f"<isthmus.Message of '{self._queue.name}', delivery {self.deliveries}{state}>"
 
 
-class Queue:
+class Queue(Closing):
     """A queue of a bus, made by ``Bus.queue`` or ``Host.queue``. Any thread and any event loop may use it.
 
     Each message goes to one consumer, and is kept until that acknowledges it. A consumer that dies, leaves or
@@ -303,14 +304,6 @@ class Queue:
             self._access.ensure()
             told: dict[str, int] = self._access.native.call(STATS, (self.name, *self._agreed), {}, None)
         return told
-
-    def __enter__(self) -> Queue:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_consumer"):

@@ -7,11 +7,11 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from types import TracebackType
 from typing import Any
 
 from . import _isthmus
 from ._isthmus import ITEMS, RESULT
+from .closing import Closing
 from .futures import sink_of
 
 __all__ = ["Stream"]
@@ -51,7 +51,7 @@ class _Inbox:
         return self._reader
 
 
-class Stream(Iterator[Any], AsyncIterator[Any]):
+class Stream(Closing, Iterator[Any], AsyncIterator[Any]):
     """The items of another peer's generator or async iterable, for ``for`` or for ``async for``, once.
 
     It begins with the first item that is asked for, and the other side is never far ahead. Leaving it early
@@ -189,22 +189,6 @@ class Stream(Iterator[Any], AsyncIterator[Any]):
         self.close()
         if self.__isthmus_reference__ is not None:
             self.__isthmus_reference__.release()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Stream:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):

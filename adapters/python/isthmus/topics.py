@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from types import TracebackType
 from typing import Any
 
 from .access import Access, Lane, Telling
+from .closing import Closing
 from .intake import Closed, Intake, readable
 from .keeper import PUBLISH, SUBSCRIBE
 from .rules import DEPTH, WAIT
@@ -50,7 +50,7 @@ class _Feed(Intake[_News]):
             self.fail(Closed(f"{self.what} was closed here"))
 
 
-class Subscription:
+class Subscription(Closing):
     """The messages of a topic from ``Topic.subscribe`` on, for ``for`` or ``async for``, until ``close``.
 
     Leaving ``with``, or dropping it, closes it. Any thread and any event loop may take messages; each goes to
@@ -104,22 +104,6 @@ class Subscription:
     def close(self) -> None:
         """Takes no more. Nobody waits for it then."""
         self._feed.close()
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Subscription:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_feed"):
