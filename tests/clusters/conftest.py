@@ -2,12 +2,9 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -15,26 +12,6 @@ import pytest
 import isthmus
 
 PATIENCE = 60
-
-
-@pytest.fixture(scope="session", autouse=True)
-def sockets():
-    runtime = tempfile.mkdtemp(prefix="isthmus-test-")
-    os.environ["XDG_RUNTIME_DIR"] = runtime
-    yield
-    shutil.rmtree(runtime)
-
-
-@pytest.fixture(scope="session")
-def until():
-    def until(condition):
-        deadline = time.monotonic() + PATIENCE
-        while not (found := condition()):
-            assert time.monotonic() < deadline, "what was waited for did not happen"
-            time.sleep(0.01)
-        return found
-
-    return until
 
 
 @pytest.fixture

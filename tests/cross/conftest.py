@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,14 +15,6 @@ import isthmus
 here = Path(__file__).parent
 sys.path.insert(0, str(here))  # for what the hosts and the tests share
 PATIENCE = 20
-
-
-@pytest.fixture(scope="session", autouse=True)
-def sockets():
-    runtime = tempfile.mkdtemp(prefix="isthmus-test-")
-    os.environ["XDG_RUNTIME_DIR"] = runtime
-    yield
-    shutil.rmtree(runtime)
 
 
 def private_bytes(pid):
@@ -122,17 +113,3 @@ def doomed(other):
 def bus(other):
     other.bus.call("take_events")
     return other.bus
-
-
-@pytest.fixture
-def until():
-    """Waits for something to become true, and returns it."""
-
-    def until(condition, patience=PATIENCE):
-        deadline = time.monotonic() + patience
-        while not (found := condition()):
-            assert time.monotonic() < deadline, "what was waited for did not happen"
-            time.sleep(0.005)
-        return found
-
-    return until

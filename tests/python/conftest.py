@@ -5,14 +5,11 @@ import importlib.util
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,13 +24,9 @@ collect_ignore = [] if importlib.util.find_spec("pyarrow") else ["test_tables.py
 
 
 @pytest.fixture(scope="session", autouse=True)
-def sockets() -> Iterator[Path]:
-    runtime = Path(tempfile.mkdtemp(prefix="isthmus-"))
-    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-    yield runtime / "isthmus"
-    left = [path.name for path in (runtime / "isthmus").glob("*")]
-    shutil.rmtree(runtime)
-    assert left == []
+def nothing_is_left(sockets: Path) -> Iterator[None]:
+    yield
+    assert [path.name for path in sockets.glob("*")] == []
 
 
 @pytest.fixture
@@ -44,20 +37,6 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 name.count = 0
-
-
-@pytest.fixture
-def until() -> Callable[..., object]:
-    """Waits for something to become true, and returns it."""
-
-    def until(condition: Callable[[], object], patience: float = PATIENCE) -> object:
-        deadline = time.monotonic() + patience
-        while not (found := condition()):
-            assert time.monotonic() < deadline, "what was waited for did not happen"
-            time.sleep(0.002)
-        return found
-
-    return until
 
 
 @pytest.fixture
