@@ -23,7 +23,7 @@ async function meet(t) {
   })
   const child = async (language, prefetch = 1) => {
     const [program, script] =
-      language === 'python' ? [python, here('queue_peer.py')] : [process.execPath, here('queue_peer.mjs')]
+      language === 'python' ? [python, here('../queue_peer.py')] : [process.execPath, here('queue_peer.mjs')]
     const process_ = start(program, [script, name, String(prefetch)])
     const tell = (...words) => process_.say(JSON.stringify(words))
     const answer = async () => JSON.parse(await process_.line())

@@ -9,11 +9,11 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -21,48 +21,17 @@ import isthmus
 
 PATIENCE = 20
 
-CHILD = """
-    import json, sys
-    import isthmus
-
-    def say(what):
-        print(json.dumps(what), flush=True)
-
-    bus = isthmus.connect(sys.argv[1])
-    q = bus.queue("q", prefetch=int(sys.argv[2]))
-    held = []
-    for line in sys.stdin:
-        verb, *arguments = json.loads(line)
-        if verb == "put":
-            q.put(*arguments)
-        elif verb == "get":
-            try:
-                held.append(q.get(timeout=arguments[0] if arguments else None))
-            except isthmus.TimeoutError:
-                say(None)
-            else:
-                say([held[-1].value, held[-1].deliveries])
-            continue
-        elif verb == "ack":
-            held.pop(0).ack()
-        elif verb == "reject":
-            held.pop(0).reject()
-        elif verb == "close":
-            q.close()
-        elif verb == "subscribe":
-            feed = bus.topic("t").subscribe(depth=1)
-        say("done")
-"""
-
 
 class Child:
     """A process of its own that does what it is told."""
 
     def __init__(self, name: str, prefetch: int = 1) -> None:
-        command = [sys.executable, "-c", textwrap.dedent(CHILD), name, str(prefetch)]
+        program = Path(__file__).parent.with_name("queue_peer.py")
+        command = [sys.executable, str(program), name, str(prefetch)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
+        assert self.answer() == "there"
 
     def tell(self, *words: object) -> None:
         self.process.stdin.write(json.dumps(words) + "\n")

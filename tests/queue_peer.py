@@ -19,13 +19,19 @@ for line in sys.stdin:
     if verb == "put":
         q.put(*arguments)
     elif verb == "get":
-        held.append(q.get())
-        say([held[-1].value, held[-1].deliveries])
+        try:
+            held.append(q.get(timeout=arguments[0] if arguments else None))
+        except isthmus.TimeoutError:
+            say(None)
+        else:
+            say([held[-1].value, held[-1].deliveries])
         continue
     elif verb == "ack":
         held.pop(0).ack()
     elif verb == "reject":
         held.pop(0).reject()
+    elif verb == "close":
+        q.close()
     elif verb == "subscribe":
         feed = bus.topic("t").subscribe(depth=1)
     elif verb == "relay":
