@@ -30,6 +30,7 @@ export function difference(actual, expected, path = 'value') {
       inside(inOrder(actual), inOrder(expected), '.data')
     )
   }
+  if (ArrayBuffer.isView(expected) && Buffer.compare(bytesOf(actual), bytesOf(expected)) === 0) return null
   if (kind === 'Array' || ArrayBuffer.isView(expected)) {
     if (actual.length !== expected.length)
       return `${path}.length is ${actual.length} instead of ${expected.length}`
@@ -59,6 +60,8 @@ export function difference(actual, expected, path = 'value') {
   }
   return Object.is(actual, expected) ? null : `${path} is ${show(actual)} instead of ${show(expected)}`
 }
+
+const bytesOf = ({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength)
 
 const own = (object, key) => Object.getOwnPropertyDescriptor(object, key).value
 

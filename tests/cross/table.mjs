@@ -111,8 +111,8 @@ for (const [name, c] of Object.entries({
   'the basic plane': '漢',
   'the planes beyond': '😀',
 })) {
-  for (const n of [31, 32, 255, 8000, 8192, 2 ** 20]) {
-    text(`of ${n} characters of ${name}`, c.repeat(n), `len(v) == ${n} and set(v) == {'${c}'}`)
+  for (const n of [31, 32, 255, 8000, 8192, 2 ** 18 + 1]) {
+    text(`of ${n} characters of ${name}`, c.repeat(n), `v == '${c}' * ${n}`)
   }
 }
 value(
@@ -133,7 +133,7 @@ value(
   'v == list(range(10_000))',
 )
 value('40,000 strings', Array(40_000).fill('a text'), "v == ['a text'] * 40_000")
-value('40,000 bigints', Array(40_000).fill(2n ** 70n), 'v == [2**70] * 40_000')
+value('10,000 bigints', Array(10_000).fill(2n ** 70n), 'v == [2**70] * 10_000')
 value('10,000 small arrays', Array(10_000).fill(Int8Array.of(1, 2)), 'all(x.tolist() == [1, 2] for x in v)')
 value('an empty object', {}, 'type(v) is dict and v == {}')
 value('an object', { a: 1, 'b c': [2], ü: { n: null } }, "v == {'a': 1, 'b c': [2], 'ü': {'n': None}}")
@@ -302,7 +302,7 @@ const count = (Kind, length) => {
   return Kind.from({ length }, (_, i) => one(i % 101))
 }
 const counted = (dtype, length) =>
-  `type(v) is np.ndarray and v.dtype == '${dtype}' and v.shape == (${length},) and (v == np.arange(${length}) % 101).all()`
+  `type(v) is np.ndarray and v.dtype == '${dtype}' and v.shape == (${length},) and (v == remainders(${length})).all()`
 const array = (name, js, dtype, length, back) => {
   value(name, js, `${counted(dtype, length)} and not (v.size and v.flags.writeable)`, back)
   rows.at(-1).again = counted(dtype, length)

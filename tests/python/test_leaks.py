@@ -59,6 +59,8 @@ APP = """
     def fresh(size):
         return np.ones(size)
 
+    gc.freeze()
+
     @isthmus.export
     def measure(begin=False):
         if begin:
