@@ -1,21 +1,11 @@
 // There and back, for values nobody thought of: equal, or an error with its path.
 
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
-import { fileURLToPath } from 'node:url'
+import { test } from 'node:test'
 import fc from 'fast-check'
-import { EncodeError, NDArray, spawn } from 'isthmus'
-import { meet, privateDirectory } from './lib.mjs'
+import { EncodeError, NDArray } from 'isthmus'
+import { js, py } from './property.mjs'
 import { difference } from './same.mjs'
-
-privateDirectory()
-let py
-let js
-before(async () => {
-  py = await spawn(fileURLToPath(new URL('property_host.py', import.meta.url)))
-  js = await meet('javascript')
-})
-after(() => Promise.all([py?.close(), js?.part()]))
 
 const units = fc.array(fc.integer({ min: 0, max: 0xffff }), { maxLength: 40 })
 const text = fc.oneof(

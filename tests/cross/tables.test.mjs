@@ -1,21 +1,12 @@
 // Tables nobody thought of, there and back; and tables that are handed on.
 
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
-import { fileURLToPath } from 'node:url'
+import { test } from 'node:test'
 import * as arrow from 'apache-arrow'
 import fc from 'fast-check'
-import { connect, release, spawn } from 'isthmus'
-import { collect, meet, privateDirectory, until } from './lib.mjs'
-
-privateDirectory()
-let py
-let js
-before(async () => {
-  py = await spawn(fileURLToPath(new URL('property_host.py', import.meta.url)))
-  js = await meet('javascript')
-})
-after(() => Promise.all([py?.close(), js?.part()]))
+import { connect, release } from 'isthmus'
+import { collect, until } from './lib.mjs'
+import { js, py } from './property.mjs'
 
 const plain = value => {
   if (value === null || typeof value !== 'object') return value

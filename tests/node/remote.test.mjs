@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { after, before, beforeEach, test } from 'node:test'
+import { test } from 'node:test'
 import { inspect, promisify } from 'node:util'
 import {
   connect,
@@ -19,16 +19,8 @@ import {
   tuple,
   withContext,
 } from 'isthmus'
+import { app, py } from './objects.mjs'
 import { collectGarbage, delay, root, until } from './support.mjs'
-
-const app = new URL('./objects.py', import.meta.url)
-
-let py
-before(async () => {
-  py = await spawn(app, { memory: '64MiB' })
-})
-after(() => py.close())
-beforeEach(() => py.call('take_events'))
 
 /** How many calls something takes. */
 async function calls(work) {

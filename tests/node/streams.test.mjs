@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { after, before, beforeEach, test } from 'node:test'
+import { test } from 'node:test'
 import {
   connect,
   HostLostError,
@@ -10,16 +10,8 @@ import {
   spawn,
   TimeoutError,
 } from 'isthmus'
+import { app, py } from './objects.mjs'
 import { collectGarbage, delay, until } from './support.mjs'
-
-const app = new URL('./objects.py', import.meta.url)
-
-let py
-before(async () => {
-  py = await spawn(app, { memory: '64MiB' })
-})
-after(() => py.close())
-beforeEach(() => py.call('take_events'))
 
 async function taken(stream, most = Number.POSITIVE_INFINITY) {
   const items = []

@@ -679,14 +679,17 @@ def test_twenty_thousand_messages_are_each_dealt_with_while_consumers_are_killed
 
     def produce() -> None:
         pending = []
-        for i in range(count):
+        for i in range(1, count):
             pending.append(bus.submit("isthmus.queue.put", i, "q", None, None))
-            if len(pending) == 200:
+            if len(pending) == 200 or i == count - 1:
                 for future in pending:
                     future.result(PATIENCE)
                 pending.clear()
 
-    bus.queue("q", depth=500, deliveries=1000).stats()
+    bus.queue("q", depth=500, deliveries=1000).put(0)
+    first = child()
+    assert first.do("get") == [0, 1]
+    first.kill()
     with isthmus.connect(name) as one, isthmus.connect(name) as two:
         queues = [each.queue("q", prefetch=16) for each in (one, two)]
         threads = [threading.Thread(target=consume, args=[each]) for each in queues]
