@@ -1,6 +1,7 @@
 """The caller here is Python; what it meets is peer.py or peer.mjs, in a process of their own."""
 
 import contextlib
+import gc
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ PATIENCE = 20
 def sockets():
     runtime = tempfile.mkdtemp(prefix="isthmus-test-")
     os.environ["XDG_RUNTIME_DIR"] = runtime
+    gc.freeze()  # a collection need not go through what the tests' modules have imported
     yield
     shutil.rmtree(runtime)
 

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import * as arrow from 'apache-arrow'
 import fc from 'fast-check'
 import { connect, release, spawn } from 'isthmus'
-import { collect, meet, privateDirectory, until } from './lib.mjs'
+import { collect, examples, meet, privateDirectory, until } from './lib.mjs'
 
 privateDirectory()
 let py
@@ -81,7 +81,7 @@ test('any table comes back from Python and from JavaScript as it was', () => {
       equal(peer.callSync('echo', [rest]), rest)
     }
   })
-  fc.assert(property, { numRuns: 1000 })
+  fc.assert(property, examples(1000))
 })
 
 test('a table is handed on from isolate to isolate without a copy, and outlives the one that had it first', async () => {
