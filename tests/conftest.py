@@ -1,5 +1,6 @@
 """What the tests of every room need: sockets in a directory of their own, and patience."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 def sockets() -> Iterator[Path]:
     runtime = tempfile.mkdtemp(prefix="isthmus-test-")
     os.environ["XDG_RUNTIME_DIR"] = runtime
+    gc.freeze()  # a collection need not go through what the tests' modules have imported
     yield Path(runtime) / "isthmus"
     shutil.rmtree(runtime)
 

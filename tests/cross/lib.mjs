@@ -40,6 +40,9 @@ export const evaluate = (node, expression) =>
   execFileSync(node, ['-p', expression], { encoding: 'utf8' }).trim()
 export const otherPythons = list('ISTHMUS_TEST_PYTHONS')
 
+/** How often a property is tried; less often where that is all that differs. */
+export const examples = n => ({ numRuns: Math.ceil(n * Number(process.env.ISTHMUS_TEST_EXAMPLES ?? 1)) })
+
 /** Buses of this process and its children live in a directory of their own, which goes with the process. */
 export function privateDirectory() {
   const directory = mkdtempSync(join(tmpdir(), 'isthmus-test-'))
@@ -118,8 +121,8 @@ export const runNode = (program, args = [], { node = process.execPath, ms = 30_0
   finish(start(node, ['--expose-gc', program, ...args], options), ms)
 
 /** A host to be joined by name. */
-export async function serve(app, bus, { env, program = python } = {}) {
-  const host = start(program, ['-m', 'isthmus', 'serve', app, '--bus', bus], {
+export async function serve(app, bus, { env, program = python, options = [] } = {}) {
+  const host = start(program, ['-m', 'isthmus', 'serve', app, '--bus', bus, ...options], {
     env: { ...process.env, ...env },
   })
   let ended = false
@@ -146,10 +149,10 @@ const here = name => new URL(name, import.meta.url).pathname
 let buses = 0
 
 /** Another process that offers what peer.py and peer.mjs offer, and this isolate's place on its bus. */
-export async function meet(language) {
+export async function meet(language, ...options) {
   const name = `met-${process.pid}-${++buses}`
   const isPython = language === 'python'
-  const host = await serve(here(isPython ? 'peer.py' : 'nobody.py'), name)
+  const host = await serve(here(isPython ? 'peer.py' : 'nobody.py'), name, { options })
   let player = host
   if (!isPython) {
     player = await third(name, '')

@@ -139,7 +139,7 @@ for (const language of languages) {
 }
 
 test('an array in a global of Python stays as it is, however full the bus gets, and the host ends in good order', async () => {
-  const { peer, player, host } = await meet('python')
+  const { peer, player, host } = await meet('python', '--memory', '512MiB')
   await peer.call('keep', [peer.alloc(Float64Array, 50_000).fill(1)])
   for (let round = 0; round < 3; round++) {
     const all = []

@@ -1,11 +1,11 @@
-// The other files of this folder, on the Nodes that are not the one running them.
+// The other files of this folder, on the Nodes that are not the one running them, with a quarter of the examples.
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { nodes, runNode, runtimeName } from './lib.mjs'
 
-const { NODE_TEST_CONTEXT, ...env } = process.env
+const { NODE_TEST_CONTEXT, ...env } = { ...process.env, ISTHMUS_TEST_EXAMPLES: '0.25' }
 
 for (const node of nodes.filter(each => runtimeName(each) !== `Node ${process.versions.node}`)) {
   for (const name of [

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { EncodeError, NDArray } from 'isthmus'
+import { examples } from './lib.mjs'
 import { js, py } from './property.mjs'
 import { difference } from './same.mjs'
 
@@ -72,14 +73,14 @@ const equal = (actual, expected) => assert.equal(difference(actual, expected), n
 test('any value that Python can hold comes back as it was', () => {
   fc.assert(
     fc.property(value, v => equal(py.callSync('echo', [v]), v)),
-    { numRuns: 3000 },
+    examples(3000),
   )
 })
 
 test('any value that Python can hold comes back from JavaScript as it was', () => {
   fc.assert(
     fc.property(value, v => equal(js.peer.callSync('echo', [v]), v)),
-    { numRuns: 1000 },
+    examples(1000),
   )
 })
 
@@ -95,7 +96,7 @@ test('any value goes through a callback and back', async () => {
       equal(seen, v)
     }
   })
-  await fc.assert(property, { numRuns: 500 })
+  await fc.assert(property, examples(500))
 })
 
 test('any values stream there and back', async () => {
@@ -106,7 +107,7 @@ test('any values stream there and back', async () => {
       equal(backs, values)
     }
   })
-  await fc.assert(property, { numRuns: 150 })
+  await fc.assert(property, examples(150))
 })
 
 const identifier = fc.stringMatching(/^[a-z_][a-z0-9_]{0,5}$/)
@@ -131,7 +132,7 @@ test('any value that cannot travel is an error with its path, and nothing is cal
       }
     },
   )
-  fc.assert(property, { numRuns: 500 })
+  fc.assert(property, examples(500))
 })
 
 test('any arguments arrive in their places, with others in flight', async () => {
@@ -143,19 +144,19 @@ test('any arguments arrive in their places, with others in flight', async () => 
       equal(await py.callMany('arguments', sets), sets)
     },
   )
-  await fc.assert(property, { numRuns: 150 })
+  await fc.assert(property, examples(150))
 })
 
 test('any named arguments arrive under their names', () => {
   const property = fc.property(fc.dictionary(fc.string(), value), named =>
     equal(py.callSync('named', [], { kwargs: named }), named),
   )
-  fc.assert(property, { numRuns: 300 })
+  fc.assert(property, examples(300))
 })
 
 test('any value that Python makes comes back to it as it was', async () => {
-  const count = await py.call('generate', [800])
-  assert.ok(count >= 400)
+  const count = await py.call('generate', [examples(800).numRuns])
+  assert.ok(count >= examples(400).numRuns)
   for (let i = 0; i < count; i++) {
     const complaint = py.callSync('compare', [i, py.callSync('generated', [i])])
     assert.equal(complaint, null)

@@ -5,7 +5,7 @@ import { test } from 'node:test'
 import * as arrow from 'apache-arrow'
 import fc from 'fast-check'
 import { connect, release } from 'isthmus'
-import { collect, until } from './lib.mjs'
+import { collect, examples, until } from './lib.mjs'
 import { js, py } from './property.mjs'
 
 const plain = value => {
@@ -72,7 +72,7 @@ test('any table comes back from Python and from JavaScript as it was', () => {
       equal(peer.callSync('echo', [rest]), rest)
     }
   })
-  fc.assert(property, { numRuns: 1000 })
+  fc.assert(property, examples(1000))
 })
 
 test('a table is handed on from isolate to isolate without a copy, and outlives the one that had it first', async () => {

@@ -17,8 +17,9 @@ BATCH = 1000
 
 
 def callbacks(bus):
-    """Lent for the time of a call."""
-    futures = [bus.submit("apply", lambda x, i=i: x + i, 1) for i in range(BATCH)]
+    """Lent for the time of a call, of which one in ten keeps all others waiting for its callback."""
+    applies = ["apply", *["apply_async"] * 9]
+    futures = [bus.submit(applies[i % 10], lambda x, i=i: x + i, 1) for i in range(BATCH)]
     assert futures[-1].result() == BATCH
     for future in futures:
         future.result()

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,8 +11,9 @@ from property_host import same, values
 
 import isthmus
 
+examples = int(200 * float(os.environ.get("ISTHMUS_TEST_EXAMPLES", "1")))
 relaxed = settings(
-    max_examples=200,
+    max_examples=examples,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
@@ -49,7 +51,7 @@ def test_any_value_goes_through_a_callback_and_back(other, v):
     assert same(v, back)
 
 
-@settings(relaxed, max_examples=100)
+@settings(relaxed, max_examples=examples // 2)
 @given(many=st.lists(values, max_size=30))
 def test_any_values_stream_there_and_back(other, many):
     backs = list(other.bus.stream("restream", iter(many)))
