@@ -1,4 +1,4 @@
-"""The other files of this folder, on the Pythons that do not run them here, with a quarter of the examples."""
+"""The other files of this folder, on the Pythons that do not run them here: a quarter of the examples."""
 
 import os
 import subprocess

@@ -1,11 +1,14 @@
 """Coroutines: exports on the host's event loop, and calls that are awaited."""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import gc
+import signal
 import threading
 import time
+import weakref
 
 import aiohttp
 import aiohttp.web
@@ -18,6 +21,7 @@ try:
 except ImportError:
     uvloop = None
 
+PATIENCE = 20
 runs = [asyncio.run] if uvloop is None else [asyncio.run, uvloop.run]
 tag = contextvars.ContextVar("tag", default="untagged")
 gate = threading.Event()
@@ -334,6 +338,78 @@ def test_a_caller_inside_a_running_loop_awaits(bus):
             await bus.call_async("aio_nap", 5, timeout=0.05)
 
     asyncio.run(main())
+
+
+def test_a_signal_handler_that_raises_leaves_the_loop_able_to_hear(bus):
+    """As Ctrl-C's does: wherever it comes, what is called next is answered."""
+
+    async def flood():
+        async def lane():
+            while True:
+                await bus.call_async("aio_plain", "fast")
+
+        await asyncio.gather(*(lane() for _ in range(4)))
+
+    async def once():
+        return await asyncio.wait_for(bus.call_async("aio_plain", "fast"), PATIENCE)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    loop = asyncio.new_event_loop()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for i in range(100):
+            with contextlib.suppress(KeyboardInterrupt):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.002 + i * 1e-5, 0.1)
+                    loop.run_until_complete(flood())
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            assert loop.run_until_complete(once()) == "fast"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        loop.close()
+
+
+def test_a_loop_that_is_closed_before_an_answer_comes_is_forgotten(bus, until):
+    loop = asyncio.new_event_loop()
+
+    async def begin():
+        bus.call_async("aio_nap", 0.05)
+        await asyncio.sleep(0)
+
+    loop.run_until_complete(begin())
+    time.sleep(0.2)  # it has come, and is not received
+    loop.close()
+    known = weakref.ref(loop)
+    del loop
+    until(lambda: gc.collect() >= 0 and known() is None)
+
+
+@isthmus.export(executor="threads")
+def aio_call(function):
+    return function()
+
+
+def test_a_result_that_no_future_takes_keeps_no_other_call_waiting(name):
+    def end():
+        raise StopIteration("mine")
+
+    async def main():
+        with isthmus.connect(name) as bus:
+            calls = [bus.call_async("aio_call", end), *(bus.call_async("aio_plain", i) for i in range(3))]
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(time.sleep, 0.2)  # all of them come together
+            return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), PATIENCE)
+
+    with isthmus.Host(name):
+        error, *rest = asyncio.run(main())
+    assert isinstance(error, RuntimeError)
+    assert rest == [0, 1, 2]
 
 
 def test_a_web_server_hosts_in_its_own_loop(name):

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import isthmus
+from isthmus import intake, queues
 
 PATIENCE = 20
 
@@ -160,6 +161,76 @@ def test_a_consumer_gives_back_what_it_holds_when_its_block_ends(bus, other):
         assert q.get().deliveries == 1
     assert asyncio.run(hold()).deliveries == 2
     assert other.queue("q").get(timeout=PATIENCE).deliveries == 3
+
+
+def test_nothing_is_lost_when_idle_queues_are_forgotten_while_messages_go_back(bus, other):
+    for i in range(1024):
+        bus.queue(f"other {i}").put(i)
+    q = other.queue("q", prefetch=2, deliveries=2)
+    bus.queue("q").put("given up")
+    bus.queue("q").put("given back")
+    q.get().reject()
+    assert [q.get().value, q.get().value] == ["given up", "given back"]
+    q.close()
+    assert bus.queue("q").get(timeout=PATIENCE).value == "given back"
+    assert bus.queue("q").dead.get(timeout=PATIENCE).value == "given up"
+
+
+def test_a_message_for_a_loop_that_is_closed_goes_to_others(bus, other):
+    async def begin():
+        tasks.append(asyncio.ensure_future(bus.queue("q").get_async()))
+        await asyncio.sleep(0.1)
+
+    tasks = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    other.queue("q").put("hello")
+    time.sleep(0.1)  # it has come, and nobody has looked
+    tasks.pop()._log_destroy_pending = False
+    loop.close()
+    del loop
+    gc.collect()
+    assert other.queue("q").get(timeout=PATIENCE).value == "hello"
+
+
+def test_a_get_that_may_take_no_time_does_not_wait_for_a_keeper_that_is_stopped(serve, name):
+    served = serve("import isthmus").ready()
+    with isthmus.connect(name) as bus:
+        q = bus.queue("q")
+        q.stats()
+        served.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(isthmus.TimeoutError, match="the queue 'q' had no message"):
+                q.get(timeout=0)
+        finally:
+            served.process.send_signal(signal.SIGCONT)
+
+
+def test_an_interrupt_at_any_step_of_a_get_leaves_the_consumer_able_to_get(bus, other):
+    steps = [intake.Intake.wait.__code__, queues._Consumer.adjust.__code__]
+    for line in range(60):
+        left = line
+
+        def trace(frame, event, argument):
+            nonlocal left
+            if frame.f_code in steps:
+                if event == "line":
+                    left -= 1
+                    if left < 0:
+                        sys.settrace(None)
+                        raise KeyboardInterrupt
+                return trace
+            return None
+
+        with other.queue(f"q{line}") as q:
+            sys.settrace(trace)
+            try:
+                with pytest.raises((isthmus.TimeoutError, KeyboardInterrupt)):
+                    q.get(timeout=0.01)
+            finally:
+                sys.settrace(None)
+            bus.queue(q.name).put(line)
+            assert q.get(timeout=PATIENCE).value == line
 
 
 def test_each_message_goes_to_one_of_several_consumers(bus, other, until):

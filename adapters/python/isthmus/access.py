@@ -18,9 +18,9 @@ from .errors import NotExported, PeerLost, TimeoutError
 from .keeper import READY, own_starters, starter
 from .peer import Peer
 
-__all__ = ["SLICE", "Access", "Lane", "Telling"]
+__all__ = ["PATIENCE", "SLICE", "Access", "Lane", "Telling"]
 
-PATIENCE = 2.0  # seconds for the keeper of a bus to be there
+PATIENCE = 2.0  # seconds for the keeper of a bus to be there, and to say that nothing is
 # What has no answer yet, of one queue or topic and of a connection to all of them. Some 1000 fit;
 # acknowledgements go the same way, and must not wait for room behind them.
 MOST_UNANSWERED = 64
@@ -76,11 +76,8 @@ class Access:
         finding = self._finding.get(loop)
         if finding is None:
             finding = self._finding[loop] = loop.run_in_executor(None, self.ensure)
-        try:
-            await asyncio.shield(finding)
-        finally:
-            if finding.done():
-                self._finding.pop(loop, None)
+            finding.add_done_callback(lambda done: self._finding.pop(loop, None))
+        await asyncio.shield(finding)
 
     def is_ready_now(self) -> bool:
         """Whether who comes now, in the running event loop, need not wait: nor behind others."""
@@ -293,7 +290,7 @@ class _AsyncPut:
         if what == RESULT:
             self.future.set_result(None)
         else:
-            self.future.set_exception(self.lane.failure(value, self._what))
+            futures.set_failure(self.future, self.lane.failure(value, self._what))
 
     def _give_up(self, timeout: float) -> None:
         if self.lane.leave(self):

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from . import _isthmus
 from ._isthmus import RESULT
 
-__all__ = ["begin", "is_in_loop", "sink_of", "submit", "tell"]
+__all__ = ["begin", "hand_over", "is_in_loop", "set_failure", "sink_of", "submit", "tell"]
+
+
+log = logging.getLogger("isthmus")
 
 
 def is_in_loop() -> bool:
@@ -68,35 +73,65 @@ class Receiver(Protocol):
     def receive(self, what: int, value: Any) -> None: ...
 
 
+class _Batch:
+    """What has come for a loop since it was last woken. The loop's handle owns it: lost with that, as where a
+    signal handler raises, it is no obstacle to the next.
+    """
+
+    __slots__ = ("__weakref__", "events")
+
+    def __init__(self, events: Sequence[tuple[Receiver, int, Any]]) -> None:
+        self.events: deque[tuple[Receiver, int, Any]] | None = deque(events)  # None: they are being told
+
+
 class _Sink:
     """Brings events to a loop, which is woken once for all that come until it takes them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._lock = threading.Lock()
-        self._events: list[tuple[Receiver, int, Any]] = []  # guarded by it; the loop is woken for the first
+        self._lock = threading.RLock()
+        self._last: weakref.ref[_Batch] | None = None  # guarded by it, as what is in the batch
 
     def __call__(self, events: Sequence[tuple[Receiver, int, Any]]) -> None:
         loop = self._loop()
+        if loop is None:
+            return
         with self._lock:
-            is_first = not self._events
-            self._events.extend(events)
+            batch = self._last() if self._last is not None else None
+            if batch is not None and batch.events is not None:
+                batch.events.extend(events)
+                return
+            batch = _Batch(events)
+            self._last = weakref.ref(batch)
+        with contextlib.suppress(RuntimeError):  # it was closed, and nobody waits
+            loop.call_soon_threadsafe(self._deliver, batch)
+
+    def _deliver(self, batch: _Batch) -> None:
+        with self._lock:
+            events, batch.events = batch.events, None
         try:
-            if loop is None or loop.is_closed():
-                self._take()  # nobody waits
-            elif is_first:
-                loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:  # it was closed meanwhile
-            self._take()
+            while events:
+                hand_over(*events.popleft())
+        finally:
+            if events:  # a signal handler has raised
+                self(events)
 
-    def _take(self) -> list[tuple[Receiver, int, Any]]:
-        with self._lock:
-            events, self._events = self._events, []
-        return events
 
-    def _deliver(self) -> None:
-        for receiver, what, value in self._take():
-            receiver.receive(what, value)
+def hand_over(receiver: Receiver, what: int, value: Any) -> None:
+    """One that fails is no reason for the others not to be told."""
+    try:
+        receiver.receive(what, value)
+    except Exception:
+        log.exception("what came over the bus could not be received")
+
+
+def set_failure(future: asyncio.Future[Any], error: BaseException) -> None:
+    """As Python does from 3.12 on, before which a StopIteration could not be set at all."""
+    if isinstance(error, StopIteration):
+        failure = RuntimeError("the call has raised StopIteration")
+        failure.__cause__ = error
+        error = failure
+    future.set_exception(error)
 
 
 _sinks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Sink] = weakref.WeakKeyDictionary()
@@ -142,7 +177,7 @@ class _Call:
         if what == RESULT:
             self.future.set_result(value)
         else:
-            self.future.set_exception(value)
+            set_failure(self.future, value)
 
     def pass_on_cancel(self, future: asyncio.Future[Any]) -> None:
         if future.cancelled():

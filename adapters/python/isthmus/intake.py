@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from . import futures
 from ._isthmus import ITEMS, RAISED, RESULT, STREAMS
-from .access import SLICE, Access
+from .access import PATIENCE, SLICE, Access
 from .errors import Error, PeerLost, TimeoutError
 from .keeper import READY
 
@@ -28,9 +29,13 @@ class _Waiter:
     """A thread that waits for an item."""
 
     __slots__ = ("_event", "outcome")
+    _event: threading.Event
 
     def __init__(self) -> None:
-        self.outcome: tuple[int, Any] | None = None  # guarded by the lock of the intake
+        self.outcome: tuple[int, Any] | None = None  # set with the lock of the intake held
+
+    def prepare(self) -> None:
+        """To wait: an item that is there already needs none of it."""
         self._event = threading.Event()
 
     @staticmethod
@@ -49,11 +54,14 @@ class _LoopWaiter:
     """A coroutine that waits for one."""
 
     __slots__ = ("future", "outcome", "sink")
+    future: asyncio.Future[None]
 
     def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
         self.outcome: tuple[int, Any] | None = None  # likewise
-        self.future: asyncio.Future[None] = loop.create_future()
+
+    def prepare(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.future = loop.create_future()
         self.sink = futures.sink_of(loop)
 
     def receive(self, what: int, value: Any) -> None:
@@ -71,12 +79,13 @@ class _Look:
         self._waiter = waiter
 
     def receive(self, what: int, value: Any) -> None:
-        self._intake.looked(self._waiter, value if what == RAISED else None)
+        failed = what == RAISED and not isinstance(value, TimeoutError)
+        self._intake.looked(self._waiter, value if failed else None)
 
 
 def _deliver(events: Sequence[tuple[Intake[Any] | _Look, int, Any]]) -> None:
     for receiver, what, value in events:
-        receiver.receive(what, value)
+        futures.hand_over(receiver, what, value)
 
 
 class Intake(Generic[Item]):
@@ -127,7 +136,7 @@ class Intake(Generic[Item]):
 
     def take_back(self, item: Item) -> None:
         """The program has not taken it after all."""
-        if not self.give(item):
+        if self.failure is None and not self.give(item):
             self.items.appendleft(item)
 
     def fail(self, error: BaseException) -> None:
@@ -148,11 +157,13 @@ class Intake(Generic[Item]):
         with self.lock:
             if self.failure is not None:
                 return  # what was on its way when it was closed is for others
-            if what == ITEMS:
-                self.arrive(value)
-            else:
-                self.fail(PeerLost(f"{self.what} has ended") if what == RESULT else value)
-            self.wake()
+            try:
+                if what == ITEMS:
+                    self.arrive(value)
+                else:
+                    self.fail(PeerLost(f"{self.what} has ended") if what == RESULT else value)
+            finally:
+                self.wake()
 
     def looked(self, waiter: _Waiter | _LoopWaiter, failure: BaseException | None) -> None:
         """There was nothing for it, unless it has it."""
@@ -165,25 +176,23 @@ class Intake(Generic[Item]):
 
     # --- any thread ---
 
-    def _ask(self, make: Callable[[], Any]) -> tuple[Any, Any]:
-        """The next item, or a waiter that will have it. Raises what has ended the stream."""
+    def _ask(self, waiter: _Waiter | _LoopWaiter, look: bool) -> None:
+        """For the next item, which it may have at once. Raises what has ended the stream."""
         with self.lock:
             if self.items:
                 item = self.items.popleft()
+                waiter.outcome = RESULT, item
                 self.taken(item)
-                return item, None
+                return
             if self.failure is not None:
                 failure = self.failure
                 self.told(failure)
                 raise failure
-            waiter = make()
+            waiter.prepare()
             self.waiters.append(waiter)
-            try:
-                self.adjust()
-            except BaseException:
-                self.waiters.remove(waiter)
-                raise
-            return None, waiter
+            self.adjust()
+        if look:
+            self.native.start(READY, (), {}, PATIENCE, 0, 0, _deliver, _Look(self, waiter))
 
     def _outcome(self, waiter: _Waiter | _LoopWaiter, timeout: float | None = None) -> Item:
         """What has come for it. It waits no longer; TimeoutError when nothing has."""
@@ -200,21 +209,21 @@ class Intake(Generic[Item]):
     def _nothing(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"{self.what} had no message within {timeout} s")
 
-    def _look(self, waiter: _Waiter | _LoopWaiter) -> None:
-        self.native.start(READY, (), {}, None, 0, 0, _deliver, _Look(self, waiter))
-
     def _abandon(self, waiter: _Waiter | _LoopWaiter) -> None:
         """It waits no longer, and what has come after all is for others."""
-        with self.lock:
-            if waiter.outcome is None:
-                self._withdraw(waiter)
-            elif waiter.outcome[0] == RESULT:
-                self.take_back(waiter.outcome[1])
-            self.wake()
+        with self.lock, contextlib.suppress(Error):  # the bus was left, and nobody keeps anything
+            try:
+                if waiter.outcome is None:
+                    self._withdraw(waiter)
+                elif waiter.outcome[0] == RESULT:
+                    self.take_back(waiter.outcome[1])
+            finally:
+                self.wake()
 
     def _withdraw(self, waiter: _Waiter | _LoopWaiter) -> None:
-        self.waiters.remove(waiter)
-        self.adjust()
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
+            self.adjust()
 
     def wait(self, timeout: float | None) -> Item:
         """The next item; with a timeout of 0 one that is there by now. Signal handlers run meanwhile."""
@@ -223,40 +232,30 @@ class Intake(Generic[Item]):
                 f"{self.what} can't be waited for on the thread that its messages come by: use an export "
                 'with executor="threads", or a coroutine'
             )
-        item: Item
-        item, waiter = self._ask(_Waiter)
-        if waiter is None:
-            return item
+        waiter = _Waiter()
         until = None if not timeout else time.monotonic() + timeout
         try:
-            if timeout == 0:
-                self._look(waiter)
+            self._ask(waiter, timeout == 0)
             while waiter.outcome is None:
                 left = SLICE if until is None else min(SLICE, until - time.monotonic())
                 if left <= 0:
                     break
                 waiter.wait(left)
+            return self._outcome(waiter, timeout)
         except BaseException:
             self._abandon(waiter)
             raise
-        return self._outcome(waiter, timeout)
 
     async def wait_async(self, timeout: float | None) -> Item:
-        item: Item
-        item, waiter = self._ask(_LoopWaiter)
-        if waiter is None:
-            return item
+        waiter = _LoopWaiter()
         try:
-            if timeout == 0:
-                self._look(waiter)
-            if not timeout:
-                await waiter.future
-            else:
-                await asyncio.wait([waiter.future], timeout=timeout)
+            self._ask(waiter, timeout == 0)
+            if waiter.outcome is None:
+                await (asyncio.wait([waiter.future], timeout=timeout) if timeout else waiter.future)
+            return self._outcome(waiter, timeout)
         except BaseException:
             self._abandon(waiter)
             raise
-        return self._outcome(waiter, timeout)
 
 
 def readable(value: Any) -> Any:

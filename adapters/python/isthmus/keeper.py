@@ -103,6 +103,7 @@ class Keeper:
     def _run(self, batch: Sequence[_isthmus.Deferred]) -> None:
         for token, function, args, _, call in batch:
             self._perform(token, function, call, args or ())
+        self._forget_idle_queues()
         self._tell()
 
     def _perform(
@@ -143,7 +144,6 @@ class Keeper:
         queue = self._queues.get(name)
         if queue is None:
             check_name("a queue", name)
-            self._forget_idle_queues()
             queue = self._queues[name] = Queue(name, self._outbox, lambda: self._queue(name + DEAD))
         if depth is not None or deliveries is not None:
             queue.agree(depth, deliveries)

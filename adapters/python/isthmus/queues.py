@@ -72,11 +72,10 @@ class _Consumer(Intake[_Delivery]):
 
     def adjust(self) -> None:
         wanted = self._wanted
-        self._want()
-        if self._wanted == wanted:
-            return
         try:
-            self._tell(ACKNOWLEDGED, ())
+            self._want()
+            if self._wanted != wanted:
+                self._tell(ACKNOWLEDGED, ())
         except BaseException:
             self._wanted = wanted  # nobody knows of more
             raise
