@@ -5,6 +5,10 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <string_view>
 
 namespace isthmus {
 
@@ -27,6 +31,20 @@ bool get(pid_t thread, Attributes& attributes) {
     return ::syscall(SYS_sched_getattr, thread, &attributes, sizeof attributes, 0) == 0;
 }
 
+/// A filter of system calls may end the process for one that it does not know, and does not say so before: with one the kernel is
+/// asked only where `ISTHMUS_SHORT_SLICES` is 1, and nowhere where it is 0.
+bool may_ask() {
+    static const bool may = [] {
+        if (const char* said = std::getenv("ISTHMUS_SHORT_SLICES")) return std::string_view(said) == "1";
+        std::ifstream status("/proc/self/status");
+        for (std::string line; std::getline(status, line);) {
+            if (line.starts_with("Seccomp:")) return line.ends_with("\t0");
+        }
+        return false;
+    }();
+    return may;
+}
+
 bool set(pid_t thread, Attributes& attributes) { return ::syscall(SYS_sched_setattr, thread, &attributes, 0) == 0; }
 
 }  // namespace
@@ -39,6 +57,7 @@ std::shared_ptr<ShortSlice> ShortSlice::of_this_thread() {
 }
 
 ShortSlice::ShortSlice() noexcept {
+    if (!may_ask()) return;
     const auto thread = static_cast<pid_t>(::syscall(SYS_gettid));
     Attributes attributes;
     if (!get(thread, attributes) || attributes.policy != SCHED_OTHER || attributes.runtime <= short_slice) return;

@@ -414,6 +414,15 @@ test('a program can end when nobody waits for a message', async () => {
   assert.deepEqual([ended.code, ended.out, ended.err], [0, '1\n', ''])
 })
 
+test('an abort rejects with its own reason, also when that speaks of a lost host', async t => {
+  const q = (await start(t)).queue('q')
+  const controller = new AbortController()
+  const getting = q.get({ signal: controller.signal })
+  const reason = new HostLostError('mine')
+  setTimeout(() => controller.abort(reason), 20)
+  await assert.rejects(getting, error => error === reason)
+})
+
 test('a consumer that nobody has any more gives back what it holds', async t => {
   const py = await start(t)
   await py.queue('q').put(1)

@@ -176,10 +176,11 @@ export class Access {
 }
 
 /** When the bus is lost, an error names what was done, and not what was called for that. */
-export async function told<T>(doing: string, work: Promise<T>): Promise<T> {
+export async function told<T>(doing: string, work: Promise<T>, signal?: AbortSignal): Promise<T> {
   try {
     return await work
   } catch (error) {
-    throw error instanceof HostLostError ? new HostLostError(`${doing} failed:`, error.why) : error
+    if (!(error instanceof HostLostError) || (signal?.aborted && error === signal.reason)) throw error
+    throw new HostLostError(`${doing} failed:`, error.why)
   }
 }

@@ -267,7 +267,11 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
     const { depth, deliveries } = this.#options
     const { what } = this.#consumer
     const args = [value, this.name, depth, deliveries]
-    return told(`put to ${what}`, this.#access.send(verbs.put, this.name, args, what, options))
+    return told(
+      `put to ${what}`,
+      this.#access.send(verbs.put, this.name, args, what, options),
+      options.signal,
+    )
   }
 
   /**
@@ -278,7 +282,7 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
   async get(options: WaitOptions = {}): Promise<Message<T>> {
     check.get(options)
     const getting = this.#access.async(() => this.#consumer.next(options))
-    const delivery = await told(`get from ${this.#consumer.what}`, getting)
+    const delivery = await told(`get from ${this.#consumer.what}`, getting, options.signal)
     return new Message<T>(this, this.#consumer, delivery)
   }
 

@@ -152,7 +152,7 @@ export class Topic<T = unknown> {
     check.publish(options)
     const what = `the topic '${this.name}'`
     const sent = this.#access.send(verbs.publish, this.name, [value, this.name], what, options)
-    return told(`publish to ${what}`, sent)
+    return told(`publish to ${what}`, sent, options.signal)
   }
 
   /** Messages that are published from now on. */
