@@ -283,6 +283,38 @@ test('a message that a consumer can not read spares what it holds', async t => {
   assert.deepEqual((await q.dead.get()).value, confusing)
 })
 
+test('a message that can not be read here spares what is held, and those behind it', async t => {
+  const py = await start(t)
+  const q = py.queue('q', { prefetch: 4, deliveries: 2 })
+  const news = py.topic('q').subscribe()
+  await news.ready
+  await py.call('put_between_others_what_javascript_cannot_read', [py.name, 'q'])
+  const held = []
+  let failed = 0
+  while (held.length < 3 || failed < 2) {
+    await q.get().then(
+      message => held.push(message),
+      error => {
+        assert.match(error.message, /'<f16' is no dtype/)
+        failed++
+      },
+    )
+  }
+  for (const message of held) message.ack()
+  assert.deepEqual(
+    held.map(({ value, deliveries }) => [value, deliveries]),
+    [
+      ['one', 1],
+      ['two', 1],
+      ['three', 1],
+    ],
+  )
+  const { acknowledged, unacknowledged, dead } = await q.stats()
+  assert.deepEqual([acknowledged, unacknowledged, dead], [3, 0, 1])
+  await assert.rejects(news.next(), /'<f16' is no dtype/)
+  assert.deepEqual(await news.next(), { done: false, value: ['later', 2] })
+})
+
 test('another depth, and what is no depth, are errors that say so', async t => {
   const py = await start(t)
   await py.queue('q', { depth: 4 }).put(1)

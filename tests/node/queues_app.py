@@ -2,6 +2,8 @@
 
 import threading
 
+import numpy as np
+
 import isthmus
 
 
@@ -40,6 +42,16 @@ def take_what_can_be_read(bus: str, name: str) -> list:
         while not read():
             pass
     return told
+
+
+@isthmus.export(executor="threads")
+def put_between_others_what_javascript_cannot_read(bus: str, name: str) -> None:
+    records = np.zeros(2, [("x", "<f16")])
+    with isthmus.connect(bus) as own:
+        for value in ("one", [records, "more of it"], "two", "three"):
+            own.queue(name).put(value)
+        own.topic(name).publish(["news", records])
+        own.topic(name).publish(["later", 2])
 
 
 @isthmus.export(executor="threads")

@@ -192,13 +192,11 @@ export class Answers {
     const count = field(fields.cellCount)
     let values: unknown[]
     try {
-      values = this.#decoder.values(
-        cells,
-        count,
-        field(fields.heap),
-        field(fields.payloads),
-        field(fields.payloadCount),
-      )
+      const [heap, payloads] = [field(fields.heap), field(fields.payloads)]
+      const payloadCount = field(fields.payloadCount)
+      values = stream.areDeliveries
+        ? this.#decoder.deliveries(cells, count, heap, payloads, payloadCount)
+        : this.#decoder.values(cells, count, heap, payloads, payloadCount)
     } catch (error) {
       this.#decoder.giveUp(cells, count)
       this.#calls.forget(slot)

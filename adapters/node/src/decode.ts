@@ -25,6 +25,11 @@ const handleWords = sizes.handle >> 2
 const shortText = 24
 const fromCharCode = String.fromCharCode
 
+/** In the place of a value that can't be read here. */
+export class Unreadable {
+  constructor(readonly reason: unknown) {}
+}
+
 /** Reads values out of frames that were copied to a private buffer. */
 export class Decoder {
   #i32!: Int32Array
@@ -72,17 +77,68 @@ export class Decoder {
 
   /** All values of a frame: the arguments of a call, the items of a stream. */
   values(cells: number, cellCount: number, heap: number, payloads: number, count: number): unknown[] {
+    return this.#values(cells, cellCount, heap, payloads, count, () => this.#value())
+  }
+
+  /** Likewise, of tuples whose last member was sent by another peer: if that can't be read, what says why is in its place. */
+  deliveries(cells: number, cellCount: number, heap: number, payloads: number, count: number): unknown[] {
+    return this.#values(cells, cellCount, heap, payloads, count, () => this.#delivery())
+  }
+
+  #values(
+    cells: number,
+    cellCount: number,
+    heap: number,
+    payloads: number,
+    count: number,
+    next: () => unknown,
+  ): unknown[] {
     this.#at = cells
     this.#heap = heap
     this.#hold(payloads, count)
     const end = cells + cellCount * cellWords
     const values: unknown[] = []
     try {
-      while (this.#at < end) values.push(this.#value())
+      while (this.#at < end) values.push(next())
     } finally {
       this.#letGo()
     }
     return values
+  }
+
+  #delivery(): unknown {
+    const at = this.#at
+    if (((this.#i32[at] as number) & 0xff) !== tags.tuple) return this.#value()
+    this.#at = at + cellWords
+    const members = this.#list((this.#i32[at + 1] as number) - 1)
+    const last = this.#at
+    try {
+      members.push(this.#value())
+    } catch (error) {
+      members.push(new Unreadable(error))
+      this.#at = last
+      this.#skip()
+    }
+    return members
+  }
+
+  #skip(): void {
+    for (let open = 1; open > 0; --open) {
+      const head = this.#i32[this.#at] as number
+      const count = (this.#i32[this.#at + 1] as number) >>> 0
+      const tag = head & 0xff
+      this.#at += cellWords
+      if (tag === LIST || tag === tags.tuple || tag === tags.set) open += count
+      else if (tag === OBJECT || tag === tags.map) open += 2 * count
+      else if (tag === tags.slice) open += 3
+      else if (tag === tags.table) open += count + 1
+      else if (tag === tags.bytes || tag === tags.array) {
+        const extents = tag === tags.bytes ? 1 : count
+        const flag = head >> 16
+        this.#at += (flag & flags.strided ? 2 * extents + 1 : extents) * cellWords
+        if (flag & flags.typed) this.#at += 2 * cellWords
+      }
+    }
   }
 
   /** Until `letGo`, the frame that is being decoded holds its payloads once for itself. */

@@ -18,6 +18,7 @@ export class Closed extends IsthmusError {
 }
 
 export abstract class Intake<Item> implements StreamEvents {
+  readonly areDeliveries = true
   readonly access: Access
   readonly what: string
   readonly #waiters: Waiter<Item>[] = []

@@ -197,6 +197,7 @@ export class Peer implements Port {
       rests = false
     }
     const events: StreamEvents = {
+      areDeliveries: on.areDeliveries ?? false,
       items: values => on.items(values),
       end: () => {
         end()

@@ -32,6 +32,8 @@ export interface PortOptions {
 
 /** What becomes of a stream: items, and in the end either `end` or `fail`, also after a cancel. */
 export interface StreamEvents {
+  /** Items are tuples with a message of some other peer: one that can't be read is `Unreadable`, and spares the others. */
+  readonly areDeliveries?: boolean
   items(values: unknown[]): void
   end(): void
   fail(error: unknown): void

@@ -1,6 +1,7 @@
 // Queues, as those see them who put and get.
 
 import { type Access, told, verbs, type WaitOptions, waitNames } from './access.js'
+import { Unreadable } from './decode.js'
 import { IsthmusError } from './errors.js'
 import { Closed, dropped, Intake } from './intake.js'
 import { optionsOf } from './options.js'
@@ -100,7 +101,7 @@ class Consumer extends Intake<Delivery> {
     super.fail(reason)
   }
 
-  /** What can't be read here ends the stream, and is given out again: the next `get` begins anew. */
+  /** What ends the stream gives back all that is held: the next `get` begins anew. */
   protected lasts(reason: unknown): boolean {
     return reason instanceof Closed
   }
@@ -164,6 +165,11 @@ class Consumer extends Intake<Delivery> {
       this.#held.add(tag)
       throw error
     }
+  }
+
+  /** What can't be read. It may have gone back by itself meanwhile. */
+  reject(tag: number): void {
+    if (this.#held.has(tag)) this.settle(tag, 'rejected')
   }
 
   /** One more or one less takes messages in a loop. */
@@ -283,6 +289,10 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
     check.get(options)
     const getting = this.#access.async(() => this.#consumer.next(options))
     const delivery = await told(`get from ${this.#consumer.what}`, getting, options.signal)
+    if (delivery[2] instanceof Unreadable) {
+      this.#consumer.reject(delivery[0])
+      throw delivery[2].reason
+    }
     return new Message<T>(this, this.#consumer, delivery)
   }
 

@@ -1,6 +1,7 @@
 // Topics, as those see them who publish and subscribe.
 
 import { type Access, told, verbs, type WaitOptions, waitNames } from './access.js'
+import { Unreadable } from './decode.js'
 import { closedError, IsthmusError } from './errors.js'
 import { Closed, dropped, Intake } from './intake.js'
 import { optionsOf } from './options.js'
@@ -108,6 +109,7 @@ export class Subscription<T = unknown> implements AsyncIterableIterator<T>, Asyn
     try {
       await this.ready
       const news = (await told(`get from ${this.#feed.what}`, this.#feed.next({}))) as News
+      if (news[1] instanceof Unreadable) throw news[1].reason
       return { done: false, value: news[1] as T }
     } catch (error) {
       if (this.#feed.isOver && error instanceof IsthmusError && error.code === 'ERR_ISTHMUS_CLOSED')
