@@ -1,4 +1,4 @@
-"""The other files of this folder, on the Pythons that are not the one running them, with a quarter of the examples."""
+"""The other files of this folder on the other Pythons, with a quarter of the examples."""
 
 import os
 import subprocess
