@@ -12,7 +12,7 @@ import pytest
 import isthmus
 
 NAPS = """
-    import time
+    import asyncio, time
     import isthmus
 
     done = []
@@ -22,6 +22,10 @@ NAPS = """
         time.sleep(seconds)
         done.append(word)
         return word
+
+    @isthmus.export
+    async def nap_on_loop(seconds):
+        await asyncio.sleep(seconds)
 
     @isthmus.export
     def log():
@@ -95,7 +99,7 @@ def test_closing_ends_the_calls_in_flight(bus):
 
     def call():
         try:
-            bus.call("nap", 5)
+            bus.call("nap_on_loop", 20)
         except isthmus.PeerLost as error:
             failures.append(error.code)
 
@@ -160,7 +164,7 @@ def test_ctrl_c_ends_the_wait_of_the_main_thread(serve, name, until):
 import isthmus, time
 bus = isthmus.connect({name!r})
 try:
-    bus.call("nap", 3, "interrupted")
+    bus.call("nap_on_loop", 20)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 print(bus.is_open)
