@@ -58,6 +58,31 @@ test('a call goes to the worker with the least to do', async t => {
   assert.equal(await held, holder)
 })
 
+test('a blocked isolate performs no callback of another call, whichever worker that is for', async t => {
+  const py = await start(t, { workers: 2 })
+  await pidsOf(py, 2)
+  const keys = new Map()
+  for (let key = 0; keys.size < 2; ++key) keys.set(await py.call('pid', [], { sticky: `${key}` }), `${key}`)
+  const [first, second] = keys.values()
+  for (const sticky of [first, second]) {
+    const order = []
+    const theirs = async pid => {
+      order.push('the other')
+      await new Promise(setImmediate)
+      return pid
+    }
+    const own = pid => {
+      order.push('its own')
+      return pid
+    }
+    const other = py.call('call_back', [theirs], { sticky: first })
+    const [holder] = py.callSync('call_back', [own], { sticky })
+    assert.deepEqual(order, ['its own'])
+    assert.equal(keys.get(holder), sticky)
+    assert.equal(keys.get((await other)[0]), first)
+  }
+})
+
 test('also when another isolate has made it busy', async t => {
   const py = await start(t, { workers: 2 })
   const gate = makeGate()

@@ -186,6 +186,7 @@ private:
     bool describe(const Bus::Received& received, const std::byte* base);
     bool describe_answer(const Bus::Received& received, const std::byte* base);
     void describe_frame(const Bus::Received& received, const std::byte* base, std::int32_t* words);
+    bool gives_way_to(const Link::Ends& ends) const;
     void describe_request(const Bus::Received& received, const std::byte* base, std::int32_t* words);
     void describe_lost();
     std::int32_t* descriptor();

@@ -40,7 +40,7 @@ export class Waiting implements Blocked {
 
 export class Answers {
   /** The calls that this isolate is blocked in, the innermost one last. */
-  readonly waiting: Waiting[] = []
+  readonly #waiting: readonly Waiting[]
   readonly #calls: Calls
   readonly #decoder: Decoder
   readonly #server: Server
@@ -66,6 +66,7 @@ export class Answers {
     abandon: (slot: number) => void,
     native: NativeConnection,
     bus: string,
+    waiting: readonly Waiting[],
   ) {
     this.#calls = calls
     this.#decoder = decoder
@@ -77,6 +78,7 @@ export class Answers {
     this.#abandon = abandon
     this.#native = native
     this.#bus = bus
+    this.#waiting = waiting
   }
 
   /** Settles all that was drained. */
@@ -132,7 +134,7 @@ export class Answers {
 
   /** The end of a stream, the answer to a call that this isolate is blocked in, or one that nobody waits for. */
   #settleOther(at: number, slot: number, isError: boolean): void {
-    const waiting = this.waiting.find(each => each.slot === slot && !each.done)
+    const waiting = this.#waiting.find(each => each.slot === slot && !each.done)
     const stream = waiting ? undefined : this.#calls.streams.get(slot)
     if (stream === undefined && waiting === undefined) {
       this.#discard(at)
