@@ -113,6 +113,43 @@ test('a killed worker loses its own calls and no others, and new calls go to the
   await until('another one has taken its place', async () => (await pidsOf(py, 2)).size > 1, patience)
 })
 
+test('while nobody exports a name on a bus that lives, an error says that, and the next call may succeed', async t => {
+  const py = await start(t, { workers: 1 })
+  const guest = await connect(py.name)
+  const other = await connect(py.name)
+  const refused = name => ({
+    name: 'HostLostError',
+    message: `'${name}' was not sent: nobody exports '${name}' at the moment`,
+  })
+  other.export('other', () => 'other')
+  await until('it is found', async () => (await guest.call('other').catch(() => {})) === 'other')
+  await other.close()
+  await assert.rejects(guest.call('other'), refused('other'))
+  assert.throws(() => guest.callSync('other'), refused('other'))
+  for (const caller of [guest, py]) {
+    const victim = await caller.call('pid')
+    process.kill(victim, 'SIGKILL')
+    const failures = []
+    await until(
+      'another one has taken its place',
+      async () => {
+        try {
+          return (await caller.call('pid')) !== victim
+        } catch (error) {
+          failures.push(error)
+          return false
+        }
+      },
+      patience,
+    )
+    assert.ok(failures.length > 0)
+    const isRight = ({ name, message }) =>
+      name === 'HostLostError' && (message === refused('pid').message || /was not answered/.test(message))
+    assert.ok(failures.every(isRight), String(failures.find(each => !isRight(each))))
+  }
+  await guest.close()
+})
+
 test('arrays and callbacks reach whichever worker is called', async t => {
   const py = await start(t, { workers: 2 })
   const x = py.alloc(Float64Array, 100_000).fill(0.5)

@@ -136,6 +136,7 @@ private:
     void tick(napi_env env);
     void nudge(napi_env env);
     void delivered(napi_env env);
+    void standing(napi_env env);
     void close(napi_env env);
     static napi_value call_and_wait(napi_env env, napi_callback_info info);
     static napi_value wait(napi_env env, napi_callback_info info);

@@ -246,11 +246,15 @@ export class Answers {
     if (status !== statuses.lost) return errorOf(status, name)
     const subject = `${name} was not sent:`
     if (typeof target !== 'string') return new HostLostError(subject, "the object's owner is gone")
-    const nobody = `nobody serves the bus '${this.#bus}'`
-    if (this.#companion === undefined)
-      return new HostLostError(subject, `${nobody} any more: connect again once it is served`)
-    const { ended } = this.#companion
-    return new HostLostError(subject, ended ? `the host ${ended}: spawn it again` : `${nobody} at the moment`)
+    const ended = this.#companion?.ended
+    if (ended) return new HostLostError(subject, `the host ${ended}: spawn it again`)
+    this.#native.standing()
+    if (this.#words[words.status] === OK)
+      return new HostLostError(subject, `nobody exports ${name} at the moment`)
+    return new HostLostError(
+      subject,
+      `nobody serves the bus '${this.#bus}' any more: connect again once it is served`,
+    )
   }
 
   /** The bus knows of a host's death before the system says how it died. */

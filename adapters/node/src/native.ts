@@ -55,6 +55,8 @@ export interface NativeConnection {
   /** Has the garbage collector look for dropped arrays, where that is worth it. */
   nudge(): void
   delivered(): void
+  /** Its status is `closed` once the bus has ended. */
+  standing(): void
   /** Why the allocation that the control block tells of was refused. */
   shortage(): string
   stats(): [Counters, MemoryStats, Counters?] | undefined
