@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { inspect } from 'node:util'
 import { ConnectError, connect, HostLostError, spawn } from 'isthmus'
 import { isAlive, run, until } from './support.mjs'
 
@@ -217,11 +218,18 @@ test('the workers end with the bus, and with the program, however it ends', asyn
 })
 
 test('workers that can not be had are refused with a sentence', async () => {
-  await assert.rejects(spawn(app, { workers: 0 }), error => {
-    assert.ok(error instanceof ConnectError)
-    assert.match(error.message, /'0' is no number of workers/)
-    return true
-  })
+  for (const workers of [0, -1, 1.5, 64, Number.NaN, 'two', '2', null]) {
+    await assert.rejects(spawn(app, { workers, python: '/nowhere' }), {
+      name: typeof workers === 'number' ? 'RangeError' : 'TypeError',
+      message: `workers is a whole number from 1 to 63, and not ${inspect(workers)}`,
+    })
+  }
+  for (const workerKind of ['green', '', 2, null]) {
+    await assert.rejects(spawn(app, { workers: 2, workerKind, python: '/nowhere' }), {
+      name: 'TypeError',
+      message: `workerKind is 'process', 'interpreter' or 'thread', and not ${inspect(workerKind)}`,
+    })
+  }
   await assert.rejects(spawn(app, { workers: 2, workerKind: 'thread' }), {
     name: 'ConnectError',
     message: /free-threaded build/,

@@ -103,7 +103,7 @@ interface Numbers<Name extends string> {
   readonly frames: Record<'streams' | 'blocks' | 'keeps' | 'references' | 'lends', number>
   readonly targets: Record<'nameOnly' | 'onObject' | 'operation', number>
   readonly sticky: Record<'not' | 'byCaller', number>
-  readonly peers: Record<'any' | 'gone', number>
+  readonly peers: Record<'any' | 'gone' | 'most', number>
   readonly flags: Record<'leased' | 'fortran' | 'ascii' | 'moved' | 'kwargs' | 'strided' | 'typed', number>
   readonly sizes: Record<SizeName, number>
   readonly sentences: readonly string[]
