@@ -1,6 +1,8 @@
 """What tests/node/callbacks.test.mjs calls."""
 
 import asyncio
+import itertools
+import time
 
 import isthmus
 
@@ -10,6 +12,16 @@ raised: list[BaseException] = []
 @isthmus.export
 def apply(f, *args, **kwargs):
     return f(*args, **kwargs)
+
+
+@isthmus.export
+def nap(seconds):
+    time.sleep(seconds)
+
+
+@isthmus.export
+async def take_in_thread(stream, n):
+    return await asyncio.to_thread(lambda: list(itertools.islice(stream, n)))
 
 
 @isthmus.export

@@ -1,8 +1,8 @@
 // Functions of JavaScript that Python calls, and of Python that JavaScript calls, inside of one another.
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
-import { PythonError, spawn } from 'isthmus'
-import { collectGarbage, until } from './support.mjs'
+import { connect, PythonError, spawn, TimeoutError } from 'isthmus'
+import { collectGarbage, delay, until } from './support.mjs'
 
 let py
 before(async () => {
@@ -30,6 +30,87 @@ test('callSync serves the callbacks of its own call', () => {
   assert.equal(py.callSync('apply', [x => x + 1, 1]), 2)
   assert.equal(py.callSync('apply', [x => py.callSync('apply', [y => y * 10, x]), 4]), 40)
   assert.throws(() => py.callSync('apply', [async x => x, 1]), /blocked in callSync/)
+})
+
+test('callSync performs no callback of another call, which may well be a promise', async () => {
+  const order = []
+  const other = py.call('apply', [
+    async x => {
+      order.push('the other')
+      await delay(1)
+      return x + 1
+    },
+    1,
+  ])
+  const own = x => {
+    order.push('its own')
+    return x * 10
+  }
+  assert.equal(py.callSync('apply', [own, 2]), 20)
+  assert.deepEqual(order, ['its own'])
+  assert.equal(await other, 2)
+  assert.deepEqual(order, ['its own', 'the other'])
+})
+
+test('a callback of another call waits through a callSync that is nested, fails, or takes too long', async () => {
+  for (const [what, attempt] of Object.entries({
+    nested: () => assert.equal(py.callSync('apply', [x => py.callSync('apply', [y => y + x, 1]), 2]), 3),
+    fails: () => assert.throws(() => py.callSync('fail', ['no']), PythonError),
+    'fails in a callback': () => {
+      const fails = () => {
+        throw new RangeError('mine')
+      }
+      assert.throws(() => py.callSync('apply', [fails]), RangeError)
+    },
+    'takes too long': () => assert.throws(() => py.callSync('nap', [0.1], { timeout: 10 }), TimeoutError),
+  })) {
+    let isBlocked = true
+    const other = py.call('apply', [
+      async x => {
+        assert.ok(!isBlocked, what)
+        await delay(1)
+        return x + 1
+      },
+      1,
+    ])
+    attempt()
+    isBlocked = false
+    assert.equal(await other, 2, what)
+  }
+})
+
+test('what another call takes of a stream waits while its isolate is blocked', async () => {
+  let isBlocked = false
+  let made = 0
+  const log = []
+  function* promises() {
+    try {
+      for (;;) {
+        if (isBlocked) log.push(`made ${made} while it was blocked`)
+        yield Promise.resolve(made++)
+      }
+    } finally {
+      log.push(isBlocked ? 'closed while it was blocked' : 'closed')
+    }
+  }
+  for (let i = 0; i < 20; ++i) {
+    const taken = py.call('take_in_thread', [promises(), 3000])
+    const enough = made + 1100
+    await until('some were taken', () => made > enough)
+    isBlocked = true
+    py.callSync('nap', [0.02])
+    isBlocked = false
+    assert.equal((await taken).length, 3000)
+  }
+  await until('all were closed', () => log.length >= 20)
+  assert.deepEqual(log, Array(20).fill('closed'))
+})
+
+test('a connection that is closed in a callback of callSync ends it', async () => {
+  const other = await connect(py.name)
+  const closes = () => void other.close()
+  assert.throws(() => other.callSync('apply', [closes]), { code: 'ERR_ISTHMUS_CLOSED' })
+  await other.close()
 })
 
 test('callSync keeps nothing of the callbacks that it has served', () => {

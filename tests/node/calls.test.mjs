@@ -324,6 +324,10 @@ test('who has connected is told which host is lost, and how, and what to do', as
       name: 'HostLostError',
       message: `'add' was not sent: nobody serves the bus '${guest.name}' any more: connect again once it is served`,
     }
+    await until('the end of the bus is known', async () => {
+      const { message } = await guest.call('add', [1, 2]).catch(error => error)
+      return message !== "'add' was not sent: nobody exports 'add' at the moment"
+    })
     assert.throws(() => guest.callSync('add', [1, 2]), refused)
     await assert.rejects(guest.call('add', [1, 2]), refused)
     await Promise.all([guest.close(), doomed.close()])

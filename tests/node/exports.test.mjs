@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { setMaxListeners } from 'node:events'
 import { after, before, test } from 'node:test'
-import { Worker } from 'node:worker_threads'
+import { MessageChannel, Worker } from 'node:worker_threads'
 import {
   connect,
   current,
@@ -165,6 +165,48 @@ test('callSync serves no other calls, which wait', async () => {
   await until('the other call was performed', () => order.length === 4)
   assert.deepEqual(order, [1, 2, 3, 'called'])
   await stop(other)
+})
+
+test('while an isolate is blocked others call it in vain, and give up; then their calls have their turn', async () => {
+  const order = []
+  const other = await startWorker()
+  const { port1: port, port2: begin } = new MessageChannel()
+  const flag = new Int32Array(new SharedArrayBuffer(4))
+  const hasBegun = new Promise(resolve => {
+    py.export('main_until_aborted', () => {
+      current().signal.addEventListener('abort', () => order.push('aborted'))
+      resolve()
+      return new Promise(() => {})
+    })
+  })
+  py.export('main_note', what => order.push(what))
+  other.postMessage({ begin, flag }, [begin])
+  await hasBegun
+  const outcomes = new Promise(resolve => port.once('message', resolve))
+  port.postMessage('go on')
+  const own = i => {
+    assert.notEqual(Atomics.wait(flag, 0, 0, 20_000), 'timed-out')
+    order.push(`own ${i}`)
+  }
+  py.callSync(`js_map_sync_${worker.threadId}`, [[1, 2], own])
+  assert.deepEqual(order, ['own 1', 'own 2'])
+  assert.deepEqual(await outcomes, ['given up', 4, 'given up', 5])
+  assert.deepEqual(order.slice(2), ['aborted', 1, 3])
+  await stop(other)
+})
+
+test('of two isolates that block in calls of one another, one performs the call of the other', async () => {
+  const second = await connect(py.name)
+  for (const [i, bus] of [py, second].entries()) {
+    const flag = bus.alloc(Int32Array, 1)
+    bus.export(`main_value_${i}`, () => 'main')
+    const theirs = bus.call('js_block_in', [`main_value_${i}`, flag])
+    await until('the other isolate has begun', () => Atomics.load(flag, 0) === 1)
+    Atomics.store(flag, 0, 2)
+    assert.equal(bus.callSync('js_add', [1, 2]), 3)
+    assert.equal(await theirs, 'main')
+  }
+  await second.close()
 })
 
 test('a callback that returns a promise while its isolate is blocked is an error that says so', () => {

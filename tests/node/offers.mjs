@@ -21,7 +21,8 @@ bus.export('js_notes', () => notes)
 bus.export('js_sum', array => array.reduce((a, b) => a + b, 0))
 bus.export('js_filled', (n, value) => bus.alloc(Float64Array, n).fill(value))
 bus.export('js_map', (values, f) => Promise.all(values.map(value => f(value))))
-bus.export('js_map_sync', (values, f) => values.map(value => bus.callSync(f, [value])))
+const mapSync = (values, f) => values.map(value => bus.callSync(f, [value]))
+for (const name of ['js_map_sync', `js_map_sync_${threadId}`]) bus.export(name, mapSync)
 bus.export('js_same', value => value)
 bus.export('js_same_not', () => null)
 bus.export('js_collect', async () => {
@@ -57,6 +58,11 @@ bus.export('js_block', flag => {
   Atomics.store(flag, 0, 1)
   while (Atomics.load(flag, 0) === 1);
 })
+bus.export('js_block_in', (name, flag) => {
+  Atomics.store(flag, 0, 1)
+  while (Atomics.load(flag, 0) === 1);
+  return bus.callSync(name)
+})
 bus.export('js_spend', ms => {
   const end = performance.now() + ms
   while (performance.now() < end);
@@ -80,8 +86,25 @@ bus.export(`js_own_${threadId}`, () => () => new Promise(() => {}))
 bus.export(`js_hold_${threadId}`, list => {
   kept.push(list)
 })
+/** Calls main, and gives one call up that has begun there, and one that has not; lets main go on, which is blocked. */
+async function callAndGiveUp({ begin, flag }) {
+  const controller = new AbortController()
+  const { signal } = controller
+  const begun = bus.call('main_until_aborted', [], { signal })
+  await new Promise(resolve => begin.once('message', resolve))
+  const calls = [1, 2, 3].map(i => bus.call('main_note', [i], i === 2 ? { signal } : {}))
+  const outcomes = Promise.allSettled([begun, ...calls])
+  controller.abort(new Error('given up'))
+  await new Promise(setImmediate)
+  Atomics.store(flag, 0, 1)
+  Atomics.notify(flag, 0)
+  begin.postMessage((await outcomes).map(each => each.value ?? each.reason.message))
+  begin.close()
+}
+
 parentPort.on('message', what => {
   if (what === 'call main_note') bus.post('main_note', ['called'])
+  else if (what !== 'stop') void callAndGiveUp(what)
   else {
     parentPort.close()
     bus.close()

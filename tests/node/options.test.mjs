@@ -48,6 +48,35 @@ test('where nothing is close, the error tells which options there are', async ()
   )
 })
 
+test('connect is sticky or not, and keeps to no key', async () => {
+  for (const sticky of ['x', 1, null])
+    await assert.rejects(
+      connect(py.name, { sticky }),
+      says(`sticky is true or false, and not ${inspect(sticky)}`),
+    )
+})
+
+test('queues and topics take what can be so at once, with nobody asked', async () => {
+  const nowhere = await connect(py.name)
+  const topic = nowhere.topic('checked')
+  const many = [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, '5', null, 5n]
+  const refused = (option, value) => ({
+    name: typeof value === 'number' ? 'RangeError' : 'TypeError',
+    message: `${option} is a whole number from 1 on, and not ${inspect(value)}`,
+  })
+  for (const value of many) {
+    for (const option of ['depth', 'deliveries', 'prefetch'])
+      assert.throws(() => nowhere.queue('checked', { [option]: value }), refused(option, value))
+    assert.throws(() => topic.subscribe({ depth: value }), refused('depth', value))
+  }
+  for (const onFull of ['drop', 5, null])
+    assert.throws(
+      () => topic.subscribe({ onFull }),
+      says(`onFull is 'wait' or 'drop-oldest', and not ${inspect(onFull)}`),
+    )
+  await nowhere.close()
+})
+
 test('queues and topics know their options', async () => {
   const [queue, topic] = [py.queue('known'), py.topic('known')]
   const wait = "it has 'timeout' and 'signal'"

@@ -315,7 +315,7 @@ test('a message that can not be read here spares what is held, and those behind 
   assert.deepEqual(await news.next(), { done: false, value: ['later', 2] })
 })
 
-test('another depth, and what is no depth, are errors that say so', async t => {
+test('another depth is an error that says so', async t => {
   const py = await start(t)
   await py.queue('q', { depth: 4 }).put(1)
   const wrong = py.queue('q', { depth: 5 })
@@ -326,9 +326,6 @@ test('another depth, and what is no depth, are errors that say so', async t => {
       return true
     })
   }
-  await assert.rejects(py.queue('r', { depth: 0 }).put(1), /depth is a whole number from 1 on/)
-  assert.throws(() => py.queue('r', { prefetch: 0 }), RangeError)
-  await assert.rejects(py.topic('t').subscribe({ onFull: 'drop' }).next(), /can wait or drop-oldest/)
 })
 
 test('only values can be put, and names of the machinery are reserved', async t => {

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { inspect } from 'node:util'
 import { ConnectError, connect, HostLostError, spawn } from 'isthmus'
 import { isAlive, run, until } from './support.mjs'
 
@@ -58,6 +59,31 @@ test('a call goes to the worker with the least to do', async t => {
   assert.equal(await held, holder)
 })
 
+test('a blocked isolate performs no callback of another call, whichever worker that is for', async t => {
+  const py = await start(t, { workers: 2 })
+  await pidsOf(py, 2)
+  const keys = new Map()
+  for (let key = 0; keys.size < 2; ++key) keys.set(await py.call('pid', [], { sticky: `${key}` }), `${key}`)
+  const [first, second] = keys.values()
+  for (const sticky of [first, second]) {
+    const order = []
+    const theirs = async pid => {
+      order.push('the other')
+      await new Promise(setImmediate)
+      return pid
+    }
+    const own = pid => {
+      order.push('its own')
+      return pid
+    }
+    const other = py.call('call_back', [theirs], { sticky: first })
+    const [holder] = py.callSync('call_back', [own], { sticky })
+    assert.deepEqual(order, ['its own'])
+    assert.equal(keys.get(holder), sticky)
+    assert.equal(keys.get((await other)[0]), first)
+  }
+})
+
 test('also when another isolate has made it busy', async t => {
   const py = await start(t, { workers: 2 })
   const gate = makeGate()
@@ -86,6 +112,43 @@ test('a killed worker loses its own calls and no others, and new calls go to the
   assert.equal(await kept, other)
   assert.equal(await py.call('pid'), other)
   await until('another one has taken its place', async () => (await pidsOf(py, 2)).size > 1, patience)
+})
+
+test('while nobody exports a name on a bus that lives, an error says that, and the next call may succeed', async t => {
+  const py = await start(t, { workers: 1 })
+  const guest = await connect(py.name)
+  const other = await connect(py.name)
+  const refused = name => ({
+    name: 'HostLostError',
+    message: `'${name}' was not sent: nobody exports '${name}' at the moment`,
+  })
+  other.export('other', () => 'other')
+  await until('it is found', async () => (await guest.call('other').catch(() => {})) === 'other')
+  await other.close()
+  await assert.rejects(guest.call('other'), refused('other'))
+  assert.throws(() => guest.callSync('other'), refused('other'))
+  for (const caller of [guest, py]) {
+    const victim = await caller.call('pid')
+    process.kill(victim, 'SIGKILL')
+    const failures = []
+    await until(
+      'another one has taken its place',
+      async () => {
+        try {
+          return (await caller.call('pid')) !== victim
+        } catch (error) {
+          failures.push(error)
+          return false
+        }
+      },
+      patience,
+    )
+    assert.ok(failures.length > 0)
+    const isRight = ({ name, message }) =>
+      name === 'HostLostError' && (message === refused('pid').message || /was not answered/.test(message))
+    assert.ok(failures.every(isRight), String(failures.find(each => !isRight(each))))
+  }
+  await guest.close()
 })
 
 test('arrays and callbacks reach whichever worker is called', async t => {
@@ -155,11 +218,18 @@ test('the workers end with the bus, and with the program, however it ends', asyn
 })
 
 test('workers that can not be had are refused with a sentence', async () => {
-  await assert.rejects(spawn(app, { workers: 0 }), error => {
-    assert.ok(error instanceof ConnectError)
-    assert.match(error.message, /'0' is no number of workers/)
-    return true
-  })
+  for (const workers of [0, -1, 1.5, 64, Number.NaN, 'two', '2', null]) {
+    await assert.rejects(spawn(app, { workers, python: '/nowhere' }), {
+      name: typeof workers === 'number' ? 'RangeError' : 'TypeError',
+      message: `workers is a whole number from 1 to 63, and not ${inspect(workers)}`,
+    })
+  }
+  for (const workerKind of ['green', '', 2, null]) {
+    await assert.rejects(spawn(app, { workers: 2, workerKind, python: '/nowhere' }), {
+      name: 'TypeError',
+      message: `workerKind is 'process', 'interpreter' or 'thread', and not ${inspect(workerKind)}`,
+    })
+  }
   await assert.rejects(spawn(app, { workers: 2, workerKind: 'thread' }), {
     name: 'ConnectError',
     message: /free-threaded build/,

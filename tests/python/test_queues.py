@@ -563,8 +563,18 @@ def test_another_depth_is_an_error_that_says_so(bus, other):
     for operation in (lambda q: q.put(1), lambda q: q.get()):
         with pytest.raises(isthmus.PythonError, match="the queue 'q' has depth 4, and not 5"):
             operation(other.queue("q", depth=5))
-    with pytest.raises(ValueError, match="prefetch"):
-        bus.queue("q", prefetch=0)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "5", True])
+def test_what_can_not_be_so_is_refused_at_once_and_nobody_is_asked(bus, value):
+    for option in ("depth", "deliveries", "prefetch"):
+        with pytest.raises(ValueError, match=f"{option} is a whole number from 1 on, and not {value!r}"):
+            bus.queue("q", **{option: value})
+    with pytest.raises(ValueError, match=f"depth is a whole number from 1 on, and not {value!r}"):
+        bus.topic("t").subscribe(depth=value)
+    with pytest.raises(ValueError, match=f"can wait or drop-oldest, and not {value!r}"):
+        bus.topic("t").subscribe(on_full=value)
+    assert len(bus.peers()) == 2  # no keeper
 
 
 def test_whoever_waits_is_told_when_the_keeper_goes(name, until):

@@ -192,7 +192,7 @@ Napi::Object constants(Napi::Env env) {
                     {"onObject", static_cast<std::int32_t>(wire::on_object)},
                     {"operation", static_cast<std::int32_t>(wire::operation)}});
     put("sticky", {{"not", Bus::not_sticky}, {"byCaller", Bus::by_caller}});
-    put("peers", {{"any", any_peer}, {"gone", kind_gone}});
+    put("peers", {{"any", any_peer}, {"gone", kind_gone}, {"most", layout::max_peers}});
     put("flags", {{"leased", wire::cell_leased},
                   {"fortran", wire::cell_fortran},
                   {"ascii", wire::cell_ascii},

@@ -91,6 +91,11 @@ void Connection::delivered(napi_env) {  // the isolate's thread; no lock
     outcome(all ? Status::ok : Status::full);
 }
 
+/// Status closed when the bus has ended, for whatever reason.
+void Connection::standing(napi_env) {  // the isolate's thread; no lock
+    outcome(bus_ && !bus_->closed() ? Status::ok : Status::closed);
+}
+
 /// lend(cells, heap): where values are staged from now on. TypeScript keeps both alive.
 napi_value Connection::lend(napi_env env, napi_callback_info info) {  // the isolate's thread; no lock
     std::size_t count = 2;
@@ -183,6 +188,7 @@ napi_value Connection::expose(napi_env env, const std::shared_ptr<Connection>& c
     method("tick", plain<&Connection::tick>);
     method("nudge", plain<&Connection::nudge>);
     method("delivered", plain<&Connection::delivered>);
+    method("standing", plain<&Connection::standing>);
     method("shortage", shortage);
     method("stats", stats);
     method("close", plain<&Connection::close>);

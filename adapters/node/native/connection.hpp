@@ -136,6 +136,7 @@ private:
     void tick(napi_env env);
     void nudge(napi_env env);
     void delivered(napi_env env);
+    void standing(napi_env env);
     void close(napi_env env);
     static napi_value call_and_wait(napi_env env, napi_callback_info info);
     static napi_value wait(napi_env env, napi_callback_info info);
@@ -186,6 +187,7 @@ private:
     bool describe(const Bus::Received& received, const std::byte* base);
     bool describe_answer(const Bus::Received& received, const std::byte* base);
     void describe_frame(const Bus::Received& received, const std::byte* base, std::int32_t* words);
+    bool gives_way_to(const Link::Ends& ends) const;
     void describe_request(const Bus::Received& received, const std::byte* base, std::int32_t* words);
     void describe_lost();
     std::int32_t* descriptor();

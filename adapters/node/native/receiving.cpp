@@ -91,13 +91,19 @@ void Connection::describe_frame(const Bus::Received& received, const std::byte* 
     put(words, Field::payloadCount, frame.payloads.size());
 }
 
+/// Whether a call for which its caller blocks is performed also while this isolate blocks in a call to that caller, as else both
+/// would wait for ever. Python does so itself; of two isolates, the one in the lower slot does.
+bool Connection::gives_way_to(const Link::Ends& ends) const {
+    return ends.other > ends.self && bus_->peer(ends.other).kind != static_cast<std::uint32_t>(PeerKind::python);
+}
+
 /// What only calls, posts, cancels and credits have.
 void Connection::describe_request(const Bus::Received& received, const std::byte* base, std::int32_t* words) {
     const wire::Draft& frame = received.frame;
     const auto& ends = received.link->ends();
     put(words, Field::peer, ends.other);
     put(words, Field::peerGeneration, ends.other_generation);
-    put(words, Field::flags, frame.flags);
+    put(words, Field::flags, gives_way_to(ends) ? frame.flags : frame.flags & ~wire::frame_blocks);
     put(words, Field::number, frame.number);
     put(words, Field::target, frame.target);
     put(words, Field::name, 0);

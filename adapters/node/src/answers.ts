@@ -40,7 +40,7 @@ export class Waiting implements Blocked {
 
 export class Answers {
   /** The calls that this isolate is blocked in, the innermost one last. */
-  readonly waiting: Waiting[] = []
+  readonly #waiting: readonly Waiting[]
   readonly #calls: Calls
   readonly #decoder: Decoder
   readonly #server: Server
@@ -66,6 +66,7 @@ export class Answers {
     abandon: (slot: number) => void,
     native: NativeConnection,
     bus: string,
+    waiting: readonly Waiting[],
   ) {
     this.#calls = calls
     this.#decoder = decoder
@@ -77,6 +78,7 @@ export class Answers {
     this.#abandon = abandon
     this.#native = native
     this.#bus = bus
+    this.#waiting = waiting
   }
 
   /** Settles all that was drained. */
@@ -132,7 +134,7 @@ export class Answers {
 
   /** The end of a stream, the answer to a call that this isolate is blocked in, or one that nobody waits for. */
   #settleOther(at: number, slot: number, isError: boolean): void {
-    const waiting = this.waiting.find(each => each.slot === slot && !each.done)
+    const waiting = this.#waiting.find(each => each.slot === slot && !each.done)
     const stream = waiting ? undefined : this.#calls.streams.get(slot)
     if (stream === undefined && waiting === undefined) {
       this.#discard(at)
@@ -242,11 +244,15 @@ export class Answers {
     if (status !== statuses.lost) return errorOf(status, name)
     const subject = `${name} was not sent:`
     if (typeof target !== 'string') return new HostLostError(subject, "the object's owner is gone")
-    const nobody = `nobody serves the bus '${this.#bus}'`
-    if (this.#companion === undefined)
-      return new HostLostError(subject, `${nobody} any more: connect again once it is served`)
-    const { ended } = this.#companion
-    return new HostLostError(subject, ended ? `the host ${ended}: spawn it again` : `${nobody} at the moment`)
+    const ended = this.#companion?.ended
+    if (ended) return new HostLostError(subject, `the host ${ended}: spawn it again`)
+    this.#native.standing()
+    if (this.#words[words.status] === OK)
+      return new HostLostError(subject, `nobody exports ${name} at the moment`)
+    return new HostLostError(
+      subject,
+      `nobody serves the bus '${this.#bus}' any more: connect again once it is served`,
+    )
   }
 
   /** The bus knows of a host's death before the system says how it died. */

@@ -273,6 +273,8 @@ export class Bus<Exports extends object = AnyExports> implements AsyncDisposable
   /**
    * A queue of this bus: each message goes to one consumer, and is kept until that acknowledges it. It is there when it is first
    * used; each object that this returns is a consumer of its own.
+   *
+   * @throws TypeError or RangeError for an option that is none.
    */
   queue<T = unknown>(name: string, options: QueueOptions = {}): Queue<T> {
     checkName('a queue', name)

@@ -7,7 +7,7 @@ import type { Companion } from './answers.js'
 import { Bus, makeBuffers } from './bus.js'
 import { ConnectError } from './errors.js'
 import { constants, native } from './native.js'
-import { optionsOf } from './options.js'
+import { checkChoice, optionsOf } from './options.js'
 import type { AnyExports } from './types.js'
 
 const { statuses } = constants
@@ -33,13 +33,14 @@ const checkOptions = optionsOf<ConnectOptions>('connect', { timeout: true, wait:
  * Joins a bus that `python -m isthmus serve app.py --bus NAME` is serving, or that another isolate has spawned. Without a name it
  * is that of `$ISTHMUS_BUS`, which the stages of a pipeline (`python -m isthmus up`) are given.
  *
- * @throws (as a rejection) ConnectError, which says what to run.
+ * @throws (as a rejection) TypeError or RangeError for an option that is none; ConnectError, which says what to run.
  */
 export async function connect<Exports extends object = AnyExports>(
   bus: string | undefined = process.env.ISTHMUS_BUS,
   options: ConnectOptions = {},
 ): Promise<Bus<Exports>> {
   checkOptions(options)
+  if (options.sticky !== undefined) checkChoice('sticky', options.sticky, [true, false])
   if (bus === undefined)
     throw new ConnectError(
       "connect() was given no name, and ISTHMUS_BUS is not set: name the bus, like connect('vision'), or have " +

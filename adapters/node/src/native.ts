@@ -55,6 +55,8 @@ export interface NativeConnection {
   /** Has the garbage collector look for dropped arrays, where that is worth it. */
   nudge(): void
   delivered(): void
+  /** Its status is `closed` once the bus has ended. */
+  standing(): void
   /** Why the allocation that the control block tells of was refused. */
   shortage(): string
   stats(): [Counters, MemoryStats, Counters?] | undefined
@@ -101,7 +103,7 @@ interface Numbers<Name extends string> {
   readonly frames: Record<'streams' | 'blocks' | 'keeps' | 'references' | 'lends', number>
   readonly targets: Record<'nameOnly' | 'onObject' | 'operation', number>
   readonly sticky: Record<'not' | 'byCaller', number>
-  readonly peers: Record<'any' | 'gone', number>
+  readonly peers: Record<'any' | 'gone' | 'most', number>
   readonly flags: Record<'leased' | 'fortran' | 'ascii' | 'moved' | 'kwargs' | 'strided' | 'typed', number>
   readonly sizes: Record<SizeName, number>
   readonly sentences: readonly string[]

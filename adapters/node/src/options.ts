@@ -1,5 +1,6 @@
 // Options by name. One that is misspelt is an error, and does not go unnoticed.
 
+import { inspect } from 'node:util'
 import { closest } from './similar.js'
 
 /** The names of all options, as the compiler knows them: none is missing, none is too many. */
@@ -18,6 +19,26 @@ export function optionsOf<Options extends object>(
     }
     for (const name in options) if (!known.has(name)) throw unknown(of, name, [...known])
   }
+}
+
+/** Throws RangeError for a number that is none of these, and TypeError for what is no number. */
+export function checkWhole(
+  name: string,
+  value: unknown,
+  least: number,
+  most = Number.MAX_SAFE_INTEGER,
+): void {
+  if (Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most) return
+  const range = most === Number.MAX_SAFE_INTEGER ? `from ${least} on` : `from ${least} to ${most}`
+  const what = `${name} is a whole number ${range}, and not ${inspect(value)}`
+  throw typeof value === 'number' ? new RangeError(what) : new TypeError(what)
+}
+
+/** Throws TypeError for what is none of the choices. */
+export function checkChoice(name: string, value: unknown, choices: readonly unknown[]): void {
+  if (choices.includes(value)) return
+  const known = choices.map(each => inspect(each)).join(', ')
+  throw new TypeError(`${name} is ${known.replace(/, ([^,]+)$/, ' or $1')}, and not ${inspect(value)}`)
 }
 
 function unknown(of: string, name: string, known: readonly string[]): TypeError {

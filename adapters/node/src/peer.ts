@@ -58,6 +58,8 @@ export class Peer implements Port {
   readonly #doubles: Float64Array
   readonly #calls = new Calls()
   readonly #answers: Answers
+  /** The calls that this isolate is blocked in, the innermost one last. */
+  readonly #waiting: Waiting[] = []
   /** Whether calls keep to one worker if nothing else is said. */
   readonly #sticky: boolean
   /** Called before each message. */
@@ -92,7 +94,7 @@ export class Peer implements Port {
     this.#objects = new Objects(native, buffers.control, this)
     this.#encoder = new Encoder(native, this.#words, this.memory, this.#objects, this)
     const decoder = new Decoder(this.memory, buffers.inbox, this.#objects)
-    this.server = new Server(this, native, this.#words, descriptors, this.#encoder, decoder)
+    this.server = new Server(this, native, this.#words, descriptors, this.#encoder, decoder, this.#waiting)
     this.#answers = new Answers(
       this.#calls,
       decoder,
@@ -104,6 +106,7 @@ export class Peer implements Port {
       slot => this.#abandon(slot),
       native,
       bus,
+      this.#waiting,
     )
     buffers.onWake = () => this.#wake()
   }
@@ -137,7 +140,7 @@ export class Peer implements Port {
   callSync(target: Target, args: readonly unknown[], options?: PortOptions): unknown {
     options?.signal?.throwIfAborted()
     this.#answers.settleDrained()
-    if (this.#answers.waiting.length >= deepest) {
+    if (this.#waiting.length >= deepest) {
       throw new IsthmusError('ERR_ISTHMUS_NESTED', `calls are nested deeper than ${deepest}`)
     }
     const slot = this.#stage(kinds.call, target, args, options, frames.blocks, 0)
@@ -153,17 +156,17 @@ export class Peer implements Port {
       control[words.peer] as number,
       control[words.peerGeneration] as number,
     )
-    this.#answers.waiting.push(waiting)
-    this.server.isBlocked = true
+    this.#waiting.push(waiting)
     try {
       for (;;) {
         const timedOut = control[words.status] === statuses.timed_out
         this.#answers.settleAll(large)
         if (waiting.done) break
         if (this.server.queued > 0) {
-          this.server.runBlocked(this.#answers.waiting)
+          this.server.runBlocked()
           if (waiting.done) break
         }
+        if (this.#isClosed) throw closedError()
         if (timedOut || (until > 0 && performance.now() >= until)) {
           this.#abandon(slot)
           throw this.#tooLate(this.#calls.name[slot] as string, timeout)
@@ -172,9 +175,8 @@ export class Peer implements Port {
         large = this.native.wait()
       }
     } finally {
-      this.#answers.waiting.pop()
-      this.server.isBlocked = this.#answers.waiting.length > 0
-      if (this.#answers.waiting.length === 0 && this.server.queued > 0) {
+      this.#waiting.pop()
+      if (this.#waiting.length === 0 && this.server.queued > 0) {
         control[words.queued] = this.server.queued
         this.native.rouse()
       }

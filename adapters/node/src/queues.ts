@@ -4,7 +4,7 @@ import { type Access, told, verbs, type WaitOptions, waitNames } from './access.
 import { Unreadable } from './decode.js'
 import { IsthmusError } from './errors.js'
 import { Closed, dropped, Intake } from './intake.js'
-import { optionsOf } from './options.js'
+import { checkWhole, optionsOf } from './options.js'
 
 const outcomes = { acknowledged: 0, rejected: 1, untouched: 2 } as const
 type Outcome = keyof typeof outcomes
@@ -68,8 +68,8 @@ class Consumer extends Intake<Delivery> {
   #fresh = 0
 
   constructor(access: Access, name: string, { depth, deliveries, prefetch = 1 }: QueueOptions) {
-    if (!Number.isSafeInteger(prefetch) || prefetch < 1)
-      throw new RangeError(`prefetch is a whole number from 1 on, and not ${prefetch}`)
+    for (const [option, value] of Object.entries({ depth, deliveries, prefetch }))
+      if (value !== undefined) checkWhole(option, value, 1)
     super(access, `the queue '${name}'`)
     this.#name = name
     this.#agreed = [depth, deliveries]

@@ -22,13 +22,14 @@ function howCancelled(call: Serving): number {
 export class Replies {
   /** Calls that have begun and are not answered yet. */
   readonly running = new Set<Serving>()
-  /** Whether the isolate is blocked in a call of its own. */
-  isBlocked = false
+  readonly #blocked: readonly unknown[]
   readonly #native: NativeConnection
   readonly #words: Int32Array
   readonly #encoder: Encoder
 
-  constructor(native: NativeConnection, control: Int32Array, encoder: Encoder) {
+  /** `blocked`: the calls that this isolate is blocked in. */
+  constructor(native: NativeConnection, control: Int32Array, encoder: Encoder, blocked: readonly unknown[]) {
+    this.#blocked = blocked
     this.#native = native
     this.#words = control
     this.#encoder = encoder
@@ -157,7 +158,7 @@ export class Replies {
       },
       onCredit: () => {},
       onCancel: () => {},
-      isBlocked: () => this.isBlocked,
+      isBlocked: () => this.#blocked.length > 0,
     }
     call.outlet = outlet
     serve(call, () => pump(source, call.credit, outlet))

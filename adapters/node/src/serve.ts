@@ -18,7 +18,7 @@ const mostPatience = 20
 /** Places of calls that have begun, in the queue: not worth tidying. */
 const fewPlaces = 64
 
-/** What a blocked isolate waits for: calls that are a part of it are performed meanwhile. */
+/** A call that its isolate is blocked in: calls that are a part of it are performed meanwhile, and no others. */
 export interface Blocked {
   readonly activityLow: number
   readonly activityHigh: number
@@ -41,17 +41,20 @@ export class Server {
   readonly #descriptors: Int32Array
   readonly #replies: Replies
   readonly #decoder: Decoder
+  /** The calls that this isolate is blocked in, the innermost one last. */
+  readonly #blocked: readonly Blocked[]
   readonly #exports: Exported[] = []
   readonly #indices = new Map<string, number>()
   // Calls that wait for their turn.
   #queue: (Serving | undefined)[] = []
   #head = 0
   #queued = 0
+  // What calls that have begun are to be told once the isolate is free.
+  #untold: { readonly call: Serving; readonly tell: () => void }[] = []
   // Where the call that was cancelled last is in the queue.
   #found = -1
   #received = 0
   #took = 0
-  #blocked: readonly Blocked[] = []
 
   constructor(
     owner: object,
@@ -60,23 +63,20 @@ export class Server {
     descriptors: Int32Array,
     encoder: Encoder,
     decoder: Decoder,
+    blocked: readonly Blocked[],
   ) {
     this.#owner = owner
     this.#native = native
     this.#words = control
     this.#descriptors = descriptors
-    this.#replies = new Replies(native, control, encoder)
+    this.#replies = new Replies(native, control, encoder, blocked)
     this.#decoder = decoder
+    this.#blocked = blocked
   }
 
-  /** Whether the isolate is blocked in a call of its own. */
-  set isBlocked(isBlocked: boolean) {
-    this.#replies.isBlocked = isBlocked
-  }
-
-  /** How many calls wait for their turn. */
+  /** How many calls wait for their turn, or to be told something. */
   get queued(): number {
-    return this.#queued
+    return this.#queued + this.#untold.length
   }
 
   export(name: string, handler: Handler): void {
@@ -105,7 +105,7 @@ export class Server {
     else if (kind === kinds.cancel) this.#find(at, call => this.#cancel(call))
     else if (kind === kinds.credit) {
       const more = (descriptors[at + fields.number] as number) >>> 0
-      this.#find(at, call => call.outlet?.onCredit(more))
+      this.#find(at, call => this.#tell(call, () => call.outlet?.onCredit(more)))
     } else if (kind === constants.peers.gone) {
       const peer = descriptors[at + fields.peer]
       const generation = descriptors[at + fields.peerGeneration]
@@ -113,7 +113,7 @@ export class Server {
       for (const call of [...this.#waiting()]) {
         if (call.peer !== peer || call.peerGeneration !== generation) continue
         if (call.state === 'queued') call.state = 'done'
-        call.cancel()
+        this.#tell(call, () => call.cancel())
       }
     }
   }
@@ -224,14 +224,37 @@ export class Server {
   /** A call that has not begun never will. */
   #cancel(call: Serving): void {
     const isQueued = call.state === 'queued'
-    call.cancel()
+    this.#tell(call, () => call.cancel())
     if (isQueued) this.#replies.refuse(call, statuses.cancelled)
+  }
+
+  /** What a call that has begun is told may run code of its handler, which has its turn, too. */
+  #tell(call: Serving, tell: () => void): void {
+    if (call.state === 'running' && (this.#untold.length > 0 || !this.#mayRun(call))) {
+      this.#untold.push({ call, tell })
+    } else tell()
+  }
+
+  #tellUntold(): void {
+    const untold = this.#untold
+    this.#untold = []
+    for (const each of untold) {
+      if (this.#mayRun(each.call)) each.tell()
+      else this.#untold.push(each)
+    }
+  }
+
+  /** Whether a call is a part of what this isolate is blocked in, if it is. */
+  #mayRun(call: Serving): boolean {
+    const awaited = this.#blocked.at(-1)
+    return awaited === undefined || isPartOf(call, this.#blocked, awaited)
   }
 
   // --- turn --------------------------------------------------------------------------------------------------
 
   /** Performs calls that wait, for a while; `look` takes what has arrived meanwhile. */
   run(look: () => void): void {
+    this.#tellUntold()
     this.#awaitCancels(look)
     const began = performance.now()
     let batch = began
@@ -253,7 +276,7 @@ export class Server {
       }
     } finally {
       this.#tidy()
-      this.#words[words.queued] = this.#queued
+      this.#words[words.queued] = this.queued
       this.#words[words.serving] = 1
       this.#took = performance.now() - began
     }
@@ -288,23 +311,20 @@ export class Server {
   }
 
   /** Performs those calls that a blocked isolate must not leave waiting, because its own depend on them. */
-  runBlocked(blocked: readonly Blocked[]): void {
-    const outer = this.#blocked
-    this.#blocked = blocked
-    const awaited = blocked.at(-1) as Blocked
+  runBlocked(): void {
+    this.#tellUntold()
     try {
       for (let i = this.#head; i < this.#queue.length; ++i) {
         const call = this.#queue[i]
-        if (call === undefined || !isPartOf(call, blocked, awaited)) continue
+        if (call === undefined || !this.#mayRun(call)) continue
         this.#queue[i] = undefined
         --this.#queued
         if (call.state === 'queued') this.#perform(call)
       }
     } finally {
-      this.#blocked = outer
       // One that is blocked around this one goes through the queue itself.
-      if (outer.length === 0) this.#tidy()
-      this.#words[words.queued] = this.#queued
+      if (this.#blocked.length === 1) this.#tidy()
+      this.#words[words.queued] = this.queued
     }
   }
 
@@ -344,6 +364,7 @@ export class Server {
   close(): void {
     const calls = [...this.#waiting()]
     this.#queue = []
+    this.#untold = []
     this.#head = this.#queued = 0
     this.#words[words.queued] = 0
     for (const call of calls) {
@@ -353,6 +374,7 @@ export class Server {
   }
 }
 
+/** Also what the awaited peer blocks for, where the addon has left that flag on its calls: else both would wait for ever. */
 function isPartOf(call: Serving, blocked: readonly Blocked[], awaited: Blocked): boolean {
   if (
     (call.flags & frames.blocks) !== 0 &&

@@ -10,7 +10,8 @@ import type { Companion } from './answers.js'
 import type { Bus } from './bus.js'
 import { joinBus } from './connect.js'
 import { ConnectError, PythonError } from './errors.js'
-import { optionsOf } from './options.js'
+import { constants } from './native.js'
+import { checkChoice, checkWhole, optionsOf } from './options.js'
 import { findPython, type Interpreter } from './python.js'
 import type { AnyExports } from './types.js'
 
@@ -48,6 +49,7 @@ const checkOptions = optionsOf<SpawnOptions>('spawn', {
   cwd: true,
 })
 
+const workerKinds: readonly SpawnOptions['workerKind'][] = ['process', 'interpreter', 'thread']
 const pythonAdapter = resolve(__dirname, '../../python') // in a clone, where this package lies too
 const lifelineFd = 3
 const outputKept = 64 << 10
@@ -60,13 +62,17 @@ const outputPatience = 200
  * its bus. The host ends when the
  * bus is closed, and when this process ends, however it does.
  *
- * @throws (as a rejection) ConnectError, which names the interpreter, why that one, and what the host printed.
+ * @throws (as a rejection) TypeError or RangeError for an option that is none; ConnectError, which names the interpreter, why that
+ * one, and what the host printed.
  */
 export async function spawn<Exports extends object = AnyExports>(
   app: string | URL,
   options: SpawnOptions = {},
 ): Promise<Bus<Exports>> {
   checkOptions(options)
+  const { workers, workerKind } = options
+  if (workers !== undefined) checkWhole('workers', workers, 1, constants.peers.most - 1)
+  if (workerKind !== undefined) checkChoice('workerKind', workerKind, workerKinds)
   const path = app instanceof URL ? fileURLToPath(app) : app
   const bus = options.bus ?? `spawn-${process.pid}-${randomBytes(6).toString('hex')}`
   const host = new Host(path, bus, options)

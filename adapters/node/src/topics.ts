@@ -4,7 +4,7 @@ import { type Access, told, verbs, type WaitOptions, waitNames } from './access.
 import { Unreadable } from './decode.js'
 import { closedError, IsthmusError } from './errors.js'
 import { Closed, dropped, Intake } from './intake.js'
-import { optionsOf } from './options.js'
+import { checkChoice, checkWhole, optionsOf } from './options.js'
 
 const defaultDepth = 256
 /** Messages to a subscriber. */
@@ -37,6 +37,8 @@ class Feed extends Intake<News | null> {
   readonly #start: () => void
 
   constructor(access: Access, name: string, { onFull = 'wait', depth = defaultDepth }: SubscribeOptions) {
+    checkChoice('onFull', onFull, ['wait', 'drop-oldest'])
+    checkWhole('depth', depth, 1)
     super(access, `the topic '${name}'`)
     const onTheWay = Math.max(Math.min(depth, mostOnTheWay), 1)
     this.#enough = Math.max(Math.floor(onTheWay / 2), 1)
@@ -157,7 +159,7 @@ export class Topic<T = unknown> {
     return told(`publish to ${what}`, sent, options.signal)
   }
 
-  /** Messages that are published from now on. */
+  /** Messages that are published from now on. @throws TypeError or RangeError for an option that is none */
   subscribe(options: SubscribeOptions = {}): Subscription<T> {
     check.subscribe(options)
     return new Subscription<T>(this.#access, this.name, options)

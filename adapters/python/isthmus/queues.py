@@ -13,7 +13,7 @@ from .closing import Closing
 from .errors import Error
 from .intake import Closed, Intake, readable
 from .keeper import CONSUME, LEAVES, PUT, SETTLE, STATS
-from .rules import ACKNOWLEDGED, DEAD, REJECTED, UNTOUCHED
+from .rules import ACKNOWLEDGED, DEAD, REJECTED, UNTOUCHED, whole
 
 __all__ = ["Message", "Queue"]
 
@@ -204,8 +204,10 @@ class Queue(Closing):
     def __init__(
         self, access: Access, name: str, depth: int | None, prefetch: int, deliveries: int | None
     ) -> None:
-        if not isinstance(prefetch, int) or prefetch < 1:
-            raise ValueError(f"prefetch is a whole number from 1 on, and not {prefetch!r}")
+        for option, value in {"depth": depth, "deliveries": deliveries}.items():
+            if value is not None:
+                whole(option, value, 1)
+        whole("prefetch", prefetch, 1)
         self.name = name
         self._access = access
         self._agreed = depth, deliveries

@@ -27,6 +27,7 @@ __all__ = [
     "Subscriber",
     "Topic",
     "check_name",
+    "check_subscription",
     "whole",
 ]
 
@@ -287,17 +288,23 @@ class Queue:
 WAIT, DROP_OLDEST = "wait", "drop-oldest"
 
 
+def check_subscription(on_full: Any, depth: Any) -> None:
+    """Raises ValueError for what can't be asked for."""
+    if on_full not in (WAIT, DROP_OLDEST):
+        raise ValueError(f"a full subscription can {WAIT} or {DROP_OLDEST}, and not {on_full!r}")
+    whole("depth", depth, 1)
+
+
 class Subscriber:
     """Gets every message of a topic, as far as it grants credit; ``depth`` more are kept for it."""
 
     __slots__ = ("buffer", "credit", "depth", "dropped", "drops", "token")
 
     def __init__(self, token: Hashable, on_full: Any, depth: Any, credit: int) -> None:
-        if on_full not in (WAIT, DROP_OLDEST):
-            raise ValueError(f"a full subscription can {WAIT} or {DROP_OLDEST}, and not {on_full!r}")
+        check_subscription(on_full, depth)
         self.token = token
         self.drops = on_full == DROP_OLDEST
-        self.depth = whole("depth", depth, 1)
+        self.depth = depth
         self.credit = credit
         self.dropped = 0
         self.buffer: deque[Any] = deque()

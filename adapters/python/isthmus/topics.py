@@ -9,7 +9,7 @@ from .access import Access, Lane, Telling
 from .closing import Closing
 from .intake import Closed, Intake, readable
 from .keeper import PUBLISH, SUBSCRIBE
-from .rules import DEPTH, WAIT
+from .rules import DEPTH, WAIT, check_subscription
 
 __all__ = ["Subscription", "Topic"]
 
@@ -25,10 +25,10 @@ class _Feed(Intake[_News]):
     def __init__(self, access: Access, name: str, on_full: str, depth: int) -> None:
         super().__init__(access, f"the topic '{name}'")
         self.dropped = 0
-        on_the_way = min(depth, MOST_ON_THE_WAY) if isinstance(depth, int) else 1
+        on_the_way = min(depth, MOST_ON_THE_WAY)
         self._enough = max(on_the_way // 2, 1)
         self._fresh = -1  # the first item is none
-        self.begin(SUBSCRIBE, (name, on_full, depth), max(on_the_way, 1) + 1)
+        self.begin(SUBSCRIBE, (name, on_full, depth), on_the_way + 1)
 
     def taken(self, item: _News | None) -> None:
         if item is not None:
@@ -58,6 +58,7 @@ class Subscription(Closing):
     """
 
     def __init__(self, access: Access, name: str, on_full: str, depth: int) -> None:
+        check_subscription(on_full, depth)
         self.name = name
         self._getting = Telling(access, f"get from the topic '{name}'")
         with Telling(access, f"subscribe to the topic '{name}'"):
@@ -136,7 +137,7 @@ class Topic:
     def subscribe(self, *, on_full: str = WAIT, depth: int = DEPTH) -> Subscription:
         """Messages that are published from now on. ``depth`` of them are kept, besides those on the way, of
         which there are as many, and at most 64. When there are more, publishers ``"wait"``, or the oldest are
-        dropped and counted (``"drop-oldest"``).
+        dropped and counted (``"drop-oldest"``). Raises ValueError for what is neither, or no depth.
         """
         return Subscription(self._access, self.name, on_full, depth)
 

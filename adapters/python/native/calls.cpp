@@ -134,6 +134,7 @@ Link* Calls::link_for(Bus& bus, const Pending& call) {
 /// The mutex is held.
 void Calls::submit(Bus& bus, Link* link, const std::shared_ptr<Pending>& call) {
     Status status = Status::lost;
+    if (link == nullptr && bus.closed()) call->fate = "the bus has ended; connect again once it is served";
     if (link != nullptr && !call->out.pickled.empty() && !call->memory->pickles_for(link->ends().other)) {
         status = Status::closed;
         call->refused = call->out.pickled;
