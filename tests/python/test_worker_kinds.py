@@ -45,9 +45,19 @@ else:
             return id(me)
 
         @isthmus.export
-        async def later():
-            await asyncio.sleep(0)
+        async def later(seconds=0):
+            await asyncio.sleep(seconds)
             return id(me)
+    """
+    SAYS_AT_ITS_END = """
+        import atexit
+        import isthmus
+
+        atexit.register(print, "at the end")
+
+        @isthmus.export
+        def say():
+            print("in a call")
     """
 
     @pytest.mark.parametrize("export", ["who", "later"])
@@ -62,18 +72,26 @@ else:
         )
         assert served.end() == 0
 
-    def test_interpreters_roll_and_drain_like_processes(serve, connect, until, workers_of):
+    def test_interpreters_roll_and_drain_like_processes_without_a_word(serve, connect, until, workers_of):
         served = serve(IN_INTERPRETERS, "--workers", "2", "--worker-kind", "interpreter").ready()
         caller = connect()
         before = workers_of(caller)
         served.process.send_signal(signal.SIGHUP)
 
         def others():
-            caller.call("who")
+            for call in [caller.submit("later", 0.001 * i) for i in range(40)]:
+                call.result()
             return not before & workers_of(caller)
 
         until(others)
         assert served.end() == 0
+        assert served.stderr() == ""
+
+    def test_an_interpreter_ends_with_what_it_has_to_do_and_to_say(serve, connect):
+        served = serve(SAYS_AT_ITS_END, "--workers", "1", "--worker-kind", "interpreter").ready()
+        connect().call("say")
+        assert served.end() == 0
+        assert served.process.stdout.read() == "in a call\nat the end\n"
 
     def test_modules_that_can_not_be_loaded_there_are_refused_with_a_way_out(serve):
         served = serve("import numpy", "--workers", "2", "--worker-kind", "interpreter")
