@@ -78,6 +78,7 @@ def _serve_with_workers(arguments: argparse.Namespace, lifeline: Lifeline) -> in
         allow=arguments.allow,
         numpy_memory=arguments.numpy_memory,
         pickle=arguments.pickle,
+        reload=arguments.reload,
     )
     crews = [range(i, i + 1) for i in range(count)] if kind == "process" else [range(count)]
     supervisor = Supervisor(

@@ -128,6 +128,7 @@ class Crew:
         self.code = 0  # the exit code, once it has ended; negative: the signal that killed it
         self._process: Process
         self._line: asyncio.StreamWriter | None = None
+        self._listening: asyncio.Future[None] | None = None
         self._told = False
         self._is_reported = False  # that it has not ended well
 
@@ -159,6 +160,7 @@ class Crew:
                 raise Failed(said)
             if "ready" not in said:
                 raise Failed(about(RuntimeError(f"{self} {await self.ended()} before it served")))
+            self._listening = asyncio.ensure_future(self._listen(reader))
         except asyncio.CancelledError:
             self.kill()
             await self.ended()
@@ -178,6 +180,13 @@ class Crew:
             line.cancel()
             end.cancel()
         return said
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        """What it says from then on: the files that it has imported since it looked last."""
+        with contextlib.suppress(ValueError):  # it died while it said it
+            while line := await reader.readline():
+                said = json.loads(line)
+                self._remember(said["files"], said["since"])
 
     def _remember(self, files: Iterable[str], started: int) -> None:
         for file in files:

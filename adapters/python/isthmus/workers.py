@@ -14,7 +14,8 @@ import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -44,6 +45,7 @@ __all__ = [
 log = logging.getLogger("isthmus")
 
 KINDS = ("process", "interpreter", "thread")
+LOOK_EVERY = 0.25  # seconds between two looks at what was imported
 WORK = "work"  # the command that a crew's process is started with: for supervisors, and so without help
 
 
@@ -70,13 +72,15 @@ def command_of_crew(
     allow: str | None = None,
     numpy_memory: bool = True,
     pickle: bool = False,
+    reload: bool = False,
 ) -> list[str]:
     """What starts a crew. Its supervisor says which workers they are, and on which line it listens."""
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
     command = [sys.executable, *flags, "-m", "isthmus", WORK, app, "--bus", bus, "--worker-kind", kind]
     if allow is not None:
         command += ["--allow", allow]
-    return command + ["--no-numpy-memory"] * (not numpy_memory) + ["--pickle"] * pickle
+    command += ["--no-numpy-memory"] * (not numpy_memory)
+    return command + ["--pickle"] * pickle + ["--reload"] * reload
 
 
 def arguments_of_crew(argv: Sequence[str]) -> argparse.Namespace:
@@ -88,6 +92,7 @@ def arguments_of_crew(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--allow")
     parser.add_argument("--no-numpy-memory", dest="numpy_memory", action="store_false")
     parser.add_argument("--pickle", action="store_true")
+    parser.add_argument("--reload", action="store_true")
     parser.add_argument("--first", type=int)
     parser.add_argument("--count", type=int)
     parser.add_argument("--lifeline", type=int)
@@ -138,9 +143,11 @@ def _work_here(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
     try:
         for host in hosts:
             host.start()
-        lifeline.say({"ready": True, "files": imported_files()})
-        for host in hosts:
-            host.wait()
+        files = imported_files()
+        lifeline.say({"ready": True, "files": files})
+        with _tells_of_imports(lifeline, files) if arguments.reload else contextlib.nullcontext():
+            for host in hosts:
+                host.wait()
     except ConnectError as error:
         lifeline.say(about(error))
         return FAILED
@@ -148,6 +155,30 @@ def _work_here(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
         for host in hosts:
             host.stop()
     return DONE
+
+
+@contextlib.contextmanager
+def _tells_of_imports(lifeline: Lifeline, files: Iterable[str]) -> Iterator[None]:
+    """Meanwhile the supervisor is told of the files that are imported beside these, as by calls."""
+    known = set(files)
+    is_over = threading.Event()
+
+    def look() -> None:
+        since = time.time_ns()
+        while not is_over.wait(LOOK_EVERY):
+            now = time.time_ns()
+            if new := [file for file in imported_files() if file not in known]:
+                known.update(new)
+                lifeline.say({"files": new, "since": since})
+            since = now
+
+    thread = threading.Thread(target=look, name="isthmus-imports")
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 # --- sub-interpreters --------------------------------------------------------------------------------------
@@ -199,7 +230,9 @@ def _work_in_interpreters(arguments: argparse.Namespace, lifeline: Lifeline) -> 
 def _run_interpreter(arguments: argparse.Namespace, number: int, line: int) -> None:
     """The thread of a sub-interpreter."""
     with socket.socket(fileno=line):  # hung up, whatever becomes of it
-        _run_in_interpreter({**vars(arguments), "first": number, "lifeline": line})
+        _run_in_interpreter(
+            {**vars(arguments), "first": number, "lifeline": line, "supervisor": arguments.lifeline}
+        )
 
 
 def _run_in_interpreter(options: dict[str, Any]) -> None:
@@ -252,8 +285,14 @@ def work_in_interpreter(options: dict[str, Any]) -> None:
 
     waiting = threading.Thread(target=wait_for_the_end)
     waiting.start()
-    lifeline.say({"ready": True, "files": imported_files()})
-    host.wait()
+    files = imported_files()
+    lifeline.say({"ready": True, "files": files})
+    with (
+        _tells_of_imports(Lifeline(arguments.supervisor), files)
+        if arguments.reload
+        else contextlib.nullcontext()
+    ):
+        host.wait()
     line.shutdown(socket.SHUT_RD)
     waiting.join()
     if sys.version_info[:2] == (
