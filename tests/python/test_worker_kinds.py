@@ -6,6 +6,8 @@ import sysconfig
 
 import pytest
 
+import isthmus
+
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
 
     def test_threads_that_run_at_the_same_time_are_workers_too(serve, app, connect, gate):
@@ -93,9 +95,34 @@ else:
         assert served.end() == 0
         assert served.process.stdout.read() == "in a call\nat the end\n"
 
+    REFUSED = (
+        "numpy can't be loaded in a sub-interpreter: use --worker-kind process "
+        "(spawn: workerKind: 'process'). "
+        "module numpy._core._multiarray_umath does not support loading in subinterpreters"
+    )
+
     def test_modules_that_can_not_be_loaded_there_are_refused_with_a_way_out(serve):
         served = serve("import numpy", "--workers", "2", "--worker-kind", "interpreter")
         error = served.answer()["error"]
-        assert error["type"] == "ImportError"
-        assert "--worker-kind process" in error["message"]
+        assert (error["type"], error["message"]) == ("ImportError", REFUSED)
+        assert error["shown"].count("\n") < 8
         assert served.wait() == 1
+
+    def test_calls_that_load_such_modules_are_told_likewise(serve, connect):
+        source = """
+            import isthmus
+
+            @isthmus.export
+            def load():
+                try:
+                    {}["no such key"]
+                except KeyError:
+                    import numpy
+        """
+        served = serve(source, "--workers", "1", "--worker-kind", "interpreter").ready()
+        caller = connect()
+        for _ in range(2):
+            with pytest.raises(isthmus.PythonError) as told:
+                caller.call("load")
+            assert (told.value.type, told.value.message) == ("ImportError", REFUSED)
+        assert served.end() == 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import contextlib
 import importlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +17,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -258,14 +260,9 @@ def work_in_interpreter(options: dict[str, Any]) -> None:
     arguments = argparse.Namespace(**options)
     line = socket.socket(fileno=os.dup(arguments.lifeline))
     lifeline = Lifeline(line.fileno())
+    builtins.__import__ = _with_advice(builtins.__import__)
     try:
         import_app(arguments.app)
-    except ImportError as error:
-        # Of a module that is not made for them the machinery says so only sometimes, and numpy hides it.
-        hint = f"{error}. Modules that can't be loaded in sub-interpreters need --worker-kind process"
-        told = ImportError(hint).with_traceback(error.__traceback__)
-        lifeline.say(about_loading(arguments.app, told))
-        return
     except (Exception, SystemExit) as error:
         lifeline.say(about_loading(arguments.app, error))
         return
@@ -300,3 +297,36 @@ def work_in_interpreter(options: dict[str, Any]) -> None:
         13,
     ):  # whose first three print a TypeError if the interpreter's end does it
         vars(threading._thread_local_info).pop("_track_dummy_thread_ref", None)
+
+
+# What is said of modules that are not made for sub-interpreters, by CPython, Cython and some others.
+REFUSAL = re.compile(
+    r"module (\w+)\S* does not support loading in subinterpreters|"
+    r"one interpreter per process|once per process"
+)
+
+
+def _with_advice(import_: Callable[..., Any]) -> Callable[..., Any]:
+    """Imports likewise; what can't be loaded here is an ImportError that begins with what to do."""
+
+    def import_here(name: str, *more: Any, **options: Any) -> Any:
+        try:
+            return import_(name, *more, **options)
+        except ImportError as error:
+            refusals = [found for each in _chain(error) if (found := REFUSAL.search(str(each)))]
+            if not refusals:
+                raise
+            first = refusals[-1]  # packages such as numpy tell it at the end of a page of their own
+            raise ImportError(
+                f"{first[1] or name} can't be loaded in a sub-interpreter: use --worker-kind process "
+                f"(spawn: workerKind: 'process'). {first.string}"
+            ) from None
+
+    return import_here
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
