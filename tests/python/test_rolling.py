@@ -1,10 +1,14 @@
 """How workers are replaced while they are called: by SIGHUP, and with `--reload` by a change of a file."""
 
 import signal
+import sys
+import sysconfig
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 def test_sighup_replaces_all_workers_without_losing_a_call(serve, app, connect, until, pids_of):
@@ -107,3 +111,25 @@ def test_reload_looks_at_modules_that_could_not_be_imported_too(serve, connect, 
     assert "goes on with the workers that it has" in served.process.stderr.readline()
     new.write_text("answer = 22\n")
     until(lambda: caller.call("answer") == 22)
+
+
+KINDS = ["process", *(["interpreter"] if sys.version_info >= (3, 12) and not FREE_THREADED else [])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reload_looks_at_modules_that_calls_import_too(serve, connect, until, answers, kind):
+    app = """
+        import isthmus
+
+        @isthmus.export
+        def answer():
+            from answers import answer
+            return answer
+    """
+    served = serve(app, "--workers", "2", "--worker-kind", kind, "--reload").ready()
+    caller = connect()
+    assert caller.call("answer") == 1
+    answers.write_text("answer = 22\n")
+    until(lambda: {caller.call("answer") for _ in range(8)} == {22})
+    assert served.end() == 0
+    assert served.stderr() == ""

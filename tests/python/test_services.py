@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import isthmus
+from isthmus import _isthmus
 
 
 @pytest.fixture
@@ -73,6 +74,23 @@ def test_connect_waits_for_a_bus_if_asked(serve, app, name):
             assert caller.call("pid") > 0
 
 
+@pytest.mark.parametrize(
+    ("wait", "error"),
+    [
+        (-1, ValueError),
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        ("5", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+    ],
+)
+def test_what_is_no_time_to_wait_for_is_told(serve, app, name, wait, error):
+    serve(app).ready()
+    with pytest.raises(error, match=f"wait is a number of seconds from 0 on, and not {wait!r}"):
+        isthmus.connect(name, wait=wait)
+
+
 def ls(*arguments):
     command = [sys.executable, "-m", "isthmus", "ls", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -92,6 +110,19 @@ def test_ls_shows_services_workers_and_callers(serve, join, app, connect, name):
     assert sum(line.endswith("0 calls: other") for line in lines) == 1
     assert any(f"pid {os.getpid()}" in line for line in lines)
     assert name in ls().stdout
+
+
+def test_ls_of_a_bus_without_services_tells_how_many_are_there(name, connect):
+    broker = _isthmus.Broker(name, 1 << 24, 0, 0, True)  # open though nobody serves, as a pipeline's is
+    try:
+        assert ls(name).stdout == f"{name} (no services; 0 peers)\n"
+        one, two = connect(), connect()
+        assert ls(name).stdout.splitlines()[0] == f"{name} (no services; 2 peers)"
+        one.close()
+        assert ls(name).stdout.splitlines()[0] == f"{name} (no services; 1 peer)"
+        two.close()
+    finally:
+        broker.close()
 
 
 def test_ls_of_a_bus_that_is_not_there_is_told_by_its_exit_code(name):

@@ -227,3 +227,39 @@ def test_calls_that_take_too_long_are_ended(serve, app, connect, gate):
         call.result()
     assert served.wait() == 0
     assert "it did not end within 0.2 s" in served.stderr()
+
+
+ABORTS_AT_ITS_END = """
+    import atexit, os
+    import isthmus
+
+    atexit.register(os.abort)
+
+    @isthmus.export
+    def pid():
+        return os.getpid()
+"""
+
+
+def test_workers_that_crash_when_they_are_told_to_end_are_named(serve, connect, until, workers_of):
+    served = serve(ABORTS_AT_ITS_END, "--workers", "1").ready()
+    caller = connect()
+    first = caller.call("pid")
+    served.process.send_signal(signal.SIGHUP)
+    until(lambda: first not in workers_of(caller))
+    second = caller.call("pid")
+    assert served.end() == 0
+    assert sorted(served.stderr().splitlines()) == sorted(
+        f"isthmus: worker 0 (pid {pid}) was killed by SIGABRT once it was told to end"
+        for pid in (first, second)
+    )
+
+
+def test_workers_that_end_as_they_are_told_are_not_worth_a_word(serve, app, connect, until, workers_of):
+    served = serve(app, "--workers", "2").ready()
+    caller = connect()
+    before = workers_of(caller)
+    served.process.send_signal(signal.SIGHUP)
+    until(lambda: len(workers_of(caller) - before) == 2 and not workers_of(caller) & before)
+    assert served.end() == 0
+    assert served.stderr() == ""

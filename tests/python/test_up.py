@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import pty
 import re
@@ -440,8 +441,8 @@ def check(folder, text, *options):
     ("text", "told"),
     [
         ("stage = 3\n", "stage: there is none: begin each with [[stage]]"),
-        ("", "stage is missing"),
-        ("[[stages]]\n", "stage is missing: did you mean 'stages'?"),
+        ("", "stage is missing: begin each with [[stage]]"),
+        ("[[stages]]\n", "unknown key 'stages': did you mean 'stage'?"),
         ("[bus\n", "is no TOML: "),
         ('bus = "x"\n' + STAGE, "bus: 'x' is no table"),
         ('[bus]\nname = "a/b"\n' + STAGE, "bus: name: 'a/b' can't be the name of a bus: use letters"),
@@ -456,13 +457,36 @@ def check(folder, text, *options):
             "stage 'a': command: no shell runs it, so '&&' would be an argument: "
             'write ["sh", "-c", "make && ./run"]',
         ),
+        *(
+            (
+                f"[[stage]]\nname = 'a'\ncommand = {json.dumps(command)}\n",
+                f"stage 'a': command: no shell runs it, so '{word}' would be an argument: write "
+                + json.dumps(["sh", "-c", command]),
+            )
+            for command, word in (
+                ("echo $HOME *.py", "$HOME"),
+                ("cat *.py", "*.py"),
+                ("cat ~/notes", "~/notes"),
+                ('echo "it is $(date)"', "$(date)"),
+                ("echo '$HOME' x${HOME}", "x${HOME}"),
+            )
+        ),
         ("drain = -1\n" + STAGE, "drain: -1 is no number of seconds"),
         ("dran = 1\n" + STAGE, "unknown key 'dran': did you mean 'drain'?"),
-        ("[[stage]]\n", "stage 1: name is missing"),
+        ("[[stage]]\n", 'stage 1: name is missing: give the stage one, like name = "read"'),
+        ('[[stage]]\nnmae = "a"\n', "stage 1: unknown key 'nmae': did you mean 'name'?"),
         ('[[stage]]\nname = "a b"\n', "stage 1: name: 'a b' can't be the name of a stage: use letters"),
         (STAGE + STAGE, "two stages are called 'a': give each a name of its own"),
-        ('[[stage]]\nname = "a"\n', "stage 'a': needs either 'command', what its workers run, or 'serve'"),
-        (STAGE + 'serve = "app.py"\n', "stage 'a': needs either 'command', what its workers run, or 'serve'"),
+        (
+            '[[stage]]\nname = "a"\nworkers = 2\n',
+            "stage 'a': needs either 'command', what its workers run, or 'serve'",
+        ),
+        (
+            STAGE + 'serve = "app.py"\n',
+            "stage 'a': has both 'command', what its workers run, and 'serve', an app of exports: keep one",
+        ),
+        ('[[stage]]\nname = "a"\ncomand = "x"\n', "stage 'a': unknown key 'comand': did you mean 'command'?"),
+        ('[[stage]]\nname = "a"\nserves = "x"\n', "stage 'a': unknown key 'serves': did you mean 'serve'?"),
         (STAGE + 'comand = "x"\n', "stage 'a': unknown key 'comand': did you mean 'command'?"),
         (STAGE + "colour = 3\n", "stage 'a': unknown key 'colour': the keys here are name, env, command, "),
         (STAGE + "allow = []\n", "stage 'a': unknown key 'allow'"),
@@ -480,9 +504,11 @@ def check(folder, text, *options):
         ),
         ('[[stage]]\nname = "a"\ncommand = "\'x"\n', "stage 'a': command: No closing quotation: quote it"),
         (
-            '[[stage]]\nname = "a"\ncommand = []\n',
+            '[[stage]]\nname = "a"\ncommand = 3\n',
             "stage 'a': command: is neither a text nor a list of texts",
         ),
+        ('[[stage]]\nname = "a"\ncommand = []\n', "stage 'a': command: is empty: say what to run, like "),
+        ('[[stage]]\nname = "a"\ncommand = ""\n', "stage 'a': command: is empty: say what to run, like "),
         ('[[stage]]\nname = "a"\nserve = "app.py"\n', "stage 'a': serve: there is no file "),
         ('[[stage]]\nname = "a"\nserve = "app"\nallow = "x"\n', "stage 'a': allow: is no list of texts"),
     ],
@@ -493,6 +519,12 @@ def test_a_mistake_is_told_in_one_line_with_its_place(tmp_path, text, told):
     assert found.stdout == ""
     assert found.stderr.startswith(f"isthmus: pipeline.toml: {told}")
     assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["echo '$HOME *'", 'echo "* ~"', 'echo \\* a~b 5$ "\\$HOME"'])
+def test_what_a_shell_would_leave_as_it_is_is_none(tmp_path, command):
+    found = check(tmp_path, f"[[stage]]\nname = 'a'\ncommand = {json.dumps(command)}\n", "--check")
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def test_a_file_that_is_not_there_is_a_mistake(tmp_path):

@@ -6,6 +6,8 @@ import sysconfig
 
 import pytest
 
+import isthmus
+
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
 
     def test_threads_that_run_at_the_same_time_are_workers_too(serve, app, connect, gate):
@@ -45,9 +47,19 @@ else:
             return id(me)
 
         @isthmus.export
-        async def later():
-            await asyncio.sleep(0)
+        async def later(seconds=0):
+            await asyncio.sleep(seconds)
             return id(me)
+    """
+    SAYS_AT_ITS_END = """
+        import atexit
+        import isthmus
+
+        atexit.register(print, "at the end")
+
+        @isthmus.export
+        def say():
+            print("in a call")
     """
 
     @pytest.mark.parametrize("export", ["who", "later"])
@@ -62,22 +74,55 @@ else:
         )
         assert served.end() == 0
 
-    def test_interpreters_roll_and_drain_like_processes(serve, connect, until, workers_of):
+    def test_interpreters_roll_and_drain_like_processes_without_a_word(serve, connect, until, workers_of):
         served = serve(IN_INTERPRETERS, "--workers", "2", "--worker-kind", "interpreter").ready()
         caller = connect()
         before = workers_of(caller)
         served.process.send_signal(signal.SIGHUP)
 
         def others():
-            caller.call("who")
+            for call in [caller.submit("later", 0.001 * i) for i in range(40)]:
+                call.result()
             return not before & workers_of(caller)
 
         until(others)
         assert served.end() == 0
+        assert served.stderr() == ""
+
+    def test_an_interpreter_ends_with_what_it_has_to_do_and_to_say(serve, connect):
+        served = serve(SAYS_AT_ITS_END, "--workers", "1", "--worker-kind", "interpreter").ready()
+        connect().call("say")
+        assert served.end() == 0
+        assert served.process.stdout.read() == "in a call\nat the end\n"
+
+    REFUSED = (
+        "numpy can't be loaded in a sub-interpreter: use --worker-kind process "
+        "(spawn: workerKind: 'process'). "
+        "module numpy._core._multiarray_umath does not support loading in subinterpreters"
+    )
 
     def test_modules_that_can_not_be_loaded_there_are_refused_with_a_way_out(serve):
         served = serve("import numpy", "--workers", "2", "--worker-kind", "interpreter")
         error = served.answer()["error"]
-        assert error["type"] == "ImportError"
-        assert "--worker-kind process" in error["message"]
+        assert (error["type"], error["message"]) == ("ImportError", REFUSED)
+        assert error["shown"].count("\n") < 8
         assert served.wait() == 1
+
+    def test_calls_that_load_such_modules_are_told_likewise(serve, connect):
+        source = """
+            import isthmus
+
+            @isthmus.export
+            def load():
+                try:
+                    {}["no such key"]
+                except KeyError:
+                    import numpy
+        """
+        served = serve(source, "--workers", "1", "--worker-kind", "interpreter").ready()
+        caller = connect()
+        for _ in range(2):
+            with pytest.raises(isthmus.PythonError) as told:
+                caller.call("load")
+            assert (told.value.type, told.value.message) == ("ImportError", REFUSED)
+        assert served.end() == 0

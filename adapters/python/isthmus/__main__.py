@@ -78,6 +78,7 @@ def _serve_with_workers(arguments: argparse.Namespace, lifeline: Lifeline) -> in
         allow=arguments.allow,
         numpy_memory=arguments.numpy_memory,
         pickle=arguments.pickle,
+        reload=arguments.reload,
     )
     crews = [range(i, i + 1) for i in range(count)] if kind == "process" else [range(count)]
     supervisor = Supervisor(
@@ -127,7 +128,8 @@ def _list(arguments: argparse.Namespace) -> int:
         with bus:
             found = True
             peers = [peer for peer in bus.peers() if peer["pid"] != os.getpid()]
-            print(name if any(peer["exports"] for peer in peers) else f"{name} (nobody serves it now)")
+            count = f"{len(peers)} peer{'s' * (len(peers) != 1)}"
+            print(name if any(peer["exports"] for peer in peers) else f"{name} (no services; {count})")
             for peer in peers:
                 what = f"{peer['name']}, pid {peer['pid']}"
                 if peer["worker"] is not None:

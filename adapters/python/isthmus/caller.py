@@ -16,7 +16,7 @@ from .errors import ConnectError
 from .peer import Peer, running_loop
 from .proxies import RemoteObject
 from .queues import Queue
-from .rules import check_name
+from .rules import check_name, seconds
 from .streams import Stream
 from .topics import Topic
 
@@ -224,6 +224,7 @@ def connect(name: str | None = None, *, pickle: bool = False, sticky: bool = Fal
 
     Raises isthmus.ConnectError, which says what to run, when there is none.
     """
+    seconds("wait", wait)
     if name is None and (name := os.environ.get("ISTHMUS_BUS")) is None:
         raise ConnectError(
             "connect() was given no name, and ISTHMUS_BUS is not set: name the bus, like connect('vision'), "

@@ -118,6 +118,7 @@ class Peer:
         if threading.current_thread() is not self._thread and self._thread.ident is not None:
             self._thread.join()
             self.tasks.join()
+            _open.discard(self)
 
     @property
     def is_here(self) -> bool:
@@ -142,6 +143,7 @@ class Peer:
                     woken.recv(64)
         self._thread.join()
         self.tasks.join()
+        _open.discard(self)
         if self._failure is not None:
             raise self._failure
 

@@ -24,6 +24,11 @@ from .workers import command_of_crew
 __all__ = ["Mistake", "Pipeline", "Stage", "read"]
 
 SHELL_WORDS = {"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"}
+QUOTED = re.compile(
+    r"""\\.|'[^']*'|"((?:\\.|[^"\\])*)\""""
+)  # of what is in double quotes, a shell expands some
+EXPANDED = re.compile(r"\S*(?:\$[\w{(]|`|\*)\S*|(?<!\S)~\S*")
+MISSING = {"stage": "begin each with [[stage]]", "name": 'give the stage one, like name = "read"'}
 MOST_WORKERS = 62  # a bus has 64 places: one is the broker's own, and somebody may want to look
 
 T = TypeVar("T")
@@ -116,7 +121,13 @@ def _stage(file: str, number: int, found: Any, folder: Path, bus: str) -> Stage:
     table.take("name", _stage_name)
     environment = _environment(table.take("env", _texts, {}))
     command, app = table.take("command", _command, None), table.take("serve", _text, None)
-    if (command is None) == (app is None):
+    if command is not None and app is not None:
+        raise table.mistake(
+            "has both 'command', what its workers run, and 'serve', an app of exports: keep one"
+        )
+    if command is None and app is None:
+        table.look_for_misspelt("command")
+        table.look_for_misspelt("serve")
         raise table.mistake("needs either 'command', what its workers run, or 'serve', an app of exports")
     if command is not None:
         _look_for(table, command[0], folder, environment)
@@ -179,21 +190,25 @@ class _Table:
         if key not in self._values and otherwise:
             return otherwise[0]
         if key not in self._values:
-            raise self.mistake(f"{key} is missing{self._hint(key, self._values)}")
+            self.look_for_misspelt(key)
+            raise self.mistake(f"{key} is missing: {MISSING[key]}")
         try:
             return check(self._values[key])
         except ValueError as error:
             raise self.mistake(f"{key}: {error}") from None
 
+    def look_for_misspelt(self, key: str) -> None:
+        for other in difflib.get_close_matches(key, self._values.keys() - self._known, 1):
+            raise self.mistake(f"unknown key '{other}': did you mean '{key}'?")
+
     def end(self) -> None:
         for key in self._values:
             if key not in self._known:
-                hint = self._hint(key, self._known) or f": the keys here are {', '.join(self._known)}"
-                raise self.mistake(f"unknown key '{key}'{hint}")
-
-    def _hint(self, key: str, among: Any) -> str:
-        close = difflib.get_close_matches(key, list(among), 1)
-        return f": did you mean '{close[0]}'?" if close else ""
+                close = difflib.get_close_matches(key, self._known, 1)
+                hint = (
+                    f"did you mean '{close[0]}'?" if close else f"the keys here are {', '.join(self._known)}"
+                )
+                raise self.mistake(f"unknown key '{key}': {hint}")
 
     def mistake(self, what: str) -> Mistake:
         return Mistake(f"{self._file}: {self._place}{what}")
@@ -228,14 +243,25 @@ def _command(value: Any) -> list[str] | None:
             value = shlex.split(text := value)
         except ValueError as error:
             raise ValueError(f"{error}: quote it as for a shell, or write a list") from None
-        if meant := SHELL_WORDS.intersection(value):
+        if meant := [word for word in value if word in SHELL_WORDS] or _expanded(text):
             instead = json.dumps(["sh", "-c", text])
-            raise ValueError(f"no shell runs it, so '{min(meant)}' would be an argument: write {instead}")
-    if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+            raise ValueError(f"no shell runs it, so '{meant[0]}' would be an argument: write {instead}")
+    if value == []:
+        raise ValueError('is empty: say what to run, like ["node", "read.mjs"]')
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise ValueError('is neither a text nor a list of texts, like ["node", "read.mjs"]')
     if any("\0" in word for word in value):
         raise ValueError("has a NUL character, which no command can have")
     return value
+
+
+def _expanded(command: str) -> list[str]:
+    """The words of it that a shell would expand."""
+
+    def left(quoted: re.Match[str]) -> str:
+        return re.sub(r"\\.|[*~]", "", quoted[1] or "")
+
+    return EXPANDED.findall(QUOTED.sub(left, command))
 
 
 def _list_of_texts(value: Any) -> list[str] | None:

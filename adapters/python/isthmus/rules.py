@@ -7,9 +7,11 @@ its readers, a consumer or a subscriber, which are streams. What is to be told g
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from heapq import heappop, heappush
+from numbers import Real
 from typing import Any
 
 from ._isthmus import END, ITEMS, RAISED, RESULT
@@ -28,6 +30,7 @@ __all__ = [
     "Topic",
     "check_name",
     "check_subscription",
+    "seconds",
     "whole",
 ]
 
@@ -72,6 +75,15 @@ def whole(name: str, value: Any, least: int = 0) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} is a whole number from {least} on, and not {value!r}")
     return value
+
+
+def seconds(name: str, value: Any) -> float:
+    """The value. Raises TypeError for what is no number, ValueError for one that is no length of time."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is a number of seconds from 0 on, and not {value!r}")
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name} is a number of seconds from 0 on, and not {value!r}")
+    return float(value)
 
 
 def check_name(what: str, name: Any) -> None:

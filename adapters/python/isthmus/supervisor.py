@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from . import _isthmus
-from .app import about
+from .app import FAILED, about
 
 __all__ = ["Berth", "Failed", "Process", "Restart", "Supervisor", "berth_of_workers"]
 
@@ -26,6 +26,7 @@ LONG_ENOUGH = 10  # times the delay; a crew that lived so long is taken for heal
 LOOK_EVERY = 0.25  # seconds between two looks at the files
 LAST_LINE = 0.5  # seconds for what a crew said just before it ended
 FAILING = 3.0  # seconds for a crew to end that has said that it can't serve
+WELL = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes of what was told to end; the last is a shell's
 LONGEST_LINE = 1 << 24  # bytes of what a crew says: its files, or a traceback
 
 
@@ -38,7 +39,7 @@ class Failed(Exception):
 
 
 class Process(Protocol):
-    """What a crew needs of its process; asyncio's own has it."""
+    """What a crew needs of its process."""
 
     @property
     def pid(self) -> int: ...
@@ -47,9 +48,39 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-async def launch(command: Sequence[str], fds: Sequence[int]) -> Process:
-    """Starts a process that inherits these files, and writes to where this one does."""
-    return await asyncio.create_subprocess_exec(*command, pass_fds=fds, stdin=asyncio.subprocess.DEVNULL)
+class Child:
+    """A process that writes to where this one does.
+
+    Signals go past asyncio, which first asks the system whether the process has ended: where it has, the
+    answer takes the exit code away from whoever waits for it.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def launch(cls, command: Sequence[str], fds: Sequence[int]) -> Child:
+        """Starts one that inherits these files."""
+        return cls(
+            await asyncio.create_subprocess_exec(*command, pass_fds=fds, stdin=asyncio.subprocess.DEVNULL)
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    def terminate(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        if self._process.returncode is None:
+            os.kill(self.pid, number)
 
 
 Restart = Literal["always", "on-failure", "never"]
@@ -67,7 +98,7 @@ class Berth:
     command: Sequence[str]
     answers: bool = True
     restart: Restart = "always"
-    launch: Callable[[Sequence[str], Sequence[int]], Awaitable[Process]] = launch
+    launch: Callable[[Sequence[str], Sequence[int]], Awaitable[Process]] = Child.launch
     crew: Crew | None = None  # None: it died, and the next one is not there yet
     files: dict[str, int] = field(
         default_factory=dict
@@ -97,7 +128,9 @@ class Crew:
         self.code = 0  # the exit code, once it has ended; negative: the signal that killed it
         self._process: Process
         self._line: asyncio.StreamWriter | None = None
+        self._listening: asyncio.Future[None] | None = None
         self._told = False
+        self._is_reported = False  # that it has not ended well
 
     def __str__(self) -> str:
         return f"{self.berth.name} (pid {self._process.pid})"
@@ -123,10 +156,11 @@ class Crew:
             said = await self._hear(reader)
             self._remember(said.get("files", ()), started)
             if "error" in said:
-                await self.leave(FAILING)
+                await self.leave(FAILING, well=(*WELL, FAILED))
                 raise Failed(said)
             if "ready" not in said:
                 raise Failed(about(RuntimeError(f"{self} {await self.ended()} before it served")))
+            self._listening = asyncio.ensure_future(self._listen(reader))
         except asyncio.CancelledError:
             self.kill()
             await self.ended()
@@ -146,6 +180,13 @@ class Crew:
             line.cancel()
             end.cancel()
         return said
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        """What it says from then on: the files that it has imported since it looked last."""
+        with contextlib.suppress(ValueError):  # it died while it said it
+            while line := await reader.readline():
+                said = json.loads(line)
+                self._remember(said["files"], said["since"])
 
     def _remember(self, files: Iterable[str], started: int) -> None:
         for file in files:
@@ -167,18 +208,26 @@ class Crew:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    async def leave(self, patience: float) -> None:
-        """Has the workers finish what they have, and returns once they are gone; kills them after a time."""
+    async def leave(self, patience: float, well: Collection[int] = WELL) -> None:
+        """Has the workers finish what they have, and returns once they are gone; kills them after a time.
+
+        It is told in the log when they end otherwise than ``well``.
+        """
         if not self._told:
             self._told = True
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
         try:
-            await asyncio.wait_for(self.ended(), patience)
+            how = await asyncio.wait_for(self.ended(), patience)
         except asyncio.TimeoutError:
             log.warning("%s is killed: it did not end within %g s", self, patience)
+            self._is_reported = True
             self.kill()
             await self.ended()
+            return
+        if self.code not in well and not self._is_reported:
+            self._is_reported = True
+            log.warning("%s %s once it was told to end", self, how)
 
 
 class Supervisor:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import contextlib
 import importlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from .app import (
     DONE,
@@ -44,6 +47,7 @@ __all__ = [
 log = logging.getLogger("isthmus")
 
 KINDS = ("process", "interpreter", "thread")
+LOOK_EVERY = 0.25  # seconds between two looks at what was imported
 WORK = "work"  # the command that a crew's process is started with: for supervisors, and so without help
 
 
@@ -70,13 +74,15 @@ def command_of_crew(
     allow: str | None = None,
     numpy_memory: bool = True,
     pickle: bool = False,
+    reload: bool = False,
 ) -> list[str]:
     """What starts a crew. Its supervisor says which workers they are, and on which line it listens."""
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
     command = [sys.executable, *flags, "-m", "isthmus", WORK, app, "--bus", bus, "--worker-kind", kind]
     if allow is not None:
         command += ["--allow", allow]
-    return command + ["--no-numpy-memory"] * (not numpy_memory) + ["--pickle"] * pickle
+    command += ["--no-numpy-memory"] * (not numpy_memory)
+    return command + ["--pickle"] * pickle + ["--reload"] * reload
 
 
 def arguments_of_crew(argv: Sequence[str]) -> argparse.Namespace:
@@ -88,6 +94,7 @@ def arguments_of_crew(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--allow")
     parser.add_argument("--no-numpy-memory", dest="numpy_memory", action="store_false")
     parser.add_argument("--pickle", action="store_true")
+    parser.add_argument("--reload", action="store_true")
     parser.add_argument("--first", type=int)
     parser.add_argument("--count", type=int)
     parser.add_argument("--lifeline", type=int)
@@ -138,9 +145,11 @@ def _work_here(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
     try:
         for host in hosts:
             host.start()
-        lifeline.say({"ready": True, "files": imported_files()})
-        for host in hosts:
-            host.wait()
+        files = imported_files()
+        lifeline.say({"ready": True, "files": files})
+        with _tells_of_imports(lifeline, files) if arguments.reload else contextlib.nullcontext():
+            for host in hosts:
+                host.wait()
     except ConnectError as error:
         lifeline.say(about(error))
         return FAILED
@@ -150,10 +159,34 @@ def _work_here(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
     return DONE
 
 
+@contextlib.contextmanager
+def _tells_of_imports(lifeline: Lifeline, files: Iterable[str]) -> Iterator[None]:
+    """Meanwhile the supervisor is told of the files that are imported beside these, as by calls."""
+    known = set(files)
+    is_over = threading.Event()
+
+    def look() -> None:
+        since = time.time_ns()
+        while not is_over.wait(LOOK_EVERY):
+            now = time.time_ns()
+            if new := [file for file in imported_files() if file not in known]:
+                known.update(new)
+                lifeline.say({"files": new, "since": since})
+            since = now
+
+    thread = threading.Thread(target=look, name="isthmus-imports")
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
 # --- sub-interpreters --------------------------------------------------------------------------------------
 
 
-def _work_in_interpreters(arguments: argparse.Namespace, lifeline: Lifeline) -> int:
+def _work_in_interpreters(arguments: argparse.Namespace, lifeline: Lifeline) -> NoReturn:
     """Each on a thread, with a GIL and a copy of the app of its own.
 
     Signals reach the main interpreter alone, which tells the others by shutting down its end of a socket.
@@ -189,13 +222,19 @@ def _work_in_interpreters(arguments: argparse.Namespace, lifeline: Lifeline) -> 
     for thread in threads:
         while thread.is_alive():
             thread.join(0.5)
-    return DONE if is_fine else FAILED
+    # CPython 3.12 finds its heap corrupted when it finalizes the main interpreter after asyncio has run in
+    # two others. That one has run nothing but this, and the others have ended in good order.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(DONE if is_fine else FAILED)
 
 
 def _run_interpreter(arguments: argparse.Namespace, number: int, line: int) -> None:
     """The thread of a sub-interpreter."""
     with socket.socket(fileno=line):  # hung up, whatever becomes of it
-        _run_in_interpreter({**vars(arguments), "first": number, "lifeline": line})
+        _run_in_interpreter(
+            {**vars(arguments), "first": number, "lifeline": line, "supervisor": arguments.lifeline}
+        )
 
 
 def _run_in_interpreter(options: dict[str, Any]) -> None:
@@ -221,14 +260,9 @@ def work_in_interpreter(options: dict[str, Any]) -> None:
     arguments = argparse.Namespace(**options)
     line = socket.socket(fileno=os.dup(arguments.lifeline))
     lifeline = Lifeline(line.fileno())
+    builtins.__import__ = _with_advice(builtins.__import__)
     try:
         import_app(arguments.app)
-    except ImportError as error:
-        # Of a module that is not made for them the machinery says so only sometimes, and numpy hides it.
-        hint = f"{error}. Modules that can't be loaded in sub-interpreters need --worker-kind process"
-        told = ImportError(hint).with_traceback(error.__traceback__)
-        lifeline.say(about_loading(arguments.app, told))
-        return
     except (Exception, SystemExit) as error:
         lifeline.say(about_loading(arguments.app, error))
         return
@@ -248,7 +282,51 @@ def work_in_interpreter(options: dict[str, Any]) -> None:
 
     waiting = threading.Thread(target=wait_for_the_end)
     waiting.start()
-    lifeline.say({"ready": True, "files": imported_files()})
-    host.wait()
+    files = imported_files()
+    lifeline.say({"ready": True, "files": files})
+    with (
+        _tells_of_imports(Lifeline(arguments.supervisor), files)
+        if arguments.reload
+        else contextlib.nullcontext()
+    ):
+        host.wait()
     line.shutdown(socket.SHUT_RD)
     waiting.join()
+    if sys.version_info[:2] == (
+        3,
+        13,
+    ):  # whose first three print a TypeError if the interpreter's end does it
+        vars(threading._thread_local_info).pop("_track_dummy_thread_ref", None)
+
+
+# What is said of modules that are not made for sub-interpreters, by CPython, Cython and some others.
+REFUSAL = re.compile(
+    r"module (\w+)\S* does not support loading in subinterpreters|"
+    r"one interpreter per process|once per process"
+)
+
+
+def _with_advice(import_: Callable[..., Any]) -> Callable[..., Any]:
+    """Imports likewise; what can't be loaded here is an ImportError that begins with what to do."""
+
+    def import_here(name: str, *more: Any, **options: Any) -> Any:
+        try:
+            return import_(name, *more, **options)
+        except ImportError as error:
+            refusals = [found for each in _chain(error) if (found := REFUSAL.search(str(each)))]
+            if not refusals:
+                raise
+            first = refusals[-1]  # packages such as numpy tell it at the end of a page of their own
+            raise ImportError(
+                f"{first[1] or name} can't be loaded in a sub-interpreter: use --worker-kind process "
+                f"(spawn: workerKind: 'process'). {first.string}"
+            ) from None
+
+    return import_here
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
