@@ -124,8 +124,7 @@ class Caller(ABC):
         among them (256): puts beyond that wait. A message that was given out ``deliveries`` times (5) and
         never acknowledged goes to the queue ``<name>.dead``. Both are decided by the first who names them; to
         name another one later is an error of the operation that does. ``prefetch`` is how many messages this
-        consumer may hold that it has not acknowledged. Raises ValueError where one of them is no whole number
-        from 1 on.
+        consumer may hold that it has not acknowledged. Raises ValueError for what is no such number.
         """
         check_name("a queue", name)
         return Queue(self._access, name, depth, prefetch, deliveries)
