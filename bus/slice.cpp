@@ -34,15 +34,12 @@ bool get(pid_t thread, Attributes& attributes) {
 /// A filter of system calls may end the process for one that it does not know, and does not say so before: with one the kernel is
 /// asked only where `ISTHMUS_SHORT_SLICES` is 1, and nowhere where it is 0.
 bool may_ask() {
-    static const bool may = [] {
-        if (const char* said = std::getenv("ISTHMUS_SHORT_SLICES")) return std::string_view(said) == "1";
-        std::ifstream status("/proc/self/status");
-        for (std::string line; std::getline(status, line);) {
-            if (line.starts_with("Seccomp:")) return line.ends_with("\t0");
-        }
-        return false;
-    }();
-    return may;
+    if (const char* said = std::getenv("ISTHMUS_SHORT_SLICES")) return std::string_view(said) == "1";
+    std::ifstream status("/proc/thread-self/status");
+    for (std::string line; std::getline(status, line);) {
+        if (line.starts_with("Seccomp:")) return line.ends_with("\t0");
+    }
+    return false;
 }
 
 bool set(pid_t thread, Attributes& attributes) { return ::syscall(SYS_sched_setattr, thread, &attributes, 0) == 0; }
@@ -68,7 +65,7 @@ ShortSlice::ShortSlice() noexcept {
 
 ShortSlice::~ShortSlice() {
     Attributes attributes;
-    if (thread_ == 0 || !get(thread_, attributes) || attributes.runtime != short_slice) return;
+    if (thread_ == 0 || !may_ask() || !get(thread_, attributes) || attributes.runtime != short_slice) return;
     attributes.runtime = before_;
     set(thread_, attributes);
 }

@@ -1,6 +1,7 @@
 """Coroutines: exports on the host's event loop, and calls that are awaited."""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import gc
@@ -13,6 +14,7 @@ import aiohttp.web
 import pytest
 
 import isthmus
+from isthmus import futures
 
 try:
     import uvloop
@@ -133,18 +135,17 @@ def test_whatever_returns_a_coroutine_is_awaited(bus):
     assert bus.call("aio.lambda", "slept") == "slept"
 
 
-opened = threading.Event()
+opened = asyncio.Event()
 
 
 @isthmus.export
 async def aio_wait(number):
-    while not opened.is_set():
-        await asyncio.sleep(0.01)
+    await opened.wait()
     return number
 
 
 @isthmus.export
-def aio_open():
+async def aio_open():
     opened.set()
 
 
@@ -390,6 +391,40 @@ def test_a_signal_handler_that_raises_leaves_the_loop_able_to_hear(bus, run):
         bus.name,
     )
     assert ran.stdout.split() == ["fast"] * 300, ran.stderr
+
+
+def test_what_a_loop_is_being_told_when_it_is_interrupted_comes_in_order_afterwards():
+    loop = asyncio.new_event_loop()
+    sink = futures.sink_of(loop)
+    seen = []
+
+    class Receiver:
+        interrupts = True
+
+        def receive(self, what, value):
+            if value == 2 and self.interrupts:
+                self.interrupts = False
+                sink([(self, what, 3)])
+                raise KeyboardInterrupt
+            seen.append(value)
+
+    receiver = Receiver()
+    sink([(receiver, 0, 1), (receiver, 0, 2)])
+    try:
+        loop.run_until_complete(asyncio.sleep(0))
+    except KeyboardInterrupt:
+        time.sleep(2 * futures.OVERDUE)
+        sink([(receiver, 0, 4)])
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert seen == [1, 2, 3, 4]
+    receiver.interrupts = True
+    sink([(receiver, 0, 2)])
+    with contextlib.suppress(KeyboardInterrupt):
+        loop.run_until_complete(asyncio.sleep(0))
+    gc.collect()
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert seen == [1, 2, 3, 4, 2, 3]
+    loop.close()
 
 
 def test_a_loop_that_is_closed_before_an_answer_comes_is_forgotten(bus, until):

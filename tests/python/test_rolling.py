@@ -113,6 +113,31 @@ def test_reload_looks_at_modules_that_could_not_be_imported_too(serve, connect, 
     until(lambda: caller.call("answer") == 22)
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 12) or FREE_THREADED, reason="interpreters have no GIL of their own"
+)
+def test_an_interpreter_may_import_more_while_another_one_is_still_loading(serve, answers):
+    app = f"""
+        import os, threading, time
+        import isthmus
+
+        @isthmus.export
+        def nothing(): ...
+
+        def later():
+            time.sleep(0.3)
+            import answers
+
+        try:
+            os.mkdir({str(answers.with_name("first"))!r})
+        except FileExistsError:
+            time.sleep(1)
+        else:
+            threading.Thread(target=later).start()
+    """
+    assert serve(app, "--workers", "2", "--worker-kind", "interpreter", "--reload").ready().end() == 0
+
+
 KINDS = ["process", *(["interpreter"] if sys.version_info >= (3, 12) and not FREE_THREADED else [])]
 
 

@@ -108,7 +108,7 @@ export class Decoder {
 
   #delivery(): unknown {
     const at = this.#at
-    if (((this.#i32[at] as number) & 0xff) !== tags.tuple) return this.#value()
+    if (((this.#i32[at] as number) & 0xff) !== tags.tuple || this.#i32[at + 1] === 0) return this.#value()
     this.#at = at + cellWords
     const members = this.#list((this.#i32[at + 1] as number) - 1)
     const last = this.#at

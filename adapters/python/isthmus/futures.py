@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import logging
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,8 @@ __all__ = ["begin", "hand_over", "is_in_loop", "set_failure", "sink_of", "submit
 
 
 log = logging.getLogger("isthmus")
+
+OVERDUE = 0.05  # seconds: a loop that has not looked since then is woken again
 
 
 def is_in_loop() -> bool:
@@ -68,53 +71,69 @@ def submit(
 
 
 class Receiver(Protocol):
-    """Takes the events of one call, on its event loop."""
+    """Takes the events of one call, on its event loop. After an interrupt, the last one may come again."""
 
     def receive(self, what: int, value: Any) -> None: ...
 
 
 class _Batch:
-    """What has come for a loop since it was last woken. The loop's handle owns it: lost with that, as where a
-    signal handler raises, it is no obstacle to the next.
+    """Events of a loop that was woken for them. The loop's handle owns it: where that is lost, as by a signal
+    handler that raises, the loop is woken anew; where the loop is closed, they are gone with it.
     """
 
-    __slots__ = ("__weakref__", "events")
+    __slots__ = ("__weakref__", "_sink", "events", "since")
 
-    def __init__(self, events: Sequence[tuple[Receiver, int, Any]]) -> None:
-        self.events: deque[tuple[Receiver, int, Any]] | None = deque(events)  # None: they are being told
+    def __init__(self, sink: _Sink, events: Iterable[tuple[Receiver, int, Any]]) -> None:
+        self._sink = sink
+        self.events = deque(events)  # empty: whoever comes wakes the loop
+        self.since = time.monotonic()
+
+    def __del__(self) -> None:
+        if self.events:
+            events = self.events
+            self.events = deque()
+            self._sink(events)
 
 
 class _Sink:
-    """Brings events to a loop, which is woken once for all that come until it takes them."""
+    """Brings events to a loop, which is woken once for all that come until it has taken them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
         self._lock = threading.RLock()
-        self._last: weakref.ref[_Batch] | None = None  # guarded by it, as what is in the batch
+        self._last: weakref.ref[_Batch] | None = None  # guarded by it, as who adds to the batch is
 
     def __call__(self, events: Sequence[tuple[Receiver, int, Any]]) -> None:
-        loop = self._loop()
-        if loop is None:
-            return
         with self._lock:
             batch = self._last() if self._last is not None else None
-            if batch is not None and batch.events is not None:
+            if batch is None or not batch.events:
+                batch = _Batch(self, events)
+                self._last = weakref.ref(batch)
+            else:
                 batch.events.extend(events)
+                if time.monotonic() - batch.since < OVERDUE:
+                    return
+        self._wake(batch)
+
+    def _wake(self, batch: _Batch) -> None:
+        loop = self._loop()
+        try:
+            if loop is not None and not loop.is_closed():
+                batch.since = time.monotonic()
+                loop.call_soon_threadsafe(self._deliver, batch)
                 return
-            batch = _Batch(events)
-            self._last = weakref.ref(batch)
-        with contextlib.suppress(RuntimeError):  # it was closed, and nobody waits
-            loop.call_soon_threadsafe(self._deliver, batch)
+        except RuntimeError:  # it was closed meanwhile
+            pass
+        batch.events.clear()  # nobody waits
 
     def _deliver(self, batch: _Batch) -> None:
-        with self._lock:
-            events, batch.events = batch.events, None
-        try:
-            while events:
-                hand_over(*events.popleft())
-        finally:
-            if events:  # a signal handler has raised
-                self(events)
+        """An event leaves the batch once it was received: an interrupt loses none, but one may come twice."""
+        for _ in range(len(batch.events)):
+            hand_over(*batch.events[0])
+            with self._lock:
+                batch.events.popleft()
+        if batch.events:
+            self._wake(batch)
 
 
 def hand_over(receiver: Receiver, what: int, value: Any) -> None:

@@ -136,7 +136,7 @@ class Intake(Generic[Item]):
 
     def take_back(self, item: Item) -> None:
         """The program has not taken it after all."""
-        if self.failure is None and not self.give(item):
+        if not self.give(item):
             self.items.appendleft(item)
 
     def fail(self, error: BaseException) -> None:

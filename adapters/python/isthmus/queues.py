@@ -53,6 +53,8 @@ class _Consumer(Intake[_Delivery]):
 
     def take_back(self, item: _Delivery) -> None:
         self._held.discard(item[0])
+        if self.failure is not None:
+            return  # it went back with the others
         super().take_back(item)
         self._leave_untouched()
         self.adjust()

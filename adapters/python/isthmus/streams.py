@@ -28,12 +28,15 @@ class _Inbox:
         self.failure: BaseException | None = None
         self.ended = False
         self._reader: asyncio.Future[None] | None = None
+        self._latest: list[Any] | None = None
 
     def receive(self, what: int, value: Any) -> None:
         if self.ended:
             return
         if what == ITEMS:
-            self.items.extend(value)
+            if value is not self._latest:  # else it comes again, after an interrupt
+                self._latest = value
+                self.items += value
         else:
             self.ended = True
             self.failure = None if what == RESULT else value

@@ -154,6 +154,9 @@ class Crew:
         started = time.time_ns()
         try:
             said = await self._hear(reader)
+            while "since" in said:  # of an interpreter that is ahead of the others
+                self._remember(said["files"], said["since"])
+                said = await self._hear(reader)
             self._remember(said.get("files", ()), started)
             if "error" in said:
                 await self.leave(FAILING, well=(*WELL, FAILED))
@@ -183,8 +186,8 @@ class Crew:
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         """What it says from then on: the files that it has imported since it looked last."""
-        with contextlib.suppress(ValueError):  # it died while it said it
-            while line := await reader.readline():
+        while line := await reader.readline():
+            with contextlib.suppress(ValueError):  # it died while it said it
                 said = json.loads(line)
                 self._remember(said["files"], said["since"])
 

@@ -224,9 +224,11 @@ def _work_in_interpreters(arguments: argparse.Namespace, lifeline: Lifeline) -> 
             thread.join(0.5)
     # CPython 3.12 finds its heap corrupted when it finalizes the main interpreter after asyncio has run in
     # two others. That one has run nothing but this, and the others have ended in good order.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(DONE if is_fine else FAILED)
+    try:
+        print(end="", flush=True)
+        print(end="", file=sys.stderr, flush=True)
+    finally:  # whoever reads may be gone
+        os._exit(DONE if is_fine else FAILED)
 
 
 def _run_interpreter(arguments: argparse.Namespace, number: int, line: int) -> None:
