@@ -326,7 +326,7 @@ test('who has connected is told which host is lost, and how, and what to do', as
     }
     await until('the end of the bus is known', async () => {
       const { message } = await guest.call('add', [1, 2]).catch(error => error)
-      return message !== "'add' was not sent: nobody exports 'add' at the moment"
+      return message !== "'add' was not sent: nobody serves it at the moment"
     })
     assert.throws(() => guest.callSync('add', [1, 2]), refused)
     await assert.rejects(guest.call('add', [1, 2]), refused)

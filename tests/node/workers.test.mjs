@@ -120,7 +120,7 @@ test('while nobody exports a name on a bus that lives, an error says that, and t
   const other = await connect(py.name)
   const refused = name => ({
     name: 'HostLostError',
-    message: `'${name}' was not sent: nobody exports '${name}' at the moment`,
+    message: `'${name}' was not sent: nobody serves it at the moment`,
   })
   other.export('other', () => 'other')
   await until('it is found', async () => (await guest.call('other').catch(() => {})) === 'other')

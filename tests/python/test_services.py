@@ -44,7 +44,7 @@ def test_several_services_share_a_bus_and_come_and_go(serve, join, app, connect,
     assert until(lambda: _called(caller, "other")) == "other"
     assert caller.call("pid") > 0
     assert joined.end() == 0
-    with pytest.raises(isthmus.PeerLost, match="'other' was not sent: nobody exports it at the moment"):
+    with pytest.raises(isthmus.PeerLost, match="'other' was not sent: nobody serves it at the moment"):
         caller.call("other")
     assert caller.call("pid") > 0
 

@@ -247,8 +247,7 @@ export class Answers {
     const ended = this.#companion?.ended
     if (ended) return new HostLostError(subject, `the host ${ended}: spawn it again`)
     this.#native.standing()
-    if (this.#words[words.status] === OK)
-      return new HostLostError(subject, `nobody exports ${name} at the moment`)
+    if (this.#words[words.status] === OK) return new HostLostError(subject, 'nobody serves it at the moment')
     return new HostLostError(
       subject,
       `nobody serves the bus '${this.#bus}' any more: connect again once it is served`,

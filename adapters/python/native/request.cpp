@@ -226,7 +226,7 @@ PyObject* result_of(State& state, Pending& call) {
             raise(state, call.outcome,
                   what + (!call.fate.empty()  ? " was lost: " + call.fate
                           : call.name.empty() ? " was not sent: its owner is gone"
-                                              : " was not sent: nobody exports it at the moment"));
+                                              : " was not sent: nobody serves it at the moment"));
             return nullptr;
         case Status::closed: raise(state, call.outcome, what + " was lost: the bus was closed"); return nullptr;
         case Status::timed_out:
