@@ -233,6 +233,21 @@ def test_an_interrupt_at_any_step_of_a_get_leaves_the_consumer_able_to_get(bus, 
             assert q.get(timeout=PATIENCE).value == line
 
 
+def test_who_comes_when_the_keeper_has_just_been_found_goes_behind_those_who_have_waited(bus, other):
+    async def main():
+        q = bus.queue("q")
+        puts = [q.put_async(i) for i in range(3)]
+        await asyncio.sleep(0)
+        finding = bus._access._finding[asyncio.get_running_loop()]
+        finding.future.add_done_callback(lambda done: puts.append(q.put_async(3)))
+        await puts[0]
+        await asyncio.gather(*puts)
+
+    asyncio.run(main())
+    with other.queue("q", prefetch=4) as q:
+        assert [q.get(timeout=PATIENCE).value for _ in range(4)] == [0, 1, 2, 3]
+
+
 def test_each_message_goes_to_one_of_several_consumers(bus, other, until):
     with ThreadPoolExecutor() as threads:
 

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, MutableMapping, Sequence
+from collections.abc import Awaitable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -28,6 +28,14 @@ MOST_UNANSWERED_IN_ALL = 256
 SLICE = 1.0  # seconds: a signal that comes right before a wait is seen after it
 
 
+class _Finding:
+    """The search for the keeper, for one event loop."""
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+        self.waiting = 0
+
+
 class Access:
     """Of one peer, to the queues and topics of its bus. Any thread may use it.
 
@@ -39,10 +47,8 @@ class Access:
         self._bus = bus
         self._peer = peer
         self._is_ready = False
-        # The loops that wait for the keeper to be found.
-        self._finding: MutableMapping[asyncio.AbstractEventLoop, asyncio.Future[None]] = (
-            weakref.WeakKeyDictionary()
-        )
+        # The loops in which somebody waits for the keeper to be found, until all of them have gone on.
+        self._finding: dict[asyncio.AbstractEventLoop, _Finding] = {}
         # Guards the lanes; held for moments.
         self.lock = threading.RLock()
         self.unanswered = 0
@@ -75,9 +81,14 @@ class Access:
         loop = asyncio.get_running_loop()
         finding = self._finding.get(loop)
         if finding is None:
-            finding = self._finding[loop] = loop.run_in_executor(None, self.ensure)
-            finding.add_done_callback(lambda done: self._finding.pop(loop, None))
-        await asyncio.shield(finding)
+            finding = self._finding[loop] = _Finding(loop.run_in_executor(None, self.ensure))
+        finding.waiting += 1
+        try:
+            await asyncio.shield(finding.future)
+        finally:
+            finding.waiting -= 1
+            if finding.waiting == 0:
+                self._finding.pop(loop, None)
 
     def is_ready_now(self) -> bool:
         """Whether who comes now, in the running event loop, need not wait: nor behind others."""
