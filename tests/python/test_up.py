@@ -530,7 +530,8 @@ def test_what_a_shell_would_leave_as_it_is_is_none(tmp_path, command):
 def test_a_file_that_is_not_there_is_a_mistake(tmp_path):
     command = [sys.executable, "-m", "isthmus", "up", "other.toml"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20)
-    assert (found.returncode, found.stderr) == (2, "isthmus: other.toml: No such file or directory\n")
+    told = f"isthmus: there is no file {tmp_path / 'other.toml'}; docs/pipelines.md shows one\n"
+    assert (found.returncode, found.stderr) == (2, told)
 
 
 def test_check_only_checks(tmp_path):

@@ -196,9 +196,7 @@ export class Answers {
     try {
       const [heap, payloads] = [field(fields.heap), field(fields.payloads)]
       const payloadCount = field(fields.payloadCount)
-      values = stream.areDeliveries
-        ? this.#decoder.deliveries(cells, count, heap, payloads, payloadCount)
-        : this.#decoder.values(cells, count, heap, payloads, payloadCount)
+      values = this.#decoder.values(cells, count, heap, payloads, payloadCount, stream.areDeliveries)
     } catch (error) {
       this.#decoder.giveUp(cells, count)
       this.#calls.forget(slot)

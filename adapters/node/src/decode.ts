@@ -75,23 +75,17 @@ export class Decoder {
     }
   }
 
-  /** All values of a frame: the arguments of a call, the items of a stream. */
-  values(cells: number, cellCount: number, heap: number, payloads: number, count: number): unknown[] {
-    return this.#values(cells, cellCount, heap, payloads, count, () => this.#value())
-  }
-
-  /** Likewise, of tuples whose last member was sent by another peer: if that can't be read, what says why is in its place. */
-  deliveries(cells: number, cellCount: number, heap: number, payloads: number, count: number): unknown[] {
-    return this.#values(cells, cellCount, heap, payloads, count, () => this.#delivery())
-  }
-
-  #values(
+  /**
+   * All values of a frame: the arguments of a call, the items of a stream. Deliveries are tuples whose last member was sent by
+   * another peer: if that can't be read, what says why is in its place.
+   */
+  values(
     cells: number,
     cellCount: number,
     heap: number,
     payloads: number,
     count: number,
-    next: () => unknown,
+    areDeliveries = false,
   ): unknown[] {
     this.#at = cells
     this.#heap = heap
@@ -99,7 +93,7 @@ export class Decoder {
     const end = cells + cellCount * cellWords
     const values: unknown[] = []
     try {
-      while (this.#at < end) values.push(next())
+      while (this.#at < end) values.push(areDeliveries ? this.#delivery() : this.#value())
     } finally {
       this.#letGo()
     }

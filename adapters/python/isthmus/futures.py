@@ -130,9 +130,10 @@ class _Sink:
         """An event leaves the batch once it was received: an interrupt loses none, but one may come twice."""
         for _ in range(len(batch.events)):
             hand_over(*batch.events[0])
-            with self._lock:
-                batch.events.popleft()
-        if batch.events:
+            batch.events.popleft()
+        with self._lock:  # whoever found the batch not yet empty has added to it
+            has_more = bool(batch.events)
+        if has_more:
             self._wake(batch)
 
 

@@ -24,9 +24,8 @@ from .workers import command_of_crew
 __all__ = ["Mistake", "Pipeline", "Stage", "read"]
 
 SHELL_WORDS = {"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"}
-QUOTED = re.compile(
-    r"""\\.|'[^']*'|"((?:\\.|[^"\\])*)\""""
-)  # of what is in double quotes, a shell expands some
+# Of what is in double quotes, a shell expands some.
+QUOTED = re.compile(r"""\\.|'[^']*'|"((?:\\.|[^"\\])*)\"""")
 EXPANDED = re.compile(r"\S*(?:\$[\w{(]|`|\*)\S*|(?<!\S)~\S*")
 MISSING = {"stage": "begin each with [[stage]]", "name": 'give the stage one, like name = "read"'}
 MOST_WORKERS = 62  # a bus has 64 places: one is the broker's own, and somebody may want to look
@@ -104,6 +103,8 @@ def _parse(path: Path) -> dict[str, Any]:
         ) from None
     try:
         found: dict[str, Any] = toml.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        raise Mistake(f"there is no file {path.absolute()}; docs/pipelines.md shows one") from None
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

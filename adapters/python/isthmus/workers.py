@@ -294,10 +294,8 @@ def work_in_interpreter(options: dict[str, Any]) -> None:
         host.wait()
     line.shutdown(socket.SHUT_RD)
     waiting.join()
-    if sys.version_info[:2] == (
-        3,
-        13,
-    ):  # whose first three print a TypeError if the interpreter's end does it
+    if sys.version_info[:2] == (3, 13):
+        # 3.13.0 to 3.13.2 print a TypeError if the interpreter's end does it.
         vars(threading._thread_local_info).pop("_track_dummy_thread_ref", None)
 
 
