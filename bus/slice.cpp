@@ -1,6 +1,7 @@
 #include "bus/slice.hpp"
 
 #include <sched.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include <fstream>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace isthmus {
 
@@ -57,10 +59,13 @@ ShortSlice::ShortSlice() noexcept {
     if (!may_ask()) return;
     const auto thread = static_cast<pid_t>(::syscall(SYS_gettid));
     Attributes attributes;
-    if (!get(thread, attributes) || attributes.policy != SCHED_OTHER || attributes.runtime <= short_slice) return;
+    if (!get(thread, attributes) || attributes.policy != SCHED_OTHER || attributes.runtime == 0) return;
+    short_ = attributes.runtime <= short_slice;  // by who has begun this thread
+    if (short_) return;
     before_ = attributes.runtime;
     attributes.runtime = short_slice;
-    if (set(thread, attributes)) thread_ = thread;
+    short_ = set(thread, attributes);
+    if (short_) thread_ = thread;
 }
 
 ShortSlice::~ShortSlice() {
@@ -68,6 +73,12 @@ ShortSlice::~ShortSlice() {
     if (thread_ == 0 || !may_ask() || !get(thread_, attributes) || attributes.runtime != short_slice) return;
     attributes.runtime = before_;
     set(thread_, attributes);
+}
+
+bool ShortSlice::has_not_slept() {
+    rusage used;
+    ::getrusage(RUSAGE_THREAD, &used);  // what can fail is a wrong address
+    return std::exchange(slept_, used.ru_nvcsw) == used.ru_nvcsw;
 }
 
 }  // namespace isthmus

@@ -1,9 +1,13 @@
 // How soon the kernel runs a thread that was woken, where all processors are busy.
 #pragma once
 
+#include <sched.h>
 #include <sys/types.h>
 
+#include <cstdint>
 #include <memory>
+
+#include "bus/ticks.hpp"
 
 namespace isthmus {
 
@@ -22,9 +26,27 @@ public:
     ShortSlice(const ShortSlice&) = delete;
     ShortSlice& operator=(const ShortSlice&) = delete;
 
+    /// Between two pieces of work, on its own thread: lets who waits for the processor have it, unless the thread has slept in the
+    /// last 0.1 ms, or has no short slices, so that a yield would cost it a long one. The kernel itself looks at wakes and at ticks,
+    /// which are 1 to 10 ms apart, and who has just run is often woken a little too early to be let in at once.
+    template <class Yield = int (*)() noexcept>
+    void give_way(Yield&& yield = ::sched_yield) {
+        if (Ticks::now() - looked_at_ <= ticks_.of_ns(100'000)) return;
+        if (short_ && has_not_slept()) yield();
+        ticks_.learn();
+        looked_at_ = Ticks::now();
+    }
+
 private:
+    /// Since it was asked last.
+    bool has_not_slept();
+
+    bool short_ = false;             // the slices, whoever has asked for that
     pid_t thread_ = 0;               // 0: nothing was changed
     unsigned long long before_ = 0;  // ns
+    Ticks ticks_;
+    std::uint64_t looked_at_ = Ticks::now();
+    long slept_ = 0;  // times, until then
 };
 
 }  // namespace isthmus

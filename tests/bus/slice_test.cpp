@@ -4,12 +4,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <thread>
 
 #include "catch.hpp"
 
+using namespace std::chrono_literals;
 using isthmus::ShortSlice;
 
 namespace {
@@ -50,6 +52,23 @@ TEST_CASE("a thread has short slices for as long as somebody asks, and then what
         CHECK((slice() < before) == known);
         other.reset();
         CHECK(slice() == before);
+    }).join();
+}
+
+TEST_CASE("a thread with short slices gives way when it has been busy for long, and not when it has slept") {
+    std::thread([] {
+        const bool known = can_be_set();
+        const auto prompt = ShortSlice::of_this_thread();
+        int yields = 0;
+        const auto give_way = [&] { prompt->give_way([&] { ++yields; }); };
+        const auto end = std::chrono::steady_clock::now() + (known ? 10s : 10ms);
+        while (yields < 3 && std::chrono::steady_clock::now() < end) give_way();
+        CHECK((yields == 3) == known);
+        for (int i = 0; i < 20; ++i) {
+            std::this_thread::sleep_for(1ms);
+            give_way();
+        }
+        CHECK((yields == 3) == known);
     }).join();
 }
 

@@ -24,6 +24,7 @@ ROOMS = [
     "segment",
     "board",
     "doorbell",
+    "ticks",
     "slice",
     "peers",
     "control",

@@ -28,6 +28,7 @@ bool Connection::keeps_loop() const {
 void Connection::flush() {
     unflushed_ = 0;
     bus_->flush();
+    prompt_->give_way();
 }
 
 void Connection::enter() {

@@ -62,7 +62,6 @@ void Dispatcher::publish_exports() {
 void Dispatcher::run() {
     Memory::of_this_thread() = memory_;
     running_here = this;
-    const auto prompt = ShortSlice::of_this_thread();
     try {
         serve();
     } catch (...) {
@@ -90,6 +89,7 @@ void Dispatcher::serve() {
         }
         bus_.flush();
         unpublished_ = false;
+        prompt_->give_way();
         if (!received && !wants_gil() && parked_.empty()) idle(retired_ ? now_ns() + look_again : 0);
     }
     farewell();

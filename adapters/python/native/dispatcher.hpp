@@ -14,7 +14,6 @@
 #include "calls.hpp"
 #include "deferred.hpp"
 #include "exports.hpp"
-#include "ticks.hpp"
 #include "turns.hpp"
 #include "values.hpp"
 
@@ -229,6 +228,7 @@ private:
     Blocked* blocked_ = nullptr;
 
     Scratch scratch_;
+    std::shared_ptr<ShortSlice> prompt_ = ShortSlice::of_this_thread();
     Ticks ticks_;
     std::uint64_t published_at_ = 0;  // in ticks
     bool unpublished_ = false;

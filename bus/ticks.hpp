@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <ctime>
 
-namespace isthmus::python {
+namespace isthmus {
 
 /// CLOCK_MONOTONIC in nanoseconds, as deadlines count.
 inline std::uint64_t now_ns() {
@@ -41,4 +41,4 @@ private:
     double per_ns_ = 1;
 };
 
-}  // namespace isthmus::python
+}  // namespace isthmus
