@@ -38,6 +38,8 @@ async function start(t, options) {
   return py
 }
 
+const parentOf = pid => Number(/^PPid:\s*(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1])
+
 async function pidsOf(py, count) {
   const pids = new Set()
   const more = async () => {
@@ -183,6 +185,28 @@ test('a key leads to one worker, and a sticky caller stays with one', async t =>
   assert.equal(new Set(await loyal.callMany('pid', Array(60).fill([]))).size, 1)
   assert.deepEqual(await Promise.all(keys.map(sticky => loyal.call('pid', [], { sticky }))), first)
   await loyal.close()
+})
+
+test('no call is lost while all workers are replaced', async t => {
+  const py = await start(t, { workers: 2 })
+  const before = await pidsOf(py, 2)
+  const [supervisor] = [...before].map(parentOf)
+  const seen = new Set()
+  let done = false
+  const call = async () => {
+    while (!done) seen.add(await py.call('pid'))
+  }
+  const callMany = async () => {
+    while (!done) for (const pid of await py.callMany('pid', Array(2000).fill([]))) seen.add(pid)
+  }
+  const callers = [...Array.from({ length: 50 }, call), callMany()]
+  process.kill(supervisor, 'SIGHUP')
+  await until('the old workers have ended', () => ![...before].some(isAlive), patience)
+  done = true
+  await Promise.all(callers)
+  const after = [...seen].filter(pid => !before.has(pid))
+  assert.equal(after.length, 2)
+  assert.deepEqual(new Set(after.map(parentOf)), new Set([supervisor]))
 })
 
 test('connect waits for a bus if asked', async t => {
