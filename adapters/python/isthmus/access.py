@@ -81,14 +81,23 @@ class Access:
         loop = asyncio.get_running_loop()
         finding = self._finding.get(loop)
         if finding is None:
-            finding = self._finding[loop] = _Finding(loop.run_in_executor(None, self.ensure))
+            begun = finding = self._finding[loop] = _Finding(loop.run_in_executor(None, self.ensure))
+            begun.future.add_done_callback(lambda done: self._let_go(loop, begun))
         finding.waiting += 1
         try:
             await asyncio.shield(finding.future)
         finally:
             finding.waiting -= 1
-            if finding.waiting == 0:
-                self._finding.pop(loop, None)
+            self._let_go(loop, finding)
+
+    def _let_go(self, loop: asyncio.AbstractEventLoop, finding: _Finding) -> None:
+        """Once it has failed, so that who comes next searches anew, or all who waited have gone on."""
+        found = finding.future
+        if not found.done() or self._finding.get(loop) is not finding:
+            return
+        has_failed = found.cancelled() or found.exception() is not None
+        if has_failed or finding.waiting == 0:
+            del self._finding[loop]
 
     def is_ready_now(self) -> bool:
         """Whether who comes now, in the running event loop, need not wait: nor behind others."""

@@ -235,6 +235,45 @@ def test_an_interrupt_at_any_step_of_a_get_leaves_the_consumer_able_to_get(bus, 
             assert q.get(timeout=PATIENCE).value == line
 
 
+def test_who_tries_again_at_once_while_nobody_keeps_anything_holds_no_loop_up(bus, monkeypatch):
+    def find_none() -> None:
+        time.sleep(0.05)
+        raise isthmus.PeerLost("nobody")
+
+    async def get_again_and_again() -> None:
+        while not over:
+            with pytest.raises(isthmus.PeerLost):
+                await bus.queue("q").get_async()
+
+    async def main() -> None:
+        getting = asyncio.gather(*(get_again_and_again() for _ in range(3)))
+        await asyncio.sleep(0.3)
+        over.append(True)
+        await getting
+
+    over = []
+    monkeypatch.setattr(bus._access, "_find", find_none)
+    asyncio.run(main())
+
+
+def test_who_gives_up_waiting_for_the_keeper_and_comes_back_begins_no_other_search(bus, monkeypatch):
+    searches = []
+
+    def search() -> None:
+        searches.append(None)
+        time.sleep(0.5)
+        raise isthmus.PeerLost("nobody")
+
+    async def main() -> None:
+        for _ in range(10):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(bus.queue("q").get_async(), 0.01)
+
+    monkeypatch.setattr(bus._access, "_find", search)
+    asyncio.run(main())
+    assert len(searches) == 1
+
+
 def test_whoever_waits_is_told_when_the_keeper_goes(name, until):
     with ThreadPoolExecutor() as threads, contextlib.ExitStack() as left:
         with isthmus.Host(name):
