@@ -60,7 +60,7 @@ ShortSlice::ShortSlice() noexcept {
     const auto thread = static_cast<pid_t>(::syscall(SYS_gettid));
     Attributes attributes;
     if (!get(thread, attributes) || attributes.policy != SCHED_OTHER || attributes.runtime == 0) return;
-    short_ = attributes.runtime <= short_slice;  // by who has begun this thread
+    short_ = attributes.runtime <= short_slice;  // who has begun this thread has asked, or another copy of this code
     if (short_) return;
     before_ = attributes.runtime;
     attributes.runtime = short_slice;

@@ -26,9 +26,9 @@ public:
     ShortSlice(const ShortSlice&) = delete;
     ShortSlice& operator=(const ShortSlice&) = delete;
 
-    /// Between two pieces of work, on its own thread: lets who waits for the processor have it, unless the thread has slept in the
-    /// last 0.1 ms, or has no short slices, so that a yield would cost it a long one. The kernel itself looks at wakes and at ticks,
-    /// which are 1 to 10 ms apart, and who has just run is often woken a little too early to be let in at once.
+    /// Between two pieces of work, on its own thread: every 0.1 ms, lets who waits for the processor have it, unless the thread has
+    /// slept since the last time, or has no short slices, so that a yield would cost it a long one. The kernel itself looks at wakes
+    /// and at ticks, which are 1 to 10 ms apart, and who has just run is often woken a little too early to be let in at once.
     template <class Yield = int (*)() noexcept>
     void give_way(Yield&& yield = ::sched_yield) {
         if (Ticks::now() - looked_at_ <= ticks_.of_ns(100'000)) return;
