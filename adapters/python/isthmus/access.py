@@ -28,14 +28,6 @@ MOST_UNANSWERED_IN_ALL = 256
 SLICE = 1.0  # seconds: a signal that comes right before a wait is seen after it
 
 
-class _Finding:
-    """The search for the keeper, for one event loop."""
-
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self.future = future
-        self.waiting = 0
-
-
 class Access:
     """Of one peer, to the queues and topics of its bus. Any thread may use it.
 
@@ -46,9 +38,8 @@ class Access:
         self.native: _isthmus.Bus = peer.native
         self._bus = bus
         self._peer = peer
-        self._is_ready = False
-        # The loops in which somebody waits for the keeper to be found, until all of them have gone on.
-        self._finding: dict[asyncio.AbstractEventLoop, _Finding] = {}
+        self.is_ready = False  # the keeper is there
+        self._searches: dict[asyncio.AbstractEventLoop, asyncio.Future[None]] = {}
         # Guards the lanes; held for moments.
         self.lock = threading.RLock()
         self.unanswered = 0
@@ -70,38 +61,31 @@ class Access:
 
     def ensure(self) -> None:
         """Waits until the keeper is there. Raises PeerLost."""
-        if not self._is_ready:
-            self._find()
-            self._is_ready = True
+        if self.is_ready:
+            return
+        self._find()
+        with self.lock:
+            self.is_ready = True
+            for lane in list(self._lanes.values()):
+                lane.advance()
 
     async def ensure_async(self) -> None:
-        """The same. Those who wait go on in the order in which they began to."""
-        if self.is_ready_now():
-            return
+        if not self.is_ready:
+            await asyncio.shield(self.search())
+
+    def search(self) -> asyncio.Future[None]:
+        """``ensure``, in another thread: one search for all of the running loop who come until it is over."""
         loop = asyncio.get_running_loop()
-        finding = self._finding.get(loop)
-        if finding is None:
-            begun = finding = self._finding[loop] = _Finding(loop.run_in_executor(None, self.ensure))
-            begun.future.add_done_callback(lambda done: self._let_go(loop, begun))
-        finding.waiting += 1
-        try:
-            await asyncio.shield(finding.future)
-        finally:
-            finding.waiting -= 1
-            self._let_go(loop, finding)
+        search = self._searches.get(loop)
+        if search is None:
+            search = self._searches[loop] = loop.run_in_executor(None, self.ensure)
+            search.add_done_callback(lambda done: self._end(loop, done))
+        return search
 
-    def _let_go(self, loop: asyncio.AbstractEventLoop, finding: _Finding) -> None:
-        """Once it has failed, so that who comes next searches anew, or all who waited have gone on."""
-        found = finding.future
-        if not found.done() or self._finding.get(loop) is not finding:
-            return
-        has_failed = found.cancelled() or found.exception() is not None
-        if has_failed or finding.waiting == 0:
-            del self._finding[loop]
-
-    def is_ready_now(self) -> bool:
-        """Whether who comes now, in the running event loop, need not wait: nor behind others."""
-        return self._is_ready and (not self._finding or asyncio.get_running_loop() not in self._finding)
+    def _end(self, loop: asyncio.AbstractEventLoop, search: asyncio.Future[None]) -> None:
+        del self._searches[loop]
+        if not search.cancelled():
+            search.exception()  # all who waited for it may have given up: nobody need be told
 
     def _find(self) -> None:
         start = own_starters.get(self._bus)
@@ -183,16 +167,11 @@ class Lane:
 
     def begin(self, args: tuple[Any, ...], timeout: float | None, what: str) -> Awaitable[None]:
         """``send`` in the running event loop. What is begun sooner arrives sooner, whenever it is awaited."""
-        if self.access.is_ready_now():
-            return _AsyncPut(self, args, what).enter(timeout)
-        return asyncio.ensure_future(self._begin_later(args, timeout, what))
-
-    async def _begin_later(self, args: tuple[Any, ...], timeout: float | None, what: str) -> None:
-        try:
-            await self.access.ensure_async()
-        except PeerLost as error:
-            raise self.failure(error, what) from None
-        await _AsyncPut(self, args, what).enter(timeout)
+        put = _AsyncPut(self, args, what)
+        future = put.enter(timeout)
+        if not self.access.is_ready:
+            self.access.search().add_done_callback(put.end_unless_found)
+        return future
 
     def failure(self, error: Exception, what: str) -> Exception:
         """An error, as it is told to who has sent something to ``what``."""
@@ -205,7 +184,7 @@ class Lane:
     def enter(self, put: _Put) -> None:
         with self.access.lock:
             self._waiting[put] = None
-            self._advance()
+            self.advance()
 
     def leave(self, put: _Put) -> bool:
         """It has its answer, or is given up. Whether it was still waiting for its turn."""
@@ -214,13 +193,14 @@ class Lane:
                 put.in_flight = False
                 self._unanswered -= 1
                 self.access.unanswered -= 1
-                self._advance()
+                self.advance()
                 return False
             was_waiting = put in self._waiting
             self._waiting.pop(put, None)
             return was_waiting
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """With the lock."""
         while self._waiting and self._may_go():
             put, _ = self._waiting.popitem(last=False)
             if put.begin():
@@ -230,6 +210,8 @@ class Lane:
 
     def _may_go(self) -> bool:
         """One always may, so that nobody waits for the answers of others alone."""
+        if not self.access.is_ready:
+            return False
         if self._unanswered == 0:
             return True
         return self._unanswered < MOST_UNANSWERED and self.access.unanswered < MOST_UNANSWERED_IN_ALL
@@ -311,6 +293,12 @@ class _AsyncPut:
             self.future.set_result(None)
         else:
             futures.set_failure(self.future, self.lane.failure(value, self._what))
+
+    def end_unless_found(self, search: asyncio.Future[None]) -> None:
+        if search.cancelled():
+            self.future.cancel()
+        elif (error := search.exception()) is not None and self.lane.leave(self):
+            self.receive(RAISED, error)
 
     def _give_up(self, timeout: float) -> None:
         if self.lane.leave(self):

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -51,19 +52,42 @@ def test_a_get_that_may_take_no_time_gets_what_waits_there(bus, other):
         assert subscription.get(timeout=0) == "here"
 
 
-def test_who_comes_when_the_keeper_has_just_been_found_goes_behind_those_who_have_waited(bus, other):
+@pytest.mark.parametrize(
+    "meanwhile", ["in one go", "with turns of the loop between", "found by a thread between"]
+)
+def test_what_is_put_while_the_keeper_is_looked_for_arrives_in_the_order_in_which_it_was_begun(
+    bus, other, meanwhile
+):
     async def main():
-        q = bus.queue("q")
-        puts = [q.put_async(i) for i in range(3)]
-        await asyncio.sleep(0)
-        finding = bus._access._finding[asyncio.get_running_loop()]
-        finding.future.add_done_callback(lambda done: puts.append(q.put_async(3)))
-        await puts[0]
+        q = bus.queue("q", depth=100_000)
+        puts = []
+        while len(puts) < 300 or not bus._access.is_ready:
+            puts.append(q.put_async(len(puts)))
+            if meanwhile == "with turns of the loop between":
+                await asyncio.sleep(0)
+            elif meanwhile == "found by a thread between" and len(puts) == 100:
+                bus._access.ensure()
+            elif len(puts) >= 300:
+                await asyncio.sleep(0.001)
         await asyncio.gather(*puts)
+        return len(puts)
 
+    count = asyncio.run(main())
+    with other.queue("q", depth=100_000) as q:
+        for i in range(count):
+            with q.get(timeout=PATIENCE) as message:
+                assert message.value == i
+
+
+def test_the_time_of_a_put_counts_from_its_beginning(bus, monkeypatch):
+    async def main():
+        with pytest.raises(isthmus.TimeoutError, match="the queue 'q' had no room"):
+            await bus.queue("q").put_async(1, timeout=0.05)
+
+    find = bus._access._find
+    monkeypatch.setattr(bus._access, "_find", lambda: (time.sleep(0.5), find()))
     asyncio.run(main())
-    with other.queue("q", prefetch=4) as q:
-        assert [q.get(timeout=PATIENCE).value for _ in range(4)] == [0, 1, 2, 3]
+    assert bus.queue("q").stats()["put"] == 0
 
 
 def test_each_message_goes_to_one_of_several_consumers(bus, other, until):
