@@ -28,9 +28,20 @@ def bus(host):
 
 
 @pytest.fixture
-def alone(bus):
-    gc.collect()
-    return bus.call("living")
+def gone(bus):
+    """Whether nobody holds an object of the host any more: neither this process nor the third one."""
+
+    def gone():
+        gc.collect()
+        bus.call("third.drop")
+        return bus.call("living") == 0
+
+    return gone
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(gone, until):
+    until(gone)
 
 
 def test_an_object_is_the_same_wherever_it_has_been(bus):
@@ -50,22 +61,16 @@ def test_attributes_calls_and_text_go_there(bus):
         box.nothing  # noqa: B018
 
 
-def test_objects_that_are_dropped_are_collected_over_there(bus, alone, until):
+def test_objects_that_are_dropped_are_collected_over_there(bus, gone, until):
     boxes = bus.call("boxes", 1000)
     assert boxes[999].value == 999
-    assert bus.call("living") == alone + 1000
+    assert bus.call("living") == 1000
     bus.call("third.echo", boxes)
     del boxes
-
-    def gone():
-        gc.collect()
-        bus.call("third.drop")
-        return bus.call("living") <= alone
-
     until(gone)
 
 
-def test_objects_of_a_killed_holder_are_collected(bus, host, alone, until):
+def test_objects_of_a_killed_holder_are_collected(bus, host, until):
     program = """
         import sys, isthmus
         bus = isthmus.connect(sys.argv[1])
@@ -79,10 +84,10 @@ def test_objects_of_a_killed_holder_are_collected(bus, host, alone, until):
         stdout=subprocess.PIPE,
     )
     assert holder.stdout.readline() == b"holding\n"
-    assert bus.call("living") == alone + 1000
+    assert bus.call("living") == 1000
     holder.kill()
     holder.communicate()
-    until(lambda: bus.call("living") == alone)
+    until(lambda: bus.call("living") == 0)
 
 
 def test_what_javascript_does_not_lend_is_an_error_there(bus):
@@ -92,12 +97,12 @@ def test_what_javascript_does_not_lend_is_an_error_there(bus):
         f.nothing()
 
 
-def test_a_released_object_is_gone_here_and_there(bus, alone, until):
+def test_a_released_object_is_gone_here_and_there(bus, until):
     box = bus.call("box", 1)
-    assert bus.call("living") == alone + 1
+    assert bus.call("living") == 1
     box.release()
     box.release()
-    until(lambda: bus.call("living") == alone)
+    until(lambda: bus.call("living") == 0)
     with pytest.raises(isthmus.Error, match="released"):
         box.get()
     with pytest.raises(isthmus.Error, match="released"):

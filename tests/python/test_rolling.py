@@ -1,12 +1,16 @@
 """How workers are replaced while they are called: by SIGHUP, and with `--reload` by a change of a file."""
 
+import os
 import signal
 import sys
 import sysconfig
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from isthmus.supervisor import Berth
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -158,3 +162,43 @@ def test_reload_looks_at_modules_that_calls_import_too(serve, connect, until, an
     until(lambda: {caller.call("answer") for _ in range(8)} == {22})
     assert served.end() == 0
     assert served.stderr() == ""
+
+
+@pytest.fixture
+def berth():
+    return Berth("worker 0", [])
+
+
+def test_what_was_changed_within_a_tick_after_the_import_is_stale(berth, answers):
+    changed = answers.stat().st_mtime_ns
+    berth.remember([str(answers)], since=changed + 3_000_000)
+    assert berth.is_stale(str(answers), changed)
+    assert not berth.is_stale(str(answers), changed)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_of_two_interpreters_with_the_old_file_is_enough_whichever_tells_first(berth, answers, order):
+    changed = answers.stat().st_mtime_ns
+    for second in (-1, 1)[::order]:
+        berth.remember([str(answers)], since=changed + second * 1_000_000_000)
+    assert berth.is_stale(str(answers), changed)
+
+
+def test_a_file_from_the_future_is_stale_once(berth, answers):
+    changed = time.time_ns() + 3600 * 1_000_000_000
+    os.utime(answers, ns=(changed, changed))
+    for _ in range(2):
+        berth.remember([str(answers)], since=time.time_ns())
+    assert berth.is_stale(str(answers), changed)
+    berth.remember([str(answers)], since=time.time_ns())
+    assert not berth.is_stale(str(answers), changed)
+
+
+def test_a_file_that_is_put_back_with_its_time_is_stale_again(berth, answers):
+    before, after, now = 1_000_000_000, 2_000_000_000, 60_000_000_000
+    os.utime(answers, ns=(before, before))
+    berth.remember([str(answers)], since=now)
+    assert berth.is_stale(str(answers), after)
+    os.utime(answers, ns=(after, after))
+    berth.remember([str(answers)], since=now)
+    assert berth.is_stale(str(answers), before)

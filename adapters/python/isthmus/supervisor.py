@@ -24,6 +24,7 @@ log = logging.getLogger("isthmus")
 FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0  # seconds before a crew that died is started again
 LONG_ENOUGH = 10  # times the delay; a crew that lived so long is taken for healthy: the delays begin anew
 LOOK_EVERY = 0.25  # seconds between two looks at the files
+TICK = 10_000_000  # nanoseconds that the time of a change may be behind the clock: the kernel's longest tick
 LAST_LINE = 0.5  # seconds for what a crew said just before it ended
 FAILING = 3.0  # seconds for a crew to end that has said that it can't serve
 WELL = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes of what was told to end; the last is a shell's
@@ -100,9 +101,8 @@ class Berth:
     restart: Restart = "always"
     launch: Callable[[Sequence[str], Sequence[int]], Awaitable[Process]] = Child.launch
     crew: Crew | None = None  # None: it died, and the next one is not there yet
-    files: dict[str, int] = field(
-        default_factory=dict
-    )  # that crews have imported, and when they were changed
+    files: dict[str, int] = field(default_factory=dict)  # what crews import, and the oldest that one may have
+    renewed: dict[str, int] = field(default_factory=dict)  # the changes for which a crew was called stale
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     hurry: asyncio.Event = field(
         default_factory=asyncio.Event
@@ -111,6 +111,23 @@ class Berth:
     def is_done(self, code: int) -> bool:
         """Whether nobody takes the place of a crew that has ended with this exit code."""
         return self.restart == "never" or (self.restart == "on-failure" and code == 0)
+
+    def remember(self, files: Iterable[str], since: int) -> None:
+        """A crew has imported these files, some at this time, others later."""
+        for file in files:
+            with contextlib.suppress(OSError):
+                changed = os.stat(file).st_mtime_ns
+                if self.renewed.get(file) != changed:  # else whoever has an older one is about to leave
+                    # What was changed while it was imported may have been read before that.
+                    oldest = min(changed, since - TICK)
+                    self.files[file] = min(oldest, self.files.get(file, oldest))
+
+    def is_stale(self, file: str, changed: int) -> bool:
+        """Whether the crew may have imported what the file was before this change: said once of a change."""
+        if self.files.get(file, changed) == changed:
+            return False
+        self.files[file] = self.renewed[file] = changed
+        return True
 
 
 def berth_of_workers(command: Sequence[str], workers: range) -> Berth:
@@ -155,9 +172,9 @@ class Crew:
         try:
             said = await self._hear(reader)
             while "since" in said:  # of an interpreter that is ahead of the others
-                self._remember(said["files"], said["since"])
+                self.berth.remember(said["files"], said["since"])
                 said = await self._hear(reader)
-            self._remember(said.get("files", ()), started)
+            self.berth.remember(said.get("files", ()), started)
             if "error" in said:
                 await self.leave(FAILING, well=(*WELL, FAILED))
                 raise Failed(said)
@@ -189,14 +206,7 @@ class Crew:
         while line := await reader.readline():
             with contextlib.suppress(ValueError):  # it died while it said it
                 said = json.loads(line)
-                self._remember(said["files"], said["since"])
-
-    def _remember(self, files: Iterable[str], started: int) -> None:
-        for file in files:
-            with contextlib.suppress(OSError):
-                changed = os.stat(file).st_mtime_ns
-                # What was changed while it was imported may have been read before that.
-                self.berth.files.setdefault(file, min(changed, started))
+                self.berth.remember(said["files"], said["since"])
 
     async def ended(self) -> str:
         """Waits until the process has ended; how it did, in words."""
@@ -406,10 +416,8 @@ class Supervisor:
     def _has_changed(self, file: str) -> bool:
         with contextlib.suppress(OSError):
             changed = os.stat(file).st_mtime_ns
-            stale = [berth for berth in self._berths if berth.files.get(file, changed) != changed]
-            for berth in stale:
-                berth.files[file] = changed
-            return bool(stale)
+            stale = [berth.is_stale(file, changed) for berth in self._berths]
+            return any(stale)
         return False  # it is being written
 
 
