@@ -70,11 +70,12 @@ class Access:
                 lane.advance()
 
     async def ensure_async(self) -> None:
+        """``ensure``, in the running event loop."""
         if not self.is_ready:
             await asyncio.shield(self.search())
 
     def search(self) -> asyncio.Future[None]:
-        """``ensure``, in another thread: one search for all of the running loop who come until it is over."""
+        """The same, begun at once: one search for all of the running loop who come until it is over."""
         loop = asyncio.get_running_loop()
         search = self._searches.get(loop)
         if search is None:
@@ -186,18 +187,19 @@ class Lane:
             self._waiting[put] = None
             self.advance()
 
-    def leave(self, put: _Put) -> bool:
-        """It has its answer, or is given up. Whether it was still waiting for its turn."""
+    def withdraw(self, put: _Put) -> bool:
+        """It is given up, if it waits for its turn. Whether it did."""
         with self.access.lock:
-            if put.in_flight:
+            return self._waiting.pop(put, put) is None
+
+    def leave(self, put: _Put) -> None:
+        """It has its answer, or nobody wants it any more."""
+        with self.access.lock:
+            if not self.withdraw(put) and put.in_flight:
                 put.in_flight = False
                 self._unanswered -= 1
                 self.access.unanswered -= 1
                 self.advance()
-                return False
-            was_waiting = put in self._waiting
-            self._waiting.pop(put, None)
-            return was_waiting
 
     def advance(self) -> None:
         """With the lock."""
@@ -297,17 +299,18 @@ class _AsyncPut:
     def end_unless_found(self, search: asyncio.Future[None]) -> None:
         if search.cancelled():
             self.future.cancel()
-        elif (error := search.exception()) is not None and self.lane.leave(self):
+        elif (error := search.exception()) is not None and self.lane.withdraw(self):
             self.receive(RAISED, error)
 
     def _give_up(self, timeout: float) -> None:
-        if self.lane.leave(self):
+        if self.lane.withdraw(self):
             self.receive(RAISED, TimeoutError(f"nothing was sent within {timeout} s"))
 
     def _done(self, future: asyncio.Future[None]) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if future.cancelled() and not self.lane.leave(self):
+        if future.cancelled() and not self.lane.withdraw(self):
+            self.lane.leave(self)
             self.lane.access.native.cancel(self._handle)
 
 
