@@ -169,6 +169,9 @@ def berth():
     return Berth("worker 0", [])
 
 
+SECOND = 1_000_000_000
+
+
 def test_what_was_changed_within_a_tick_after_the_import_is_stale(berth, answers):
     changed = answers.stat().st_mtime_ns
     berth.remember([str(answers)], since=changed + 3_000_000)
@@ -179,26 +182,28 @@ def test_what_was_changed_within_a_tick_after_the_import_is_stale(berth, answers
 @pytest.mark.parametrize("order", [1, -1])
 def test_one_of_two_interpreters_with_the_old_file_is_enough_whichever_tells_first(berth, answers, order):
     changed = answers.stat().st_mtime_ns
-    for second in (-1, 1)[::order]:
-        berth.remember([str(answers)], since=changed + second * 1_000_000_000)
+    for second in (-SECOND, SECOND)[::order]:
+        berth.remember([str(answers)], since=changed + second)
     assert berth.is_stale(str(answers), changed)
 
 
-def test_a_file_from_the_future_is_stale_once(berth, answers):
-    changed = time.time_ns() + 3600 * 1_000_000_000
+def test_a_file_that_came_during_the_import_is_stale_once_however_old_it_is(berth, answers):
+    changed = SECOND
+    since = time.time_ns()
     os.utime(answers, ns=(changed, changed))
     for _ in range(2):
-        berth.remember([str(answers)], since=time.time_ns())
+        berth.remember([str(answers)], since)
     assert berth.is_stale(str(answers), changed)
-    berth.remember([str(answers)], since=time.time_ns())
+    berth.remember([str(answers)], since)
     assert not berth.is_stale(str(answers), changed)
 
 
 def test_a_file_that_is_put_back_with_its_time_is_stale_again(berth, answers):
-    before, after, now = 1_000_000_000, 2_000_000_000, 60_000_000_000
+    before, after = SECOND, 2 * SECOND
+    later = time.time_ns() + SECOND
     os.utime(answers, ns=(before, before))
-    berth.remember([str(answers)], since=now)
+    berth.remember([str(answers)], later)
     assert berth.is_stale(str(answers), after)
     os.utime(answers, ns=(after, after))
-    berth.remember([str(answers)], since=now)
+    berth.remember([str(answers)], later)
     assert berth.is_stale(str(answers), before)

@@ -1,5 +1,7 @@
 """`serve --workers`: how workers begin, are started again when they die, and end."""
 
+import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import isthmus
+from isthmus.supervisor import Berth, Child, Supervisor
 
 # --- beginning -------------------------------------------------------------------------------------------
 
@@ -263,3 +266,85 @@ def test_workers_that_end_as_they_are_told_are_not_worth_a_word(serve, app, conn
     until(lambda: len(workers_of(caller) - before) == 2 and not workers_of(caller) & before)
     assert served.end() == 0
     assert served.stderr() == ""
+
+
+# --- who follows whom ------------------------------------------------------------------------------------
+
+
+async def _until(condition):
+    for _ in range(6000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("what was waited for did not happen")
+
+
+class Kept:
+    """A supervisor with one berth, whose processes sleep. The next ``failures`` launches fail."""
+
+    def __init__(self, restart):
+        self.failures = 0
+        self.spare = []  # processes that are there at once
+        self.berth = Berth("sleeper", ["sleep", "600"], False, restart, self._launch)
+        self.supervisor = Supervisor("nowhere", [self.berth], patience=20)
+
+    async def _launch(self, command, fds):
+        if self.failures > 0:
+            self.failures -= 1
+            raise BlockingIOError("no process is to be had")
+        if self.spare:
+            return self.spare.pop()
+        return await Child.launch(command, fds)
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        ready = asyncio.Event()
+        running = asyncio.ensure_future(self.supervisor.run(None, ready.set))
+        await ready.wait()
+        await _until(lambda: self.berth.crew is not None)
+        try:
+            yield running
+        finally:
+            self.supervisor._stop.set()
+            await asyncio.wait([running])
+
+
+@pytest.mark.parametrize("restart", ["always", "on-failure", "never"])
+def test_one_that_left_for_a_successor_that_could_not_be_started_is_not_done(restart):
+    async def main():
+        kept = Kept(restart)
+        async with kept.running() as running:
+            first = kept.berth.crew
+            kept.failures = 2
+            os.kill(os.getpid(), signal.SIGHUP)
+            await _until(lambda: running.done() or kept.berth.crew not in (None, first))
+            assert not running.done()
+            assert kept.failures == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_successor_that_is_ready_in_the_moment_of_a_roll_is_replaced(monkeypatch, turns):
+    async def main():
+        kept = Kept("always")
+        begun = []
+
+        async def begin(berth):
+            begun.append(berth)
+            if len(begun) == 2:
+                kept.spare = [await Child.launch(berth.command, [])]
+                os.kill(os.getpid(), signal.SIGHUP)
+                await berth.hurry.wait()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            await begin_crew(berth)
+
+        async with kept.running():
+            begin_crew = kept.supervisor._begin
+            monkeypatch.setattr(kept.supervisor, "_begin", begin)
+            begun.append(kept.berth)
+            kept.berth.crew.kill()
+            await _until(lambda: len(begun) == 3 and kept.berth.crew is not None)
+
+    asyncio.run(main())

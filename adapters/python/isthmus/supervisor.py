@@ -25,6 +25,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 30.0  # seconds before a crew that died is sta
 LONG_ENOUGH = 10  # times the delay; a crew that lived so long is taken for healthy: the delays begin anew
 LOOK_EVERY = 0.25  # seconds between two looks at the files
 TICK = 10_000_000  # nanoseconds that the time of a change may be behind the clock: the kernel's longest tick
+UNKNOWN = -1  # nanoseconds: no time of a change
 LAST_LINE = 0.5  # seconds for what a crew said just before it ended
 FAILING = 3.0  # seconds for a crew to end that has said that it can't serve
 WELL = (0, -signal.SIGTERM, 128 + signal.SIGTERM)  # exit codes of what was told to end; the last is a shell's
@@ -101,7 +102,7 @@ class Berth:
     restart: Restart = "always"
     launch: Callable[[Sequence[str], Sequence[int]], Awaitable[Process]] = Child.launch
     crew: Crew | None = None  # None: it died, and the next one is not there yet
-    files: dict[str, int] = field(default_factory=dict)  # what crews import, and the oldest that one may have
+    files: dict[str, int] = field(default_factory=dict)  # what crews have imported, and of when: or UNKNOWN
     renewed: dict[str, int] = field(default_factory=dict)  # the changes for which a crew was called stale
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     hurry: asyncio.Event = field(
@@ -116,11 +117,15 @@ class Berth:
         """A crew has imported these files, some at this time, others later."""
         for file in files:
             with contextlib.suppress(OSError):
-                changed = os.stat(file).st_mtime_ns
-                if self.renewed.get(file) != changed:  # else whoever has an older one is about to leave
-                    # What was changed while it was imported may have been read before that.
-                    oldest = min(changed, since - TICK)
-                    self.files[file] = min(oldest, self.files.get(file, oldest))
+                found = os.stat(file)
+                changed = found.st_mtime_ns
+                if self.renewed.get(file) == changed:
+                    continue  # whoever has another one is about to leave
+                # What came here while it was imported may have been read before that, whatever its age.
+                is_known = max(changed, found.st_ctime_ns) < since - TICK
+                if is_known and self.files.setdefault(file, changed) == changed:
+                    continue
+                self.files[file] = UNKNOWN
 
     def is_stale(self, file: str, changed: int) -> bool:
         """Whether the crew may have imported what the file was before this change: said once of a change."""
@@ -146,7 +151,7 @@ class Crew:
         self._process: Process
         self._line: asyncio.StreamWriter | None = None
         self._listening: asyncio.Future[None] | None = None
-        self._told = False
+        self.is_told = False  # to leave
         self._is_reported = False  # that it has not ended well
 
     def __str__(self) -> str:
@@ -226,8 +231,8 @@ class Crew:
 
         It is told in the log when they end otherwise than ``well``.
         """
-        if not self._told:
-            self._told = True
+        if not self.is_told:
+            self.is_told = True
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
         try:
@@ -348,7 +353,7 @@ class Supervisor:
                 if berth.crew is not crew:  # it was replaced
                     continue
                 berth.crew = None
-            if berth.is_done(crew.code):
+            if berth.is_done(crew.code) and not crew.is_told:  # else it has left for one that did not come
                 if crew.code != 0:
                     raise Failed(about(RuntimeError(f"{why}, and is not to be started again")))
                 log.info("%s: it is done", why)
@@ -368,6 +373,8 @@ class Supervisor:
                         berth.hurry.clear()
                 except Failed as failure:
                     why = f"{crew} could not be replaced: {failure}"
+            if berth.hurry.is_set():  # it was ready in the moment in which it was out of date
+                self._roll.set()
             log.info("%s is started", berth.crew)
 
     async def _roll_when_told(self) -> None:
