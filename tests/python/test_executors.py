@@ -1,5 +1,6 @@
 """Exports that run on threads, or wherever an executor takes them."""
 
+import asyncio
 import concurrent.futures
 import contextvars
 import os
@@ -40,6 +41,22 @@ class Elsewhere(concurrent.futures.Executor):
 
 
 elsewhere = Elsewhere()
+
+
+class Scheduler:
+    """Makes a pool when it is asked for one, once it is `open`, unless there is `trouble`."""
+
+    def __init__(self):
+        self.asked = []
+        self.open = threading.Event()
+        self.trouble = None
+
+    def __call__(self):
+        self.asked.append(threading.current_thread().name)
+        self.open.wait(20)
+        if self.trouble is not None:
+            raise self.trouble
+        return pool
 
 
 @isthmus.export(executor="threads")
@@ -99,6 +116,11 @@ def ex_plain(x):
     return x
 
 
+@isthmus.export
+async def ex_async(x):
+    return x
+
+
 @pytest.fixture
 def bus(name):
     log.clear()
@@ -106,6 +128,13 @@ def bus(name):
     with isthmus.Host(name), isthmus.connect(name) as bus:
         yield bus
         gate.set()
+
+
+@pytest.fixture
+def scheduler():
+    scheduler = Scheduler()
+    yield scheduler
+    scheduler.open.set()
 
 
 def test_a_call_runs_on_a_thread_of_the_shared_pool(bus):
@@ -309,15 +338,142 @@ def test_what_can_not_run_on_an_executor_is_refused_when_it_is_exported():
     for function, executor, why in (
         (print, "fast", "'fast' is no executor"),
         (print, 3, "3 is no executor"),
+        (print, lambda address: pool, "or a function without arguments that returns one"),
+        (print, coroutine, "coroutine.* is no executor"),
         (coroutine, "threads", "asynchronous"),
         (coroutine, "processes", "asynchronous"),
         (generator, elsewhere, "generator"),
         (generator, "processes", "generator"),
+        (generator, lambda: pool, "generator"),
     ):
         with pytest.raises(TypeError, match=why):
             isthmus.export(name="never", executor=executor)(function)
+        with pytest.raises(TypeError, match=why):
+            isthmus.export(name="never", executor=executor, batch=isthmus.Batch())(function)
     with pytest.raises(ValueError, match=r"begin with 'isthmus\.'"):
         isthmus.export(name="isthmus.never")(print)
+
+
+def test_a_function_is_asked_for_its_executor_once_when_a_call_needs_it(bus, scheduler):
+    @isthmus.export(name="ex_made", executor=scheduler)
+    def made(x):
+        return [threading.current_thread().name, isthmus.current().name, x]
+
+    @isthmus.export(name="ex_made_too", executor=scheduler, batch=isthmus.Batch(max=2, wait=5))
+    def made_too(numbers):
+        return [[threading.current_thread().name, number] for number in numbers]
+
+    assert scheduler.asked == []
+    scheduler.open.set()
+    where, name, result = bus.call("ex_made", 1)
+    assert where.startswith("own")
+    assert [name, result] == ["ex_made", 1]
+    batch = [bus.submit("ex_made_too", number) for number in range(2)]
+    assert [call.result(20)[1] for call in batch] == [0, 1]
+    assert batch[0].result()[0].startswith("own")
+    assert scheduler.asked == ["isthmus.executor"]
+
+
+def test_while_it_is_being_asked_all_else_goes_on(bus, until, scheduler):
+    isthmus.export(name="ex_patient", executor=scheduler)(lambda: "done")
+    waiting = bus.submit("ex_patient")
+    until(lambda: scheduler.asked)
+    assert bus.call("ex_async", 1) == 1
+    assert bus.call("ex_plain", 2) == 2
+    assert bus.call("ex_where", 3)[1] == 3
+    assert not waiting.done()
+    scheduler.open.set()
+    assert waiting.result(20) == "done"
+
+
+def test_what_it_raises_is_the_error_of_all_that_wait_and_the_next_call_asks_anew(bus, scheduler):
+    for name in ("ex_remote", "ex_remote_too"):
+        isthmus.export(name=name, executor=scheduler)(lambda: "done")
+    isthmus.export(name="ex_remote_batch", executor=scheduler, batch=isthmus.Batch(max=1))(len)
+    scheduler.trouble = OSError("nobody is at tcp://10.0.0.1:8786")
+    names = ["ex_remote", "ex_remote", "ex_remote_too", "ex_remote_batch"]
+    waiting = [bus.submit(name, *([1] if "batch" in name else [])) for name in names]
+    bus.call("ex_async", 1)
+    scheduler.open.set()
+    for name, call in zip(names, waiting, strict=True):
+        why = f"the executor of '{name}' can't be had: nobody is at tcp://10.0.0.1:8786"
+        with pytest.raises(isthmus.PythonError, match=why) as caught:
+            call.result(20)
+        assert caught.value.type == "OSError"
+        assert "raise self.trouble" in caught.value.traceback
+    assert len(scheduler.asked) == 1
+    for trouble in (concurrent.futures.CancelledError("no"), StopIteration("no"), SystemExit("no")):
+        scheduler.trouble = trouble
+        with pytest.raises(
+            isthmus.PythonError, match="the executor of 'ex_remote' can't be had: no"
+        ) as caught:
+            bus.call("ex_remote")
+        assert caught.value.type == type(trouble).__name__
+    scheduler.trouble = None
+    assert [bus.call("ex_remote"), bus.call("ex_remote_too"), bus.call("ex_remote")] == ["done"] * 3
+    assert len(scheduler.asked) == 5
+
+
+def test_a_function_that_returns_no_executor_is_an_error_of_the_call(bus):
+    isthmus.export(name="ex_no_pool", executor=lambda: "threads")(lambda: "done")
+    with pytest.raises(isthmus.PythonError, match="returned 'threads', which is no concurrent") as caught:
+        bus.call("ex_no_pool")
+    assert caught.value.type == "TypeError"
+    assert "the executor of 'ex_no_pool'" in caught.value.message
+
+
+def test_calls_that_end_while_they_wait_for_their_executor_leave_it_to_the_others(bus, until, scheduler):
+    @isthmus.export(name="ex_tasks")
+    async def tasks():
+        return len(asyncio.all_tasks())
+
+    isthmus.export(name="ex_given_up", executor=scheduler)(log.append)
+    given_up = bus.submit("ex_given_up", "cancelled")
+    staying = bus.submit("ex_given_up", "stayed")
+    until(lambda: scheduler.asked)
+    given_up.cancel()
+    with pytest.raises(isthmus.TimeoutError):
+        bus.call("ex_given_up", "late", timeout=0.05)
+    until(lambda: bus.call("ex_tasks") == 2)
+    scheduler.open.set()
+    staying.result(20)
+    bus.call("ex_given_up", "came")
+    assert log == ["stayed", "came"]
+    assert len(scheduler.asked) == 1
+
+
+def test_a_host_that_drains_answers_those_that_wait_for_their_executor(name, until, scheduler):
+    isthmus.export(name="ex_drained", executor=scheduler)(lambda: "done")
+    with isthmus.Host(name) as host, isthmus.connect(name) as bus:
+        waiting = bus.submit("ex_drained")
+        until(lambda: scheduler.asked)
+        host.drain()
+        scheduler.open.set()
+        assert waiting.result(20) == "done"
+        host.wait()
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", "1", "--drain", "0.2"]])
+def test_a_host_ends_while_a_function_never_returns_its_executor(serve, name, until, tmp_path, options):
+    asked = tmp_path / "asked"
+    app = f"""
+        import pathlib, threading
+        import isthmus
+
+        def scheduler():
+            pathlib.Path({str(asked)!r}).touch()
+            threading.Event().wait()
+
+        @isthmus.export(executor=scheduler)
+        def never(): ...
+    """
+    host = serve(app, *options).ready()
+    with isthmus.connect(name) as bus:
+        waiting = bus.submit("never")
+        until(asked.exists)
+        assert host.end() == 0
+        with pytest.raises((isthmus.PeerLost, isthmus.Cancelled, concurrent.futures.CancelledError)):
+            waiting.result(20)
 
 
 def test_a_host_that_stops_does_not_wait_for_its_threads(name, until):

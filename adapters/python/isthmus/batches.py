@@ -7,13 +7,13 @@ import functools
 import inspect
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from . import _isthmus
-from .executors import is_asynchronous, performer, what_is_called
+from .executors import ExecutorLike, is_asynchronous, performer, what_is_called
 
 __all__ = ["Batch", "Batched"]
 
@@ -51,7 +51,9 @@ class _Waiting(NamedTuple):
 class Batched:
     """An export whose calls are gathered. Called on an event loop; each loop gathers its own."""
 
-    def __init__(self, function: Callable[..., Any], batch: Batch, executor: str | Executor | None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], batch: Batch, executor: ExecutorLike | None, export: str
+    ) -> None:
         if not isinstance(batch, Batch):
             raise TypeError(f"batch={batch!r} is no isthmus.Batch")
         called = what_is_called(function)
@@ -62,7 +64,7 @@ class Batched:
         self._perform = None
         if not is_asynchronous(function):
             own = ThreadPoolExecutor(1, thread_name_prefix="isthmus.batch") if executor is None else executor
-            self._perform = performer(own)
+            self._perform = performer(own, export)
         self._function = function
         self._batch = batch
         self._gathering: WeakKeyDictionary[asyncio.AbstractEventLoop, _Gathering] = WeakKeyDictionary()

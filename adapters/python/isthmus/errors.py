@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -118,6 +119,16 @@ def remote_error(about: Mapping[str, Any]) -> PythonError | JsError:
     """The exception for what another peer tells of its own. ``about`` stays with it, to be passed on."""
     language = about.get("language") or ("python" if about.get("module") else "javascript")
     return PythonError(about) if language == "python" else JsError(about)
+
+
+def in_words(error: BaseException, message: str | None = None) -> PythonError:
+    """What tells of an exception without being it: its type, its traceback, and its message or this one."""
+    kind = type(error)
+    lines = traceback.format_exception(kind, error, error.__traceback__)
+    about = {"language": "python", "type": kind.__qualname__, "module": kind.__module__}
+    args = [each if isinstance(each, str | int | float) else repr(each) for each in error.args]
+    text = str(error) if message is None else message
+    return PythonError({**about, "message": text, "traceback": "".join(lines), "args": args})
 
 
 for _class in (Error, *Error.__subclasses__(), PythonError, JsError):

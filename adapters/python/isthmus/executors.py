@@ -10,20 +10,24 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Hashable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from . import _isthmus
+from .errors import in_words
+from .tasks import background
 
-__all__ = ["Executed", "is_asynchronous", "performer", "what_is_called"]
+__all__ = ["Executed", "ExecutorLike", "is_asynchronous", "performer", "what_is_called"]
 
 MOST_ITEMS = 256  # of a generator that are taken together
 MOST_THREADS = min(32, (os.cpu_count() or 1) + 4)  # as many as asyncio's own
 HOLD_BACK = 1e-3  # seconds for which they are
 
 Performer = Callable[..., Awaitable[Any]]
+ExecutorLike = str | Executor | Callable[[], Executor]
 
 _lock = threading.Lock()
 _shared: ThreadPoolExecutor | None = None
@@ -38,28 +42,90 @@ def _shared_threads() -> ThreadPoolExecutor:
         return _shared
 
 
-def performer(executor: str | Executor) -> Performer:
-    """What performs a call on an executor. On threads the call keeps its context, and so ``isthmus.current``.
+def performer(executor: ExecutorLike, export: str) -> Performer:
+    """What performs the calls of an export on an executor. On threads a call keeps its context, and so
+    ``isthmus.current``.
 
     Raises TypeError for what is no executor.
     """
     if executor == "threads":
         return functools.partial(_in_turn, "threads", functools.partial(_on_a_thread, None))
+    if executor == "processes":
+        return functools.partial(_in_turn, "processes", _performer_on(executor))
+    if isinstance(executor, Executor):
+        return _performer_on(executor)
+    return functools.partial(_source(executor).perform, export)
+
+
+def _performer_on(executor: str | Executor) -> Performer:
     if isinstance(executor, ThreadPoolExecutor):
         return functools.partial(_on_a_thread, executor)
-    if executor != "processes" and not isinstance(executor, Executor):
-        raise TypeError(
-            f"executor={executor!r} is no executor: use 'threads', 'processes', or a "
-            "concurrent.futures.Executor of your own"
-        )
     from .offsite import Offsite  # it takes a while, and most programs do without
 
-    offsite = Offsite(executor)
-    return functools.partial(_in_turn, "processes", offsite) if executor == "processes" else offsite
+    return Offsite(executor)
 
 
 def _on_a_thread(pool: Executor | None, /, *call: Any, **kwargs: Any) -> asyncio.Future[Any]:
     return asyncio.wrap_future((pool or _shared_threads()).submit(copy_context().run, *call, **kwargs))
+
+
+class Source:
+    """A function that makes an executor. Calls ask it until they have one: all that wait together once, on a
+    thread of its own, which nobody waits for at the end.
+    """
+
+    def __init__(self, make: Callable[[], Executor]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._answer: Future[Performer | BaseException] | None = None
+
+    async def perform(self, export: str, /, *call: Any, **kwargs: Any) -> Any:
+        answer = self._asked()
+        found = answer.result() if answer.done() else await asyncio.wrap_future(answer)
+        if isinstance(found, BaseException):
+            raise in_words(found, f"the executor of '{export}' can't be had: {found}")
+        return await found(*call, **kwargs)
+
+    def _asked(self) -> Future[Performer | BaseException]:
+        with self._lock:
+            if self._answer is None:
+                answer: Future[Performer | BaseException] = Future()
+                answer.set_running_or_notify_cancel()  # one call that is cancelled leaves it to the others
+                background(self._ask, answer, "isthmus.executor").start()
+                self._answer = answer
+            return self._answer
+
+    def _ask(self, answer: Future[Performer | BaseException]) -> None:
+        try:
+            executor = self._make()
+            if not isinstance(executor, Executor):
+                raise TypeError(
+                    f"{self._make!r} returned {executor!r}, which is no concurrent.futures.Executor"
+                )
+            answer.set_result(_performer_on(executor))
+        except BaseException as error:
+            with self._lock:
+                self._answer = None
+            answer.set_result(error)
+
+
+_sources: WeakValueDictionary[Callable[[], Executor], Source] = WeakValueDictionary()
+
+
+def _source(make: Any) -> Source:
+    """One for all exports with this function. Raises TypeError for what is none, or takes arguments."""
+    try:
+        with suppress(ValueError):  # some of those in C don't tell what they take
+            inspect.signature(make).bind()
+        if is_asynchronous(make):
+            raise TypeError
+    except TypeError:
+        raise TypeError(
+            f"executor={make!r} is no executor: use 'threads', 'processes', a concurrent.futures.Executor of "
+            "your own, or a function without arguments that returns one"
+        ) from None
+    with _lock:
+        return _sources.setdefault(make, Source(make))
 
 
 class Turns:
@@ -116,7 +182,7 @@ async def _in_turn(pool: str, perform: Performer, /, *call: Any, **kwargs: Any) 
         turns.give()
 
 
-def is_of_threads(executor: str | Executor) -> bool:
+def is_of_threads(executor: ExecutorLike) -> bool:
     """Whether what it runs is run by threads of this process."""
     return executor == "threads" or isinstance(executor, ThreadPoolExecutor)
 
@@ -136,8 +202,8 @@ def is_asynchronous(function: Callable[..., Any]) -> bool:
 class Executed:
     """An export whose calls run on an executor. Called on the event loop, which waits for what it returns."""
 
-    def __init__(self, function: Callable[..., Any], executor: str | Executor) -> None:
-        self._perform = performer(executor)
+    def __init__(self, function: Callable[..., Any], executor: ExecutorLike, export: str) -> None:
+        self._perform = performer(executor, export)
         if is_asynchronous(function):
             raise TypeError(f"{function!r} is asynchronous, so it runs on the event loop and on no executor")
         self._is_generator = inspect.isgeneratorfunction(what_is_called(function))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import Any, TypeVar, overload
 
 from ._isthmus import Exports
 from .batches import Batch, Batched
-from .executors import Executed, is_asynchronous
+from .executors import Executed, ExecutorLike, is_asynchronous
 
 __all__ = ["export", "registry"]
 
@@ -26,7 +25,7 @@ RESERVED = "isthmus."
 def export(function: F, /) -> F: ...
 @overload
 def export(
-    *, name: str | None = None, executor: str | Executor | None = None, batch: Batch | None = None
+    *, name: str | None = None, executor: ExecutorLike | None = None, batch: Batch | None = None
 ) -> Callable[[F], F]: ...
 
 
@@ -35,7 +34,7 @@ def export(
     /,
     *,
     name: str | None = None,
-    executor: str | Executor | None = None,
+    executor: ExecutorLike | None = None,
     batch: Batch | None = None,
 ) -> F | Callable[[F], F]:
     """Offers a function to callers, under its own name or another.
@@ -48,10 +47,12 @@ def export(
     thousands at once. With ``executor="threads"`` its calls run on a pool of threads, beside each other and
     beside the dispatcher; with ``executor="processes"`` on a pool of processes, one for each processor; with
     a ``concurrent.futures.Executor`` of one's own, wherever that takes them: a ``ProcessPoolExecutor``,
-    Dask's ``client.get_executor()``, ``isthmus.ray.RayExecutor()``. In other processes the function, its
-    arguments and its result must be what can be pickled, ``isthmus.current()`` is None, and large arrays go
-    there and back without a copy where the bus can be joined. With ``batch=isthmus.Batch(...)`` it is called
-    once for many calls, on its executor or a thread of its own.
+    Dask's ``client.get_executor()``, ``isthmus.ray.RayExecutor()``. A function without arguments that returns
+    one is called when a call first needs it, on a thread of its own, so that a cluster that can't be reached
+    is an error of the calls that wait for it, and the next ones try anew. In other processes the function,
+    its arguments and its result must be what can be pickled, ``isthmus.current()`` is None, and large arrays
+    go there and back without a copy where the bus can be joined. With ``batch=isthmus.Batch(...)`` it is
+    called once for many calls, on its executor or a thread of its own.
 
     A generator and an async generator are streams, which their callers read while they run;
     ``isthmus.current()`` tells about the call. Its arguments are Python values as the documentation's table
@@ -79,9 +80,9 @@ def export(
             raise ValueError(f"'{own_name}' is exported already, by {_place(other)}: use export(name=...)")
         served: Callable[..., Any] = function
         if batch is not None:
-            served = Batched(function, batch, executor)
+            served = Batched(function, batch, executor, own_name)
         elif executor is not None:
-            served = Executed(function, executor)
+            served = Executed(function, executor, own_name)
         on_loop = served is not function or is_asynchronous(function)
         registry.set(own_name, served, ON_LOOP if on_loop else ON_DISPATCHER)
         _by_name[own_name] = function

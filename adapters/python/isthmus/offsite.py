@@ -15,7 +15,6 @@ import secrets
 import sys
 import threading
 import time
-import traceback
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
@@ -27,7 +26,7 @@ from weakref import WeakKeyDictionary
 from . import _isthmus, app
 from .arrays import numpy_memory
 from .caller import Bus
-from .errors import Cancelled, Error, PeerLost, PythonError
+from .errors import Cancelled, Error, PeerLost, in_words
 from .exports import registry
 from .processes import Processes, processes
 from .tasks import serving
@@ -322,7 +321,7 @@ class Job:
             except BaseException as error:
                 if _is_portable(error):
                     raise
-                raise _told(error) from None
+                raise in_words(error) from None
         del function, args, kwargs, buffers
         return self._sent(result, bus)
 
@@ -350,7 +349,7 @@ class Job:
             what = f"'{self.__name__}' or its arguments can't be loaded in a worker: {error!r}"
             failure = ImportError(what)
             failure.__cause__ = error
-            raise _told(failure) from None
+            raise in_words(failure) from None
         return called, args, kwargs
 
     def _sent(self, result: Any, bus: Bus | None) -> Parcel:
@@ -406,12 +405,3 @@ def _is_portable(error: BaseException) -> bool:
         return isinstance(error, Exception) and type(pickle.loads(pickle.dumps(error))) is type(error)
     except Exception:
         return False
-
-
-def _told(error: BaseException) -> PythonError:
-    """The error in words."""
-    kind = type(error)
-    lines = traceback.format_exception(kind, error, error.__traceback__)
-    about = {"language": "python", "type": kind.__qualname__, "module": kind.__module__}
-    args = [each if isinstance(each, str | int | float) else repr(each) for each in error.args]
-    return PythonError({**about, "message": str(error), "traceback": "".join(lines), "args": args})

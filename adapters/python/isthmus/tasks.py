@@ -35,7 +35,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return made
 
 
-def _thread(run: Callable[[Any], None], argument: object, name: str) -> threading.Thread:
+def background(run: Callable[[Any], None], argument: object, name: str) -> threading.Thread:
     """A daemon, where there are any: sub-interpreters have none."""
     try:
         return threading.Thread(target=run, args=[argument], name=name, daemon=True)
@@ -159,7 +159,7 @@ class Tasks:
             if self._own is None and not self._ended:
                 self._own = _new_loop()
                 name = f"isthmus-{self._name}-asyncio"
-                self._thread = _thread(self._serve, self._own, name)
+                self._thread = background(self._serve, self._own, name)
                 self._thread.start()
             return self._own
 
