@@ -107,6 +107,9 @@ class Source:
             with self._lock:
                 self._answer = None
             answer.set_result(error)
+        else:
+            if threading.current_thread().daemon:  # what was started may end with the thread, as Ray's does
+                threading.Event().wait()
 
 
 _sources: WeakValueDictionary[Callable[[], Executor], Source] = WeakValueDictionary()
