@@ -21,6 +21,13 @@ def sockets() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def node() -> str | None:
+    """What runs JavaScript: the newest of those that are tested, else the one that is installed."""
+    nodes = [each for each in os.environ.get("ISTHMUS_TEST_NODES", "").split(":") if each]
+    return nodes[-1] if nodes else shutil.which("node")
+
+
+@pytest.fixture(scope="session")
 def until() -> Callable[..., object]:
     """Waits for something to become true, and returns it."""
 

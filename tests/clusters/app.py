@@ -1,4 +1,4 @@
-"""What the tests call, on the executor that the environment names."""
+"""What the tests call, on the cluster that the environment names."""
 
 import os
 import pathlib
@@ -8,11 +8,11 @@ import time
 import isthmus
 
 
-def executor():
+def cluster():
     if "SCHEDULER" in os.environ:
         from distributed import Client
 
-        return Client(os.environ["SCHEDULER"], timeout=3).get_executor()
+        return Client(os.environ["SCHEDULER"], timeout=5).get_executor()
     import ray
 
     from isthmus.ray import RayExecutor
@@ -21,40 +21,37 @@ def executor():
     return RayExecutor()
 
 
-away = executor()
-
-
-@isthmus.export(executor=away)
+@isthmus.export(executor=cluster)
 def pid():
     return os.getpid()
 
 
-@isthmus.export(executor=away)
+@isthmus.export(executor=cluster)
 def double(array):
     return array * 2
 
 
-@isthmus.export(executor=away, batch=isthmus.Batch(max=2, wait=5))
+@isthmus.export(executor=cluster, batch=isthmus.Batch(max=2, wait=5))
 def totals(arrays):
     return [float(array.sum()) for array in arrays]
 
 
-@isthmus.export(executor=away)
+@isthmus.export(executor=cluster)
 def fail(word):
     raise LookupError(word)
 
 
-@isthmus.export(executor=away)
+@isthmus.export(executor=cluster)
 def unpicklable():
     return threading.Lock()
 
 
-@isthmus.export(executor=away)
+@isthmus.export(executor=cluster)
 def die():
     os._exit(3)
 
 
-@isthmus.export(executor=away)
+@isthmus.export(executor=cluster)
 def hold(folder, array=None):
     """Tells who has begun in a file of `folder`; ends once `folder`/open is there."""
     folder = pathlib.Path(folder)

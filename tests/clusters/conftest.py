@@ -63,6 +63,18 @@ def serve():
     return serve
 
 
+@pytest.fixture
+def call_from_javascript(node):
+    """Runs `double.mjs` on a bus. Returns what it prints, on both of its outputs."""
+
+    def call_from_javascript(bus):
+        command = [node, Path(__file__).with_name("double.mjs"), bus.name]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        return [ran.stdout, ran.stderr]
+
+    return call_from_javascript
+
+
 @pytest.fixture(scope="session")
 def processes_type():
     return Processes

@@ -1,9 +1,11 @@
 """Exports on Dask: a real scheduler and two workers, on this machine and in another network namespace."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -17,24 +19,27 @@ LARGE = 100_000  # numbers; 800 kB
 WORKERS = 2
 
 
-class Cluster:
-    """A scheduler, two workers, a host, and a bus. `away` goes before the commands of the workers."""
+def start_dask(folder, processes, until, *, near=(), away=(), addresses=("127.0.0.1",) * 2, port=0, **env):
+    """A scheduler and two workers, whose commands `away` goes before. Returns the scheduler, its address."""
+    about = folder / "scheduler.json"
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--no-show"]
+    place = ["--host", addresses[0], "--port", str(port), "--scheduler-file", str(about)]
+    scheduler = processes.start([*near, *dask, *place])
+    until(about.exists)
+    dask = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-dashboard", "--nthreads", "1"]
+    for number in range(WORKERS):
+        place = ["--host", addresses[1], "--local-directory", str(folder), "--name", f"worker {number}"]
+        processes.start([*away, *dask, *place, "--scheduler-file", str(about)], **env)
+    return scheduler, json.loads(about.read_text())["address"]
 
-    def __init__(
-        self, folder, processes, until, serve, *, near=(), away=(), addresses=("127.0.0.1",) * 2, **env
-    ):
+
+class Cluster:
+    """What `start_dask` starts, a host, and a bus."""
+
+    def __init__(self, folder, processes, until, serve, *, near=(), **options):
         self.processes = processes
-        about = folder / "scheduler.json"
-        dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--no-show"]
-        self.scheduler = processes.start(
-            [*near, *dask, "--host", addresses[0], "--port", "0", "--scheduler-file", str(about)]
-        )
-        until(about.exists)
-        dask = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-dashboard", "--nthreads", "1"]
-        for number in range(WORKERS):
-            place = ["--host", addresses[1], "--local-directory", str(folder), "--name", f"worker {number}"]
-            processes.start([*away, *dask, *place, "--scheduler-file", str(about)], **env)
-        self.serving = serve(processes, *near, SCHEDULER=json.loads(about.read_text())["address"])
+        self.scheduler, address = start_dask(folder, processes, until, near=near, **options)
+        self.serving = serve(processes, *near, SCHEDULER=address)
 
     def __enter__(self):
         self.bus = self.serving.__enter__()
@@ -120,6 +125,10 @@ def test_arrays_go_to_dasks_workers_and_back_as_handles(bus):
     assert workers & {peer["pid"] for peer in bus.peers()}
 
 
+def test_javascript_calls_them_with_arrays_in_bus_memory(bus, call_from_javascript):
+    assert call_from_javascript(bus) == ["doubled\n", ""]
+
+
 def test_batches_run_there_too(bus):
     calls = [bus.submit("totals", large(value)) for value in (1, 2)]
     assert [call.result(60) for call in calls] == [LARGE, 2 * LARGE]
@@ -184,3 +193,33 @@ def test_a_scheduler_that_is_gone_is_an_error_of_the_call(start, until, folder):
             cluster.bus.call("pid")
         (folder / "open").touch()
         assert cluster.bus.call("here")
+
+
+def test_one_that_can_not_be_reached_is_an_error_of_the_call_until_it_can(
+    tmp_path, processes_type, until, serve
+):
+    dask, host = processes_type(), processes_type()
+    try:
+        with socket.socket() as nobody:  # has the port, and does not listen
+            nobody.bind(("127.0.0.1", 0))
+            port = nobody.getsockname()[1]
+            with serve(host, SCHEDULER=f"tcp://127.0.0.1:{port}") as bus:
+                waiting = [bus.submit("double", large()) for _ in range(2)]
+                assert bus.call("here")
+                for call in waiting:
+                    why = f"the executor of 'double' can't be had: .*127.0.0.1:{port}"
+                    with pytest.raises(isthmus.PythonError, match=why) as caught:
+                        call.result(60)
+                    assert caught.value.type == "OSError"
+                nobody.close()
+                start_dask(tmp_path, dask, until, port=port)
+
+                def worker():
+                    with contextlib.suppress(isthmus.PythonError):
+                        return bus.call("pid")
+
+                assert until(worker) != bus.call("here")
+                assert (bus.call("double", large()) == 2).all()
+    finally:
+        host.end()
+        dask.end()

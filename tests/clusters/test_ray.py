@@ -38,6 +38,10 @@ def test_arrays_go_to_rays_workers_and_back_as_handles(bus):
     assert [bus.stats()[who]["bytes_copied"] for who in ("self", "host")] == before
 
 
+def test_javascript_calls_them_with_arrays_in_bus_memory(bus, call_from_javascript):
+    assert call_from_javascript(bus) == ["doubled\n", ""]
+
+
 def test_batches_run_there_too(bus):
     calls = [bus.submit("totals", large(value)) for value in (1, 2)]
     assert [call.result(60) for call in calls] == [LARGE, 2 * LARGE]

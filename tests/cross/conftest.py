@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -23,19 +22,15 @@ def private_bytes(pid):
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
-def node():
-    nodes = [each for each in os.environ.get("ISTHMUS_TEST_NODES", "").split(":") if each]
-    return nodes[-1] if nodes else shutil.which("node")
-
-
 class Other:
     """The other side: processes that are ended with it, and this process's place on their bus."""
 
     count = 0
 
-    def __init__(self, language):
+    def __init__(self, language, node):
         Other.count += 1
         self.language = language
+        self.node = node
         self.name = f"other-{os.getpid()}-{Other.count}"
         self.processes = []
         app = here / ("peer.py" if language == "python" else "nobody.py")
@@ -53,7 +48,7 @@ class Other:
     def third(self, prefix):
         """Another process in JavaScript on this bus: what it offers has this prefix."""
         player = self.start(
-            [node(), "--expose-gc", here / "peer.mjs", self.name, prefix], stdout=subprocess.PIPE
+            [self.node, "--expose-gc", here / "peer.mjs", self.name, prefix], stdout=subprocess.PIPE
         )
         assert player.stdout.readline() == b"ready\n"
         return player
@@ -95,8 +90,8 @@ class Other:
 
 
 @pytest.fixture(scope="module", params=["python", "javascript"])
-def other(request):
-    other = Other(request.param)
+def other(request, node):
+    other = Other(request.param, node)
     yield other
     other.part()
 
@@ -104,7 +99,7 @@ def other(request):
 @pytest.fixture
 def doomed(other):
     """Another one like it, to be killed."""
-    doomed = Other(other.language)
+    doomed = Other(other.language, other.node)
     yield doomed
     doomed.part()
 

@@ -6,18 +6,15 @@ import sys
 import textwrap
 
 import pytest
-from conftest import Other, here, node
+from conftest import Other
 
 import isthmus
 
 
 @pytest.fixture(scope="module")
-def host():
-    other = Other("python")
-    third = other.start(
-        [node(), "--expose-gc", here / "peer.mjs", other.name, "third."], stdout=subprocess.PIPE
-    )
-    assert third.stdout.readline() == b"ready\n"
+def host(node):
+    other = Other("python", node)
+    other.third("third.")
     yield other
     other.part()
 
@@ -109,8 +106,8 @@ def test_a_released_object_is_gone_here_and_there(bus, until):
         bus.call("echo", box)
 
 
-def test_objects_functions_and_streams_of_a_killed_host_are_lost():
-    other = Other("python")
+def test_objects_functions_and_streams_of_a_killed_host_are_lost(node):
+    other = Other("python", node)
     box, add, stream = other.bus.call("box"), other.bus.call("adder", 1), other.bus.stream("ticks", 1_000_000)
     assert next(stream) == 0
     other.processes[0].kill()
