@@ -95,34 +95,41 @@ else:
         assert served.end() == 0
         assert served.process.stdout.read() == "in a call\nat the end\n"
 
-    REFUSED = (
-        "numpy can't be loaded in a sub-interpreter: use --worker-kind process "
-        "(spawn: workerKind: 'process'). "
-        "module numpy._core._multiarray_umath does not support loading in subinterpreters"
-    )
+    def refused(module, extension):
+        return (
+            f"{module} can't be loaded in a sub-interpreter: use --worker-kind process "
+            f"(spawn: workerKind: 'process'). module {extension} does not support loading in subinterpreters"
+        )
+
+    NUMPY = refused("numpy", "numpy._core._multiarray_umath")
 
     def test_modules_that_can_not_be_loaded_there_are_refused_with_a_way_out(serve):
         served = serve("import numpy", "--workers", "2", "--worker-kind", "interpreter")
         error = served.answer()["error"]
-        assert (error["type"], error["message"]) == ("ImportError", REFUSED)
+        assert (error["type"], error["message"]) == ("ImportError", NUMPY)
         assert error["shown"].count("\n") < 8
         assert served.wait() == 1
 
-    def test_calls_that_load_such_modules_are_told_likewise(serve, connect):
-        source = """
+    @pytest.mark.parametrize(
+        ("loading", "message"),
+        [("import numpy", NUMPY), ("import_module('readline')", refused("readline", "readline"))],
+    )
+    def test_calls_that_load_such_modules_are_told_likewise(serve, connect, loading, message):
+        source = f"""
+            from importlib import import_module
             import isthmus
 
             @isthmus.export
             def load():
                 try:
-                    {}["no such key"]
+                    {{}}["no such key"]
                 except KeyError:
-                    import numpy
+                    {loading}
         """
         served = serve(source, "--workers", "1", "--worker-kind", "interpreter").ready()
         caller = connect()
         for _ in range(2):
             with pytest.raises(isthmus.PythonError) as told:
                 caller.call("load")
-            assert (told.value.type, told.value.message) == ("ImportError", REFUSED)
+            assert (told.value.type, told.value.message) == ("ImportError", message)
         assert served.end() == 0

@@ -263,6 +263,7 @@ def work_in_interpreter(options: dict[str, Any]) -> None:
     line = socket.socket(fileno=os.dup(arguments.lifeline))
     lifeline = Lifeline(line.fileno())
     builtins.__import__ = _with_advice(builtins.__import__)
+    importlib.import_module = _with_advice(importlib.import_module)
     try:
         import_app(arguments.app)
     except (Exception, SystemExit) as error:
