@@ -7,10 +7,23 @@ from pathlib import Path
 
 import isthmus
 
+me = object()  # another one in each interpreter
+
 
 @isthmus.export
 def pid():
     return os.getpid()
+
+
+@isthmus.export
+def who():
+    return id(me)
+
+
+@isthmus.export
+async def later(seconds=0):
+    await asyncio.sleep(seconds)
+    return id(me)
 
 
 @isthmus.export

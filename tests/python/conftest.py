@@ -208,17 +208,40 @@ def workers_of() -> Callable[[isthmus.Bus], set[int]]:
 
 
 @pytest.fixture
-def pids_of(until: Callable[..., object]) -> Callable[[isthmus.Bus, int], set[int]]:
-    """The processes of so many workers: calls are made at the same time until that many have answered."""
+def answers_of(until: Callable[..., object]) -> Callable[[isthmus.Bus, str, int], set[object]]:
+    """What workers answer: calls are made at the same time until there are that many different answers."""
 
-    def pids_of(bus: isthmus.Bus, count: int) -> set[int]:
+    def answers_of(bus: isthmus.Bus, export: str, count: int) -> set[object]:
         seen = set()
 
         def find() -> bool:
-            seen.update(call.result() for call in [bus.submit("pid") for _ in range(16 * count)])
+            seen.update(call.result() for call in [bus.submit(export) for _ in range(16 * count)])
             return len(seen) >= count
 
         until(find)
         return seen
 
-    return pids_of
+    return answers_of
+
+
+@pytest.fixture
+def pids_of(answers_of: Callable[..., set[int]]) -> Callable[[isthmus.Bus, int], set[int]]:
+    """The processes of so many workers."""
+    return lambda bus, count: answers_of(bus, "pid", count)
+
+
+@pytest.fixture
+def successor_of(until: Callable[..., int]) -> Callable[[isthmus.Bus, int], int]:
+    """The process that answers once a killed one, the only one that served, has been replaced."""
+
+    def successor_of(bus: isthmus.Bus, victim: int) -> int:
+        def answered() -> int | None:
+            try:
+                pid = bus.call("pid")
+            except isthmus.PeerLost:
+                return None
+            return pid if pid != victim else None
+
+        return until(answered)
+
+    return successor_of

@@ -15,10 +15,24 @@ from isthmus.supervisor import Berth
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
-def test_sighup_replaces_all_workers_without_losing_a_call(serve, app, connect, until, pids_of):
-    served = serve(app, "--workers", "2").ready()
+KINDS = ["process", *(["interpreter"] if sys.version_info >= (3, 12) and not FREE_THREADED else [])]
+
+
+def sighup(served):
+    served.process.send_signal(signal.SIGHUP)
+
+
+def change(served):
+    served.app.write_text(served.app.read_text() + "\n")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("roll", [sighup, change])
+def test_all_workers_are_replaced_without_losing_a_call(serve, app, connect, until, pids_of, kind, roll):
+    served = serve(app, "--workers", "2", "--worker-kind", kind, *["--reload"] * (roll is change)).ready()
     watcher = connect()
-    before = pids_of(watcher, 2)
+    processes = 2 if kind == "process" else 1
+    before = pids_of(watcher, processes)
     done, answered = threading.Event(), []
 
     def keep_calling():
@@ -30,13 +44,13 @@ def test_sighup_replaces_all_workers_without_losing_a_call(serve, app, connect, 
     with ThreadPoolExecutor(2) as threads:
         callers = [threads.submit(keep_calling) for _ in range(2)]
         for _ in range(2):
-            served.process.send_signal(signal.SIGHUP)
-            until(lambda old=before: not old & pids_of(watcher, 2))
-            before = pids_of(watcher, 2)
+            roll(served)
+            until(lambda old=before: not old & pids_of(watcher, processes))
+            before = pids_of(watcher, processes)
         done.set()
         for caller in callers:
             caller.result()
-    assert len(set(answered)) >= 4
+    assert len(set(answered)) >= 2 * processes
 
 
 def test_a_call_that_runs_ends_on_the_worker_that_it_began_on(serve, app, connect, gate, until):
@@ -140,9 +154,6 @@ def test_an_interpreter_may_import_more_while_another_one_is_still_loading(serve
             threading.Thread(target=later).start()
     """
     assert serve(app, "--workers", "2", "--worker-kind", "interpreter", "--reload").ready().end() == 0
-
-
-KINDS = ["process", *(["interpreter"] if sys.version_info >= (3, 12) and not FREE_THREADED else [])]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -121,7 +121,7 @@ def test_a_killed_worker_is_started_again_with_a_word_on_why(serve, app, connect
     assert f"(pid {victim}) was killed by SIGKILL; the next one is started in 0.1 s" in served.stderr()
 
 
-def test_what_keeps_dying_is_started_after_growing_delays(serve, app, connect, until, tmp_path):
+def test_what_keeps_dying_is_started_after_growing_delays(serve, app, connect, successor_of, tmp_path):
     broken = tmp_path / "broken"
     served = serve(
         f"import pathlib\nassert not pathlib.Path({str(broken)!r}).exists()\n{app}",
@@ -138,14 +138,7 @@ def test_what_keeps_dying_is_started_after_growing_delays(serve, app, connect, u
     assert "AssertionError" in text
     assert [f"in {delay} s" in text for delay in ("0.1", "0.2", "0.4", "0.8")] == [True] * 4
     broken.unlink()
-
-    def answered():
-        try:
-            return caller.call("pid")
-        except isthmus.PeerLost:
-            return None
-
-    assert until(answered) != first
+    successor_of(caller, first)
 
 
 def test_when_the_supervisor_is_killed_its_workers_end_and_callers_are_told(

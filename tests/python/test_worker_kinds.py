@@ -1,5 +1,6 @@
 """Workers that are threads or sub-interpreters, and Pythons that can't have them."""
 
+import os
 import signal
 import sys
 import sysconfig
@@ -36,21 +37,24 @@ if sys.version_info < (3, 12):
         assert served.wait() == 2
 
 else:
-    IN_INTERPRETERS = """
-        import asyncio
-        import isthmus
 
-        me = object()
+    def test_interpreters_are_lost_together_and_started_again(
+        serve, app, connect, gate, successor_of, answers_of, workers_of
+    ):
+        served = serve(app, "--workers", "2", "--worker-kind", "interpreter").ready()
+        caller, gates = connect(), [gate("one"), gate("two")]
+        calls = [caller.submit("hold", str(each.path)) for each in gates]
+        [victim] = {each.holder() for each in gates}
+        os.kill(victim, signal.SIGKILL)
+        for call in calls:
+            with pytest.raises(isthmus.PeerLost):
+                call.result()
+        successor = successor_of(caller, victim)
+        answers_of(caller, "who", 2)
+        assert workers_of(caller) == {successor}
+        assert served.end() == 0
+        assert f"workers 0 to 1 (pid {victim}) was killed by SIGKILL" in served.stderr()
 
-        @isthmus.export
-        def who():
-            return id(me)
-
-        @isthmus.export
-        async def later(seconds=0):
-            await asyncio.sleep(seconds)
-            return id(me)
-    """
     SAYS_AT_ITS_END = """
         import atexit
         import isthmus
@@ -63,19 +67,17 @@ else:
     """
 
     @pytest.mark.parametrize("export", ["who", "later"])
-    def test_an_interpreter_is_a_worker_with_a_copy_of_the_app_of_its_own(serve, connect, until, export):
-        served = serve(IN_INTERPRETERS, "--workers", "2", "--worker-kind", "interpreter").ready()
-        caller, seen = connect(), set()
-        until(
-            lambda: (
-                seen.update(call.result() for call in [caller.submit(export) for _ in range(32)])
-                or len(seen) == 2
-            )
-        )
+    def test_an_interpreter_is_a_worker_with_a_copy_of_the_app_of_its_own(
+        serve, app, connect, answers_of, export
+    ):
+        served = serve(app, "--workers", "2", "--worker-kind", "interpreter").ready()
+        answers_of(connect(), export, 2)
         assert served.end() == 0
 
-    def test_interpreters_roll_and_drain_like_processes_without_a_word(serve, connect, until, workers_of):
-        served = serve(IN_INTERPRETERS, "--workers", "2", "--worker-kind", "interpreter").ready()
+    def test_interpreters_roll_and_drain_like_processes_without_a_word(
+        serve, app, connect, until, workers_of
+    ):
+        served = serve(app, "--workers", "2", "--worker-kind", "interpreter").ready()
         caller = connect()
         before = workers_of(caller)
         served.process.send_signal(signal.SIGHUP)
