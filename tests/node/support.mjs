@@ -1,12 +1,17 @@
 // What the tests share: a host to talk to, programs to run beside it, and patience.
 
 import { spawn as spawnProcess } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
 export const app = fileURLToPath(new URL('./app.py', import.meta.url))
 export const root = fileURLToPath(new URL('../..', import.meta.url))
+/** A Python that can have sub-interpreters with a GIL of their own, where there is one beside the main one. */
+export const pythonWithInterpreters = ['3.14', '3.13', '3.12']
+  .map(version => join(root, `.venvs/${version}/bin/python`))
+  .find(existsSync)
 
 /** Runs a program given as text, as a module at the root; its exit code, signal and output. */
 export function run(program, { env = {}, flags = [], args = [], onOutput } = {}) {

@@ -6,7 +6,7 @@ import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { inspect } from 'node:util'
 import { ConnectError, connect, HostLostError, spawn } from 'isthmus'
-import { isAlive, run, until } from './support.mjs'
+import { isAlive, pythonWithInterpreters, run, until } from './support.mjs'
 
 const app = fileURLToPath(new URL('../workers_app.py', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'isthmus-test-'))
@@ -32,22 +32,42 @@ function makeGate() {
   }
 }
 
-async function start(t, options) {
-  const py = await spawn(app, options)
+async function start(t, options, file = app) {
+  const py = await spawn(file, options)
   t.after(() => py.close())
   return py
 }
 
 const parentOf = pid => Number(/^PPid:\s*(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1])
 
-async function pidsOf(py, count) {
-  const pids = new Set()
+/** What workers answer: calls are made at the same time until there are so many different answers. */
+async function answersOf(py, name, count) {
+  const answers = new Set()
   const more = async () => {
-    for (const pid of await py.callMany('pid', Array(16 * count).fill([]))) pids.add(pid)
-    return pids.size >= count
+    for (const answer of await py.callMany(name, Array(16 * count).fill([]))) answers.add(answer)
+    return answers.size >= count
   }
   await until('all workers have answered', more, patience)
-  return pids
+  return answers
+}
+
+const pidsOf = (py, count) => answersOf(py, 'pid', count)
+
+/** The process that answers such calls once these are gone, and the errors of those that nobody answered meanwhile. */
+async function successorOf(py, victims, options) {
+  const failures = []
+  let pid
+  const isAnswered = async () => {
+    try {
+      pid = await py.call('pid', [], options)
+      return !victims.has(pid)
+    } catch (error) {
+      failures.push(error)
+      return false
+    }
+  }
+  await until('another one has taken its place', isAnswered, patience)
+  return { pid, failures }
 }
 
 test('a call goes to the worker with the least to do', async t => {
@@ -132,19 +152,7 @@ test('while nobody exports a name on a bus that lives, an error says that, and t
   for (const caller of [guest, py]) {
     const victim = await caller.call('pid')
     process.kill(victim, 'SIGKILL')
-    const failures = []
-    await until(
-      'another one has taken its place',
-      async () => {
-        try {
-          return (await caller.call('pid')) !== victim
-        } catch (error) {
-          failures.push(error)
-          return false
-        }
-      },
-      patience,
-    )
+    const { failures } = await successorOf(caller, new Set([victim]))
     assert.ok(failures.length > 0)
     const isRight = ({ name, message }) =>
       name === 'HostLostError' && (message === refused('pid').message || /was not answered/.test(message))
@@ -184,6 +192,49 @@ test('a key leads to one worker, and a sticky caller stays with one', async t =>
   const loyal = await connect(py.name, { sticky: true })
   assert.equal(new Set(await loyal.callMany('pid', Array(60).fill([]))).size, 1)
   assert.deepEqual(await Promise.all(keys.map(sticky => loyal.call('pid', [], { sticky }))), first)
+  await loyal.close()
+})
+
+test('keys and sticky callers of a killed worker stay with another; keys turn to who takes its place', async t => {
+  const broken = join(folder, 'broken')
+  const fragile = join(folder, 'fragile.py')
+  writeFileSync(
+    fragile,
+    `import pathlib\nassert not pathlib.Path(${JSON.stringify(broken)}).exists()\n${readFileSync(app)}`,
+  )
+  const py = await start(t, { workers: 3 }, fragile)
+  const before = await pidsOf(py, 3)
+  const loyal = await connect(py.name, { sticky: true })
+  const home = await loyal.call('pid')
+  let key = 0
+  while ((await py.call('pid', [], { sticky: `${key}` })) !== home) ++key
+  const sticky = `${key}`
+  const gates = [makeGate(), makeGate()]
+  const lost = [
+    loyal.call('hold_on_loop', [gates[0].path]),
+    py.call('hold_on_loop', [gates[1].path], { sticky }),
+  ].map(call => assert.rejects(call, HostLostError))
+  for (const gate of gates) assert.equal(await gate.holder(), home)
+  writeFileSync(broken, '')
+  process.kill(home, 'SIGKILL')
+  await Promise.all(lost)
+
+  const many = Array(40).fill([])
+  for (const [caller, options] of [
+    [loyal, {}],
+    [py, { sticky }],
+  ]) {
+    const refuge = await caller.call('pid', [], options)
+    assert.ok(refuge !== home && before.has(refuge))
+    assert.deepEqual(new Set(await caller.callMany('pid', many, options)), new Set([refuge]))
+    assert.equal(caller.callSync('pid', [], options), refuge)
+  }
+  const refuge = await loyal.call('pid')
+  rmSync(broken)
+  const { pid, failures } = await successorOf(py, before, { sticky })
+  assert.deepEqual(failures, [])
+  assert.deepEqual(new Set(await py.callMany('pid', many, { sticky })), new Set([pid]))
+  assert.deepEqual(new Set(await loyal.callMany('pid', many)), new Set([refuge]))
   await loyal.close()
 })
 
@@ -238,6 +289,47 @@ test('the workers end with the bus, and with the program, however it ends', asyn
     },
   )
   for (const pid of left) await until('the worker has ended', () => !isAlive(pid), patience)
+})
+
+const inInterpreters = { python: pythonWithInterpreters, workers: 2, workerKind: 'interpreter' }
+const needsInterpreters = {
+  skip: pythonWithInterpreters === undefined && 'none of .venvs is Python 3.12 or later',
+}
+
+test('two interpreters of a process are lost with it, and both answer again', needsInterpreters, async t => {
+  const py = await start(t, inInterpreters)
+  await answersOf(py, 'who', 2)
+  const gates = [makeGate(), makeGate()]
+  const lost = gates.map(gate => assert.rejects(py.call('hold', [gate.path]), HostLostError))
+  const victims = new Set([await gates[0].holder(), await gates[1].holder()])
+  assert.equal(victims.size, 1)
+  const [victim] = victims
+  const supervisor = parentOf(victim)
+  process.kill(victim, 'SIGKILL')
+  await Promise.all(lost)
+  const { pid, failures } = await successorOf(py, victims)
+  assert.ok(failures.every(error => error instanceof HostLostError))
+  assert.equal(parentOf(pid), supervisor)
+  await answersOf(py, 'who', 2)
+  assert.deepEqual(await pidsOf(py, 1), new Set([pid]))
+})
+
+test('a module that no interpreter can load is refused with a way out', needsInterpreters, async t => {
+  const refusal = /^numpy can't be loaded in a sub-interpreter: use .*workerKind: 'process'/
+  const py = await start(t, inInterpreters)
+  await assert.rejects(async () => await py.import('numpy'), {
+    name: 'PythonError',
+    type: 'ImportError',
+    message: refusal,
+  })
+  const needy = join(folder, 'needy.py')
+  writeFileSync(needy, 'import numpy\n')
+  await assert.rejects(spawn(needy, inInterpreters), error => {
+    assert.ok(error instanceof ConnectError)
+    assert.match(error.message, /could not serve needy.py: ImportError: numpy can't be loaded/)
+    assert.match(error.cause.message, refusal)
+    return true
+  })
 })
 
 test('workers that can not be had are refused with a sentence', async () => {

@@ -1,18 +1,16 @@
 // The package as its README shows it: one host, and every worker thread joins its bus.
 
-import { existsSync, mkdtempSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { threadId } from 'node:worker_threads'
+import { pythonWithInterpreters } from '../../node/support.mjs'
 import { cases } from '../cases.mjs'
 import { outputOf } from '../pipeline/children.mjs'
 import { detectors } from '../pipeline/work.mjs'
 
 const here = name => new URL(name, import.meta.url).pathname
 const app = here('./isthmus_app.py')
-const pythonWithInterpreters = ['3.13', '3.12']
-  .map(version => here(`../../../.venvs/${version}/bin/python`))
-  .find(existsSync)
 
 export const can = Object.keys(cases).filter(key => pythonWithInterpreters || !key.includes('interpreter'))
 
