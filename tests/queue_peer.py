@@ -33,7 +33,19 @@ for line in sys.stdin:
     elif verb == "close":
         q.close()
     elif verb == "subscribe":
-        feed = bus.topic("t").subscribe(depth=1)
+        on_full, depth = arguments
+        feed = bus.topic("t").subscribe(on_full=on_full, depth=depth)
+    elif verb == "next":
+        say([feed.get(), feed.dropped])
+        continue
+    elif verb == "publish":
+        value, *timeout = arguments
+        try:
+            bus.topic("t").publish(value, timeout=timeout[0] if timeout else None)
+        except isthmus.TimeoutError:
+            q.stats()  # what was withdrawn is withdrawn by then
+            say("no room")
+            continue
     elif verb == "relay":
         results = bus.queue("results")
         say("done")

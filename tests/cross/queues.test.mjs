@@ -120,12 +120,51 @@ for (const from of languages) {
         late: 0,
       })
     })
+
+    test(`${between}, a publisher waits for a slow subscriber, which misses nothing`, async t => {
+      const { child } = await meet(t)
+      const [publisher, subscriber] = [await child(from), await child(to)]
+      await subscriber.do('subscribe', 'wait', 2)
+      const room = 4 // two on the way, two kept
+      for (let i = 0; i < room; ++i) assert.equal(await publisher.do('publish', { number: i }), 'done')
+      assert.equal(await publisher.do('publish', 'withdrawn', 0.05), 'no room')
+      const count = 200
+      for (let i = room; i < count; ++i) publisher.tell('publish', { number: i })
+      for (let i = 0; i < count; ++i) assert.deepEqual(await subscriber.do('next'), [{ number: i }, 0])
+      for (let i = room; i < count; ++i) assert.equal(await publisher.answer(), 'done')
+    })
+
+    test(`${between}, nobody waits for a subscriber that drops the oldest, and it counts them`, async t => {
+      const { child } = await meet(t)
+      const [publisher, subscriber] = [await child(from), await child(to)]
+      const depth = 3
+      await subscriber.do('subscribe', 'drop-oldest', depth)
+      const publish = async (first, end) => {
+        for (let number = first; number < end; ++number)
+          assert.equal(await publisher.do('publish', { number }), 'done')
+      }
+      const taken = []
+      const takeUpTo = async newest => {
+        while (taken.at(-1) !== newest) {
+          const [{ number }, dropped] = await subscriber.do('next')
+          assert.equal(dropped, number - taken.length)
+          taken.push(number)
+        }
+      }
+      await publish(0, 10) // three on the way, three kept
+      await takeUpTo(9)
+      assert.deepEqual(taken, [0, 1, 2, 7, 8, 9])
+      await publish(10, 210)
+      await takeUpTo(209)
+      assert.deepEqual(taken.slice(-depth), [207, 208, 209])
+      assert.ok(taken.length <= 6 + 2 * depth)
+    })
   }
 
   test(`a dead subscriber in ${from} holds nobody up`, async t => {
     const { bus, child } = await meet(t)
     const subscriber = await child(from)
-    await subscriber.do('subscribe')
+    await subscriber.do('subscribe', 'wait', 1)
     const topic = bus.topic('t')
     await topic.publish(1)
     await topic.publish(2)

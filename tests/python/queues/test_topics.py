@@ -63,7 +63,7 @@ def test_a_message_that_is_taken_back_is_counted_once(bus):
 
 def test_a_dead_subscriber_holds_nobody_up(bus, child):
     subscriber = child()
-    subscriber.do("subscribe")
+    subscriber.do("subscribe", "wait", 1)
     bus.topic("t").publish(1)
     bus.topic("t").publish(2)
     waiting = bus.submit("isthmus.topic.publish", 3, "t")
