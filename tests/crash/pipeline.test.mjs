@@ -68,6 +68,8 @@ test('every frame arrives, uncopied, while a process is killed every second', as
   for (let next = 0; next < frames; ++kills) {
     const second = delay(1000)
     for (const end = Math.min(next + portion, frames); next < end; ++next) await jobs.put(next)
+    const keeper = (await own.stats()).memory.peers.find(({ name }) => name === 'isthmus queues')
+    assert.equal(keeper.owned, 0, 'a copy that it had made of a frame would be its own')
     const name = names[kills % names.length]
     const pid = processes.get(name)
     await second

@@ -537,6 +537,9 @@ test('a frame that passes four stages is never copied, and is given back in the 
     const message = await written.get()
     assert.equal(message.value.passed, 2)
     assert.equal(message.value.frame[12345], i)
+    const keeper = (await py.stats()).memory.peers.find(({ name }) => name === 'isthmus queues')
+    assert.ok(keeper.leased >= 1 << 20, 'the keeper has a claim on what is not acknowledged')
+    assert.equal(keeper.owned, 0, 'a copy of it would be its own')
     py.release(message.value.frame)
     message.ack()
   }
