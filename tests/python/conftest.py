@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -175,6 +176,17 @@ def connect(name: str) -> Iterator[Callable[..., isthmus.Bus]]:
 def app() -> str:
     """What workers serve."""
     return Path(__file__).parent.with_name("workers_app.py").read_text()
+
+
+KINDS = ["process"]
+if sys.version_info >= (3, 12) and not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    KINDS.append("interpreter")
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of worker that has a GIL of its own here."""
+    return request.param
 
 
 class Gate:

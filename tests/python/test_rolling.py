@@ -15,9 +15,6 @@ from isthmus.supervisor import Berth
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
-KINDS = ["process", *(["interpreter"] if sys.version_info >= (3, 12) and not FREE_THREADED else [])]
-
-
 def sighup(served):
     served.process.send_signal(signal.SIGHUP)
 
@@ -26,7 +23,6 @@ def change(served):
     served.app.write_text(served.app.read_text() + "\n")
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("roll", [sighup, change])
 def test_all_workers_are_replaced_without_losing_a_call(serve, app, connect, until, pids_of, kind, roll):
     served = serve(app, "--workers", "2", "--worker-kind", kind, *["--reload"] * (roll is change)).ready()
@@ -53,8 +49,8 @@ def test_all_workers_are_replaced_without_losing_a_call(serve, app, connect, unt
     assert len(set(answered)) >= 2 * processes
 
 
-def test_a_call_that_runs_ends_on_the_worker_that_it_began_on(serve, app, connect, gate, until):
-    served = serve(app, "--workers", "1").ready()
+def test_a_call_that_runs_ends_on_the_worker_that_it_began_on(serve, app, connect, gate, until, kind):
+    served = serve(app, "--workers", "1", "--worker-kind", kind).ready()
     caller, held = connect(), gate()
     call = caller.submit("hold", str(held.path))
     holder = held.holder()
@@ -156,7 +152,6 @@ def test_an_interpreter_may_import_more_while_another_one_is_still_loading(serve
     assert serve(app, "--workers", "2", "--worker-kind", "interpreter", "--reload").ready().end() == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_reload_looks_at_modules_that_calls_import_too(serve, connect, until, answers, kind):
     app = """
         import isthmus

@@ -142,9 +142,9 @@ def test_what_keeps_dying_is_started_after_growing_delays(serve, app, connect, s
 
 
 def test_when_the_supervisor_is_killed_its_workers_end_and_callers_are_told(
-    serve, app, connect, gate, until, sockets, name
+    serve, app, connect, gate, until, sockets, name, kind
 ):
-    served = serve(app, "--workers", "2").ready()
+    served = serve(app, "--workers", "2", "--worker-kind", kind).ready()
     caller, held = connect(), gate()
     call = caller.submit("hold", str(held.path))
     holder = held.holder()
@@ -169,8 +169,8 @@ def test_the_hang_up_of_a_terminal_is_for_the_supervisor(serve, app, connect):
 
 
 @pytest.mark.parametrize("export", ["hold", "hold_on_loop"])
-def test_sigterm_lets_calls_end_and_takes_no_more(serve, app, connect, gate, until, export):
-    served = serve(app, "--workers", "2").ready()
+def test_sigterm_lets_calls_end_and_takes_no_more(serve, app, connect, gate, until, kind, export):
+    served = serve(app, "--workers", "2", "--worker-kind", kind).ready()
     caller, held = connect(), gate()
     call = caller.submit(export, str(held.path))
     holder = held.holder()
@@ -204,8 +204,8 @@ def test_a_caller_that_is_stopped_keeps_no_worker_from_leaving(serve, app, name)
         stopped.wait()
 
 
-def test_a_stream_is_read_to_its_end_while_its_worker_drains(serve, app, connect):
-    served = serve(app, "--workers", "1").ready()
+def test_a_stream_is_read_to_its_end_while_its_worker_drains(serve, app, connect, kind):
+    served = serve(app, "--workers", "1", "--worker-kind", kind).ready()
     items = connect().stream("count", 20_000)
     assert next(items)[0] == 0
     served.process.send_signal(signal.SIGTERM)
@@ -213,8 +213,8 @@ def test_a_stream_is_read_to_its_end_while_its_worker_drains(serve, app, connect
     assert served.wait() == 0
 
 
-def test_calls_that_take_too_long_are_ended(serve, app, connect, gate):
-    served = serve(app, "--workers", "1", "--drain", "0.2").ready()
+def test_calls_that_take_too_long_are_ended(serve, app, connect, gate, kind):
+    served = serve(app, "--workers", "1", "--worker-kind", kind, "--drain", "0.2").ready()
     held = gate()
     call = connect().submit("hold", str(held.path))
     held.holder()
