@@ -262,3 +262,25 @@ def test_stats_may_be_asked_for_while_the_garbage_collector_drops_remote_objects
         name,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_daemon_thread_that_waits_for_an_answer_does_no_harm_at_the_end(bus, run):
+    for _ in range(5):
+        done = run(
+            """
+            import contextlib, sys, threading
+            import isthmus
+
+            def call():
+                while True:
+                    with contextlib.suppress(isthmus.Error):
+                        bus.call("nap_on_loop", 600)
+
+            bus = isthmus.connect(sys.argv[1])
+            for _ in range(8):
+                threading.Thread(target=call, daemon=True).start()
+            bus.call("nap_on_loop", 0)
+            """,
+            bus.name,
+        )
+        assert done.returncode == 0, done.stderr

@@ -105,7 +105,7 @@ def test_ls_shows_services_workers_and_callers(serve, join, app, connect, name):
     assert shown.returncode == 0
     lines = shown.stdout.splitlines()
     assert lines[0] == name
-    exports = "call_back, count, hold, hold_on_loop, pid, total"
+    exports = "call_back, count, hold, hold_on_loop, later, pid, total, who"
     assert sum("app.py" in line and f"0 calls: {exports}" in line for line in lines) == 2
     assert sum(line.endswith("0 calls: other") for line in lines) == 1
     assert any(f"pid {os.getpid()}" in line for line in lines)

@@ -16,6 +16,7 @@ ASYNC: int
 EXCEPTION: int
 STREAMS: int
 KEEPS: int
+DETACHED: int
 
 Operation = tuple[str, "Reference | str", list[list[Any]]]
 Target = str | tuple[str, str | bool] | "Reference" | Operation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import threading
 import time
@@ -13,12 +14,12 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from . import _isthmus, futures
-from ._isthmus import RAISED, RESULT
+from ._isthmus import DETACHED, RAISED, RESULT, current
 from .errors import NotExported, PeerLost, TimeoutError
 from .keeper import READY, own_starters, starter
 from .peer import Peer
 
-__all__ = ["PATIENCE", "SLICE", "Access", "Lane", "Telling"]
+__all__ = ["PATIENCE", "SLICE", "Access", "Lane", "Telling", "end_of", "left_until"]
 
 PATIENCE = 2.0  # seconds for the keeper of a bus to be there, and to say that nothing is
 # What has no answer yet, of one queue or topic and of a connection to all of them. Some 1000 fit;
@@ -26,6 +27,19 @@ PATIENCE = 2.0  # seconds for the keeper of a bus to be there, and to say that n
 MOST_UNANSWERED = 64
 MOST_UNANSWERED_IN_ALL = 256
 SLICE = 1.0  # seconds: a signal that comes right before a wait is seen after it
+
+
+def end_of(timeout: float | None) -> float | None:
+    """When that time is over, as ``time.monotonic`` counts; None: never. Raises ValueError."""
+    if timeout is None:
+        return None
+    if not timeout >= 0:
+        raise ValueError("timeout must be a number of seconds from 0 on, or None")
+    return time.monotonic() + timeout
+
+
+def left_until(end: float | None) -> float | None:
+    return None if end is None else max(end - time.monotonic(), 0)
 
 
 class Access:
@@ -39,10 +53,10 @@ class Access:
         self._bus = bus
         self._peer = peer
         self.is_ready = False  # the keeper is there
-        self._searches: dict[asyncio.AbstractEventLoop, asyncio.Future[None]] = {}
-        # Guards the lanes; held for moments.
+        # Guards what follows; held for moments.
         self.lock = threading.RLock()
         self.unanswered = 0
+        self._search: concurrent.futures.Future[None] | None = None
         self._lanes: weakref.WeakValueDictionary[tuple[str, str], Lane] = weakref.WeakValueDictionary()
 
     @property
@@ -59,36 +73,50 @@ class Access:
 
     # --- finding the keeper ---
 
-    def ensure(self) -> None:
-        """Waits until the keeper is there. Raises PeerLost."""
+    def ensure(self, end: float | None = None) -> None:
+        """Waits until the keeper is there. Raises PeerLost, TimeoutError."""
         if self.is_ready:
             return
-        self._find()
+        self._find(end)
         with self.lock:
             self.is_ready = True
             for lane in list(self._lanes.values()):
                 lane.advance()
 
-    async def ensure_async(self) -> None:
+    async def ensure_async(self, end: float | None = None) -> None:
         """``ensure``, in the running event loop."""
         if not self.is_ready:
-            await asyncio.shield(self.search())
+            found = asyncio.wrap_future(self.search())
+            try:
+                await asyncio.wait_for(found, left_until(end))
+            except asyncio.TimeoutError:
+                raise TimeoutError(f"the keeper of '{self._bus}' was not found in time") from None
 
-    def search(self) -> asyncio.Future[None]:
-        """The same, begun at once: one search for all of the running loop who come until it is over."""
-        loop = asyncio.get_running_loop()
-        search = self._searches.get(loop)
-        if search is None:
-            search = self._searches[loop] = loop.run_in_executor(None, self.ensure)
-            search.add_done_callback(lambda done: self._end(loop, done))
-        return search
+    def search(self) -> concurrent.futures.Future[None]:
+        """``ensure``, for all who come until it is over: in a thread of its own, which delays no end."""
+        with self.lock:
+            if self._search is None:
+                search: concurrent.futures.Future[None] = concurrent.futures.Future()
+                search.set_running_or_notify_cancel()  # who gives up waiting for it does not end it
+                seek = threading.Thread(target=self._seek, args=(search,), name="isthmus-keeper", daemon=True)
+                seek.start()
+                self._search = search
+            return self._search
 
-    def _end(self, loop: asyncio.AbstractEventLoop, search: asyncio.Future[None]) -> None:
-        del self._searches[loop]
-        if not search.cancelled():
-            search.exception()  # all who waited for it may have given up: nobody need be told
+    def _seek(self, search: concurrent.futures.Future[None]) -> None:
+        failure: BaseException | None = None
+        try:
+            self.ensure()
+        except BaseException as error:
+            failure = error
+        with self.lock:
+            self._search = None
+        if failure is None:
+            search.set_result(None)
+        else:
+            search.set_exception(failure)
 
-    def _find(self) -> None:
+    def _find(self, end: float | None) -> None:
         start = own_starters.get(self._bus)
         if start is not None:  # not by a call, which would wait for what this process's host performs
             start()
@@ -97,7 +125,7 @@ class Access:
         while True:
             for name in (READY, starter(self._bus)):
                 with contextlib.suppress(NotExported):
-                    self.native.call(name, (), {}, None)
+                    self.native.call(name, (), {}, left_until(end))
                     return
             if time.monotonic() > until:  # it joins right after the first worker
                 raise PeerLost(f"nobody keeps the queues and topics of '{self._bus}'")
@@ -152,32 +180,34 @@ class Lane:
 
     def send(self, args: tuple[Any, ...], timeout: float | None, what: str) -> None:
         """Sends, and waits for the answer. Raises TimeoutError or PeerLost, which speak of ``what``."""
-        until = _until(timeout)
+        end = _end_of_put(timeout)
         put = _BlockingPut()
         try:
-            self.access.ensure()
+            self.access.ensure(end)
             self.enter(put)
             # The thread by which the answers come can't wait for them.
-            if not self.access.is_here and not put.wait(until):
-                raise TimeoutError(f"nothing was sent within {timeout} s")
-            self.access.native.call(self.verb, args, {}, _left(until))
+            if not self.access.is_here and not put.wait(end):
+                raise TimeoutError("its turn did not come")
+            self.access.native.call(self.verb, args, {}, left_until(end))
         except (TimeoutError, PeerLost) as error:
-            raise self.failure(error, what) from None
+            raise self.failure(error, timeout, what) from None
         finally:
             self.leave(put)
 
     def begin(self, args: tuple[Any, ...], timeout: float | None, what: str) -> Awaitable[None]:
         """``send`` in the running event loop. What is begun sooner arrives sooner, whenever it is awaited."""
-        put = _AsyncPut(self, args, what)
-        future = put.enter(timeout)
-        if not self.access.is_ready:
-            self.access.search().add_done_callback(put.end_unless_found)
+        put = _AsyncPut(self, args, timeout, what)
+        search = None if self.access.is_ready else self.access.search()
+        future = put.enter()
+        if search is not None:
+            search.add_done_callback(put.end_unless_found)
         return future
 
-    def failure(self, error: Exception, what: str) -> Exception:
+    def failure(self, error: Exception, timeout: float | None, what: str) -> Exception:
         """An error, as it is told to who has sent something to ``what``."""
         if isinstance(error, TimeoutError):
-            return TimeoutError(f"{what} had no room: {error}")
+            time = "the time of the call that it is part of" if timeout is None else f"{timeout} s"
+            return TimeoutError(f"{what} had no room within {time}")
         if isinstance(error, PeerLost):
             return self.access.lost(f"{self.verb.rpartition('.')[2]} to {what}")
         return error
@@ -204,11 +234,12 @@ class Lane:
     def advance(self) -> None:
         """With the lock."""
         while self._waiting and self._may_go():
-            put, _ = self._waiting.popitem(last=False)
+            put = next(iter(self._waiting))
             if put.begin():
                 put.in_flight = True
                 self._unanswered += 1
                 self.access.unanswered += 1
+            self._waiting.pop(put, None)  # last: a signal handler that raises here loses nobody's turn
 
     def _may_go(self) -> bool:
         """One always may, so that nobody waits for the answers of others alone."""
@@ -219,16 +250,13 @@ class Lane:
         return self._unanswered < MOST_UNANSWERED and self.access.unanswered < MOST_UNANSWERED_IN_ALL
 
 
-def _until(timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    if not timeout >= 0:
-        raise ValueError("timeout must be a number of seconds from 0 on, or None")
-    return time.monotonic() + timeout
-
-
-def _left(until: float | None) -> float | None:
-    return None if until is None else max(until - time.monotonic(), 0)
+def _end_of_put(timeout: float | None) -> float | None:
+    """When it has to be sent, and the time of the call that it is part of is over."""
+    end = end_of(timeout)
+    call = current()
+    if call is None or call.deadline is None:
+        return end
+    return call.deadline if end is None else min(end, call.deadline)
 
 
 class _BlockingPut:
@@ -242,10 +270,10 @@ class _BlockingPut:
         self._turn.set()
         return True
 
-    def wait(self, until: float | None) -> bool:
+    def wait(self, end: float | None) -> bool:
         """Whether its turn has come in time. Signal handlers run meanwhile."""
         while not self._turn.is_set():
-            left = _left(until)
+            left = left_until(end)
             if left == 0:
                 return False
             self._turn.wait(SLICE if left is None else min(left, SLICE))
@@ -253,36 +281,50 @@ class _BlockingPut:
 
 
 class _AsyncPut:
-    """Of an event loop, on whose thread it is made and told."""
+    """Of an event loop, on whose thread it is made and told. It is begun on any."""
 
-    __slots__ = ("_args", "_handle", "_timer", "_until", "_what", "future", "in_flight", "lane", "sink")
+    __slots__ = (
+        "_args",
+        "_end",
+        "_handle",
+        "_timeout",
+        "_timer",
+        "_what",
+        "future",
+        "in_flight",
+        "lane",
+        "sink",
+    )
 
-    def __init__(self, lane: Lane, args: tuple[Any, ...], what: str) -> None:
+    def __init__(self, lane: Lane, args: tuple[Any, ...], timeout: float | None, what: str) -> None:
+        self._end = _end_of_put(timeout)
         loop = asyncio.get_running_loop()
         self.in_flight = False
         self.future: asyncio.Future[None] = loop.create_future()
         self.sink = futures.sink_of(loop)
         self.lane = lane
         self._args = args
+        self._timeout = timeout
         self._what = what
         self._handle = 0
-        self._until: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def enter(self, timeout: float | None) -> asyncio.Future[None]:
-        self._until = _until(timeout)
+    def enter(self) -> asyncio.Future[None]:
         self.lane.enter(self)
         self.future.add_done_callback(self._done)
-        if timeout is not None and not self.in_flight:
-            self._timer = self.future.get_loop().call_later(timeout, self._give_up, timeout)
+        left = left_until(self._end)
+        if left is not None and not self.in_flight:
+            self._timer = self.future.get_loop().call_later(left, self._give_up)
         return self.future
 
     def begin(self) -> bool:
-        lane = self.lane
+        """Whoever's thread it is, and whatever that performs."""
+        lane, left = self.lane, left_until(self._end)
         try:
-            self._handle = lane.access.native.start(
-                lane.verb, self._args, {}, _left(self._until), 0, 0, _answered, self
-            )
+            if self._handle == 0:
+                self._handle = lane.access.native.start(
+                    lane.verb, self._args, {}, left, DETACHED, 0, _answered, self
+                )
         except Exception as error:
             self.sink([(self, RAISED, error)])
             return False
@@ -294,17 +336,16 @@ class _AsyncPut:
         if what == RESULT:
             self.future.set_result(None)
         else:
-            futures.set_failure(self.future, self.lane.failure(value, self._what))
+            futures.set_failure(self.future, self.lane.failure(value, self._timeout, self._what))
 
-    def end_unless_found(self, search: asyncio.Future[None]) -> None:
-        if search.cancelled():
-            self.future.cancel()
-        elif (error := search.exception()) is not None and self.lane.withdraw(self):
-            self.receive(RAISED, error)
+    def end_unless_found(self, search: concurrent.futures.Future[None]) -> None:
+        error = search.exception()
+        if error is not None and self.lane.withdraw(self):
+            self.sink([(self, RAISED, error)])
 
-    def _give_up(self, timeout: float) -> None:
+    def _give_up(self) -> None:
         if self.lane.withdraw(self):
-            self.receive(RAISED, TimeoutError(f"nothing was sent within {timeout} s"))
+            self.receive(RAISED, TimeoutError())
 
     def _done(self, future: asyncio.Future[None]) -> None:
         if self._timer is not None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from . import futures
 from ._isthmus import ITEMS, RAISED, RESULT, STREAMS
-from .access import PATIENCE, SLICE, Access
+from .access import PATIENCE, SLICE, Access, end_of, left_until
 from .errors import Error, PeerLost, TimeoutError
 from .keeper import READY
 
@@ -232,26 +231,36 @@ class Intake(Generic[Item]):
                 f"{self.what} can't be waited for on the thread that its messages come by: use an export "
                 'with executor="threads", or a coroutine'
             )
+        end = end_of(timeout)
+        try:
+            self.access.ensure(end_of(PATIENCE) if timeout == 0 else end)
+        except TimeoutError:
+            raise self._nothing(timeout) from None
         waiter = _Waiter()
-        until = None if not timeout else time.monotonic() + timeout
         try:
             self._ask(waiter, timeout == 0)
             while waiter.outcome is None:
-                left = SLICE if until is None else min(SLICE, until - time.monotonic())
-                if left <= 0:
+                left = None if timeout == 0 else left_until(end)
+                if left == 0:
                     break
-                waiter.wait(left)
+                waiter.wait(SLICE if left is None else min(left, SLICE))
             return self._outcome(waiter, timeout)
         except BaseException:
             self._abandon(waiter)
             raise
 
     async def wait_async(self, timeout: float | None) -> Item:
+        end = end_of(timeout)
+        try:
+            await self.access.ensure_async(end_of(PATIENCE) if timeout == 0 else end)
+        except TimeoutError:
+            raise self._nothing(timeout) from None
         waiter = _LoopWaiter()
         try:
             self._ask(waiter, timeout == 0)
             if waiter.outcome is None:
-                await (asyncio.wait([waiter.future], timeout=timeout) if timeout else waiter.future)
+                left = None if timeout == 0 else left_until(end)
+                await (waiter.future if left is None else asyncio.wait([waiter.future], timeout=left))
             return self._outcome(waiter, timeout)
         except BaseException:
             self._abandon(waiter)

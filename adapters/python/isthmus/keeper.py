@@ -177,10 +177,10 @@ class Keeper:
         place = (call.slot, whole("number", number))
         if place in self._consumers:
             raise ValueError(f"this peer has a consumer with the number {number} already")
-        consumer = Consumer(token, whole("prefetch", prefetch, 1))
+        consumer, wants = Consumer(token, whole("prefetch", prefetch, 1)), whole("wanted", wanted)
         self._consumers[place] = queue, consumer
         self._ends[token] = partial(self._end_consumer, place)
-        queue.want(consumer, whole("wanted", wanted))
+        queue.want(consumer, wants)
 
     def _settle(
         self,

@@ -124,15 +124,18 @@ class _Consumer(Intake[_Delivery]):
 
     @contextlib.contextmanager
     def looping(self) -> Iterator[None]:
+        with self.lock:
+            self._loops += 1
         try:
-            self._loop(1)
+            self._adjust_to_loops()
             yield
         finally:
-            self._loop(-1)
+            with self.lock:
+                self._loops -= 1
+                self._adjust_to_loops()
 
-    def _loop(self, more: int) -> None:
+    def _adjust_to_loops(self) -> None:
         with self.lock:
-            self._loops += more
             if self.failure is None:
                 self._leave_untouched()
                 self.adjust()
@@ -245,13 +248,11 @@ class Queue(Closing):
         bus ends, Error when the queue is closed meanwhile.
         """
         with self._getting:
-            self._access.ensure()
             return self._message(self._consumer.wait(timeout))
 
     async def get_async(self, *, timeout: float | None = None) -> Message:
         """``get`` for the running event loop. A message that comes while it is cancelled is for others."""
         with self._getting:
-            await self._access.ensure_async()
             return self._message(await self._consumer.wait_async(timeout))
 
     def _message(self, delivery: _Delivery) -> Message:

@@ -265,7 +265,7 @@ void Dispatcher::farewell() {
 }
 
 void Dispatcher::take_gil() {
-    PyEval_RestoreThread(std::exchange(thread_, nullptr));
+    restore(std::exchange(thread_, nullptr));
     count(bus_.counters().gil_takes);
 }
 

@@ -91,8 +91,9 @@ bool add_constants(PyObject* module) {
     };
     return add("CALLABLE", wire::reference_callable) && add("ITERABLE", wire::reference_iterable) &&
            add("ASYNC", wire::reference_async) && add("EXCEPTION", wire::reference_exception) &&
-           add("STREAMS", wire::frame_streams) && add("KEEPS", wire::frame_keeps) && add("RESULT", What::result) &&
-           add("RAISED", What::exception) && add("ITEMS", What::items) && add("END", What::end);
+           add("STREAMS", wire::frame_streams) && add("KEEPS", wire::frame_keeps) && add("DETACHED", detached) &&
+           add("RESULT", What::result) && add("RAISED", What::exception) && add("ITEMS", What::items) &&
+           add("END", What::end);
 }
 
 PyObject* socket_path(PyObject* module, PyObject* name) {

@@ -29,11 +29,15 @@ private:
     PyObject* object_ = nullptr;
 };
 
+/// Takes the GIL. A daemon thread that outlives the interpreter stays here for ever, as it does from CPython 3.14 on: earlier ones
+/// unwind its stack, which ends the process where a destructor is noexcept (https://github.com/python/cpython/issues/87135).
+void restore(PyThreadState* thread);
+
 /// Gives the GIL back for a scope.
 class WithoutGil {
 public:
     WithoutGil() : thread_(PyEval_SaveThread()) {}
-    ~WithoutGil() { PyEval_RestoreThread(thread_); }
+    ~WithoutGil() { restore(thread_); }
     WithoutGil(const WithoutGil&) = delete;
     WithoutGil& operator=(const WithoutGil&) = delete;
 

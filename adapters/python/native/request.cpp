@@ -129,7 +129,7 @@ void carry_on(Pending& call, const Calling& calling) {
 }  // namespace
 
 std::shared_ptr<Pending> prepare(Peer& peer, PyObject* target, PyObject* positional, PyObject* named, PyObject* timeout,
-                                 std::uint16_t flags) {
+                                 int flags) {
     if (!is_ours(peer)) return nullptr;
     State& state = *peer.state;
     double seconds = -1;
@@ -150,9 +150,10 @@ std::shared_ptr<Pending> prepare(Peer& peer, PyObject* target, PyObject* positio
     constexpr double longest = 1e9;  // thirty years; more than that overflows nanoseconds
     if (seconds >= 0) call->deadline = now_ns() + static_cast<std::uint64_t>(std::min(seconds, longest) * 1e9);
     call->seconds = seconds;
-    call->flags = flags;
+    call->flags = static_cast<std::uint16_t>(flags);
     if (encode_target(state, *call, target) && encode_arguments(state, *call, positional, named)) {
-        if (!outlives_its_call(call->name)) carry_on(*call, calling_here(state, *call->memory));
+        if ((flags & detached) == 0 && !outlives_its_call(call->name))
+            carry_on(*call, calling_here(state, *call->memory));
         return call;
     }
     PyObject *type, *error, *traceback;

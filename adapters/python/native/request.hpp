@@ -5,9 +5,12 @@
 
 namespace isthmus::python {
 
+/// A flag of `start` alone: the call is no part of the one that the thread performs, and has its own time.
+inline constexpr int detached = 1 << 16;
+
 /// Makes and encodes a call. `target` is a name, (name, sticky), a Reference, or ("operate", subject, steps). Null with an exception set.
 std::shared_ptr<Pending> prepare(Peer& peer, PyObject* target, PyObject* positional, PyObject* named, PyObject* timeout,
-                                 std::uint16_t flags);
+                                 int flags);
 /// Brings its arrays into the bus and queues it. False with an exception set.
 bool begin(Peer& peer, const std::shared_ptr<Pending>& call);
 

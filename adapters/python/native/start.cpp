@@ -14,7 +14,7 @@ PyObject* start(PyObject* self, PyObject* arguments) {
         return nullptr;
     }
     return guarded(*peer.state, static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
-        const auto given = static_cast<std::uint16_t>(flags & (wire::frame_streams | wire::frame_keeps));
+        const int given = flags & (wire::frame_streams | wire::frame_keeps | detached);
         const std::shared_ptr<Pending> call = prepare(peer, target, positional, named, timeout, given);
         if (!call) return nullptr;
         call->credit = credit;

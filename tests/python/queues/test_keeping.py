@@ -1,5 +1,6 @@
 """Who keeps queues, for whom and how long, and what is refused."""
 
+import asyncio
 import contextlib
 import contextvars
 import os
@@ -132,10 +133,21 @@ def test_a_name_is_a_text(bus, wrong):
         bus.topic(wrong)
 
 
-def test_a_time_that_is_none_is_refused(bus):
-    for timeout in (-1, float("nan")):
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+def test_a_time_that_is_none_is_refused(bus, timeout):
+    q, news = bus.queue("q"), bus.topic("t").subscribe()
+
+    async def main():
+        await q.get_async(timeout=timeout)
+
+    for use in (
+        lambda: q.put(1, timeout=timeout),
+        lambda: q.get(timeout=timeout),
+        lambda: news.get(timeout=timeout),
+        lambda: asyncio.run(main()),
+    ):
         with pytest.raises(ValueError, match="a number of seconds from 0 on"):
-            bus.queue("q").put(1, timeout=timeout)
+            use()
 
 
 def test_only_values_can_be_put(bus):

@@ -236,7 +236,7 @@ def test_an_interrupt_at_any_step_of_a_get_leaves_the_consumer_able_to_get(bus, 
 
 
 def test_who_tries_again_at_once_while_nobody_keeps_anything_holds_no_loop_up(bus, monkeypatch):
-    def find_none() -> None:
+    def find_none(end: float | None) -> None:
         time.sleep(0.05)
         raise isthmus.PeerLost("nobody")
 
@@ -257,21 +257,96 @@ def test_who_tries_again_at_once_while_nobody_keeps_anything_holds_no_loop_up(bu
 
 
 def test_who_gives_up_waiting_for_the_keeper_and_comes_back_begins_no_other_search(bus, monkeypatch):
-    searches = []
+    searches, over = [], threading.Event()
 
-    def search() -> None:
+    def search(end: float | None) -> None:
         searches.append(None)
-        time.sleep(0.5)
+        over.wait(PATIENCE)
         raise isthmus.PeerLost("nobody")
 
     async def main() -> None:
-        for _ in range(10):
+        for _ in range(5):
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(bus.queue("q").get_async(), 0.01)
+            with pytest.raises(isthmus.TimeoutError, match=r"the queue 'q' had no message within 0\.01 s"):
+                await bus.queue("q").get_async(timeout=0.01)
+        last = asyncio.ensure_future(bus.queue("q").get_async())
+        await asyncio.sleep(0)
+        over.set()
+        with pytest.raises(isthmus.PeerLost):
+            await last
 
     monkeypatch.setattr(bus._access, "_find", search)
     asyncio.run(main())
     assert len(searches) == 1
+
+
+@pytest.fixture
+def stopped(serve, name):
+    """A connection that has used no queue yet, to a bus whose holder is stopped."""
+    served = serve("import isthmus").ready()
+    with isthmus.connect(name) as bus:
+        served.process.send_signal(signal.SIGSTOP)
+        try:
+            yield bus, lambda: served.process.send_signal(signal.SIGCONT)
+        finally:
+            served.process.send_signal(signal.SIGCONT)
+
+
+USES = {
+    "put": lambda bus: bus.queue("q").put("late", timeout=0.05),
+    "publish": lambda bus: bus.topic("t").publish("late", timeout=0.05),
+    "get": lambda bus: bus.queue("q").get(timeout=0.05),
+    "look": lambda bus: bus.queue("q").get(timeout=0),
+    "put_async": lambda bus: asyncio.run(_awaited(lambda: bus.queue("q").put_async("late", timeout=0.05))),
+    "publish_async": lambda bus: asyncio.run(
+        _awaited(lambda: bus.topic("t").publish_async("late", timeout=0.05))
+    ),
+    "get_async": lambda bus: asyncio.run(_awaited(lambda: bus.queue("q").get_async(timeout=0.05))),
+}
+
+
+async def _awaited(begin):
+    return await begin()
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_the_first_use_keeps_its_time_while_the_holder_of_the_bus_is_stopped(stopped, use):
+    bus, go_on = stopped
+    with pytest.raises(isthmus.TimeoutError, match=r"the (queue 'q'|topic 't') had no (room|message) within"):
+        use(bus)
+    go_on()
+    bus.queue("q").put("in time", timeout=PATIENCE)
+    assert bus.queue("q").get(timeout=PATIENCE).value == "in time"
+
+
+def test_a_search_that_can_not_be_begun_leaves_nothing_to_be_sent(bus, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        with monkeypatch.context() as without:
+            without.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="thread"):
+                await bus.queue("q").put_async("refused")
+        await bus.queue("q").put_async("sent")
+
+    asyncio.run(main())
+    assert bus.queue("q").get(timeout=PATIENCE).value == "sent"
+    assert bus.queue("q").stats()["put"] == 1
+
+
+def test_a_first_put_does_not_wait_for_threads_that_wait_for_it(bus):
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        is_put = threading.Event()
+        waits = loop.run_in_executor(None, is_put.wait, PATIENCE)
+        await bus.queue("q").put_async(1)
+        is_put.set()
+        assert await waits
+
+    asyncio.run(main())
 
 
 def test_whoever_waits_is_told_when_the_keeper_goes(name, until):

@@ -85,9 +85,34 @@ def test_the_time_of_a_put_counts_from_its_beginning(bus, monkeypatch):
             await bus.queue("q").put_async(1, timeout=0.05)
 
     find = bus._access._find
-    monkeypatch.setattr(bus._access, "_find", lambda: (time.sleep(0.5), find()))
+    monkeypatch.setattr(bus._access, "_find", lambda end: (time.sleep(0.5), find(end)))
     asyncio.run(main())
     assert bus.queue("q").stats()["put"] == 0
+
+
+@pytest.mark.parametrize("executor", [None, "threads"])
+def test_a_put_has_its_own_time_whichever_call_makes_way_for_it(name, executor, until):
+    @isthmus.export(name=f"puts on {executor}", executor=executor)
+    def put() -> None:
+        host.queue("q").put("of the call")
+
+    async def main() -> None:
+        q = host.queue("q")
+        call = asyncio.ensure_future(caller.call_async(f"puts on {executor}", timeout=0.5))
+        await asyncio.to_thread(until, lambda: q.stats()["blocked"] == 1)
+        puts = [q.put_async(i) for i in range(70)]
+        await asyncio.sleep(0)
+        with other.queue("q") as consumer:
+            (await consumer.get_async()).ack()
+        await call
+        done, _ = await asyncio.wait(puts, timeout=1)
+        assert not done
+        for each in puts:
+            each.cancel()
+
+    with isthmus.Host(name) as host, isthmus.connect(name) as caller, isthmus.connect(name) as other:
+        host.queue("q", depth=1).put("first")
+        asyncio.run(main())
 
 
 def test_each_message_goes_to_one_of_several_consumers(bus, other, until):
