@@ -1,6 +1,7 @@
 // Queues and topics from JavaScript: with a single host, with workers, between isolates, and with Python.
 
 import assert from 'node:assert/strict'
+import { getEventListeners } from 'node:events'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
@@ -150,6 +151,111 @@ test('what is begun while the keeper is found comes before what is begun right a
     await first
     assert.deepEqual(begun, [1, 2], `${steps} steps later`)
   }
+})
+
+/** Does something while the process that holds the bus is stopped. */
+async function whileStopped(py, work) {
+  const { pid } = (await py.stats()).memory.peers.find(each => each.name === 'queues_app.py')
+  process.kill(pid, 'SIGSTOP')
+  try {
+    await work()
+  } finally {
+    process.kill(pid, 'SIGCONT')
+  }
+}
+
+test('times and signals of those who look for a keeper that does not answer are their own', async t => {
+  const py = await start(t)
+  const bus = await join(t, py)
+  const [q, topic] = [bus.queue('q'), bus.topic('t')]
+  const leaving = new AbortController()
+  const reason = new Error('enough')
+  const ways = [
+    ["the queue 'q' had no room", options => q.put('given up', options)],
+    ["the queue 'q' had no message", options => q.get(options)],
+    ["the topic 't' had no room", options => topic.publish('given up', options)],
+  ]
+  const told = []
+  await whileStopped(py, async () => {
+    for (const [lack, begin] of ways) {
+      begin({ timeout: 50 }).catch(error => {
+        assert.ok(error instanceof TimeoutError)
+        told.push(error.message)
+      })
+      for (const signal of [AbortSignal.abort(reason), leaving.signal])
+        begin({ signal }).catch(error => told.push(error === reason && lack))
+    }
+    await until('those are told who were too late', () => told.length === 2 * ways.length, patience)
+    leaving.abort(reason)
+    await until('all are told', () => told.length === 3 * ways.length, patience)
+  })
+  assert.deepEqual(told.sort(), ways.flatMap(([lack]) => [lack, lack, `${lack} within 50 ms`]).sort())
+  assert.deepEqual(getEventListeners(leaving.signal, 'abort'), [])
+  const news = topic.subscribe()
+  await topic.publish('news')
+  assert.equal((await news.next()).value, 'news')
+  await q.put('kept')
+  assert.deepEqual(await take(q, 1), ['kept'])
+  assert.equal((await q.stats()).put, 1)
+})
+
+test('what is begun while the keeper does not answer is done in that order, within what is left of its time', async t => {
+  const py = await start(t)
+  const bus = await join(t, py)
+  const [q, topic] = [bus.queue('q', { prefetch: 4 }), bus.topic('t')]
+  const begun = []
+  let news
+  let got
+  await whileStopped(py, async () => {
+    news = topic.subscribe()
+    got = q.get({ timeout: 0 })
+    begun.push(q.put(1, { timeout: patience }), q.put(2), topic.publish('news'))
+    await assert.rejects(q.get({ timeout: 20 }), TimeoutError)
+    begun.push(q.put(3, { timeout: 0 }))
+  })
+  const first = await got
+  first.ack()
+  assert.deepEqual([first.value, ...(await take(q, 2))], [1, 2, 3])
+  await Promise.all(begun)
+  assert.equal((await news.next()).value, 'news')
+  await assert.rejects(bus.queue('none').get({ timeout: 20 }), /'none' had no message within 20 ms/)
+})
+
+test('the deadline of a handler that looks for the keeper first is its own', async t => {
+  const py = await start(t)
+  const [bus, caller] = [await join(t, py), await join(t, py)]
+  const q = bus.queue('q')
+  let first
+  bus.export('handle', puts => {
+    if (puts) first = assert.rejects(q.put('first'), TimeoutError)
+    return puts ? first : undefined
+  })
+  await caller.call('handle', [false])
+  let second
+  let settled = false
+  await whileStopped(py, async () => {
+    const called = assert.rejects(caller.call('handle', [true], { timeout: 100 }), TimeoutError)
+    await until('the handler has begun', () => first !== undefined, patience)
+    second = q.put('second')
+    second
+      .catch(() => {})
+      .finally(() => {
+        settled = true
+      })
+    await called
+    await assert.rejects(q.get({ timeout: 100 }), TimeoutError)
+    assert.equal(settled, false)
+  })
+  await second
+  await first
+  assert.deepEqual(await take(q, 1), ['second'])
+})
+
+test('a host that waits for the answer of who looks for the keeper starts it', async t => {
+  const py = await start(t)
+  const q = py.queue('q')
+  assert.equal(await py.call('ask', [() => q.put(1).then(() => 'put')], { timeout: patience }), 'put')
+  assert.deepEqual(await take(q, 1), [1])
 })
 
 test('a get waits for a message, until its time is out or it is given up, and then others get it', async t => {

@@ -1,6 +1,8 @@
 """What the other side of the queues does."""
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +75,11 @@ def take_all_that_can_be_read(bus: str, name: str, count: int) -> list:
         for message in taken:
             message.ack()
         return [[[message.value, message.deliveries] for message in taken], failed]
+
+
+@isthmus.export
+def ask(question: Callable[[], Any]) -> Any:
+    return question()
 
 
 @isthmus.export

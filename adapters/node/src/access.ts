@@ -1,11 +1,9 @@
 // The way of a connection to the keeper of its bus, which is a Python peer (isthmus/keeper.py): finding it, and what is sent to it, in lanes.
 
-import { AsyncResource } from 'node:async_hooks'
 import { setTimeout as delay } from 'node:timers/promises'
 import { HostLostError, NotExportedError, TimeoutError } from './errors.js'
 import type { Port } from './port.js'
-import { listen, unlisten } from './signals.js'
-import { after, milliseconds } from './timers.js'
+import { type Limit, Line, noLimit } from './waits.js'
 
 /** What the keeper exports. */
 export const verbs = {
@@ -27,22 +25,11 @@ const mostUnansweredInAll = 256
 const patience = 2000
 const lookEvery = 10
 
-/** How long to wait. */
-export interface WaitOptions {
-  /** Milliseconds; after that the promise rejects with `TimeoutError`. Without it, or with 0, there is no limit. */
-  readonly timeout?: number
-  /** Aborting rejects with the signal's reason. */
-  readonly signal?: AbortSignal
-}
-
-/** The names of those. */
-export const waitNames = { timeout: true, signal: true } as const
-
-/** What one connection sends to one queue or topic. What would be too many waits here, in order, and can be withdrawn without a word. */
+/** What one connection sends to one queue or topic. What would be too many waits here, and can be withdrawn without a word. */
 class Lane {
   readonly #all: { unanswered: number }
   readonly #onEmpty: () => void
-  readonly #waiting = new Set<() => void>()
+  readonly #line = new Line(() => this.#mayGo())
   #unanswered = 0
 
   constructor(all: { unanswered: number }, onEmpty: () => void) {
@@ -50,33 +37,8 @@ class Lane {
     this.#onEmpty = onEmpty
   }
 
-  /** Does the work when it is its turn, with what is left of the time; `work` begins in the turn, and not after it. */
-  send<T>(work: (timeout: number | undefined) => Promise<T>, { timeout, signal }: WaitOptions): Promise<T> {
-    const limit = milliseconds(timeout ?? 0)
-    if (this.#mayGo() && this.#waiting.size === 0) return this.#go(work(timeout))
-    if (signal?.aborted) return Promise.reject(signal.reason)
-    const until = limit === 0 ? undefined : performance.now() + limit
-    return new Promise((resolve, reject) => {
-      const done = () => {
-        this.#waiting.delete(go)
-        clearTimeout(timer)
-        if (signal !== undefined) unlisten(signal, onAbort)
-      }
-      // In the context of who sends: the call around it, and its time, are its own.
-      const go = AsyncResource.bind(() => {
-        done()
-        resolve(this.#go(work(until === undefined ? undefined : Math.max(until - performance.now(), 1e-6))))
-      })
-      const giveUp = (reason: unknown) => {
-        done()
-        reject(reason)
-      }
-      const onAbort = () => giveUp(signal?.reason)
-      const tooLate = () => giveUp(new TimeoutError(`nothing was sent within ${timeout} ms`))
-      const timer = after(limit, tooLate)
-      if (signal !== undefined) listen(signal, onAbort)
-      this.#waiting.add(go)
-    })
+  send<T>(limit: Limit, work: () => Promise<T>): Promise<T> {
+    return this.#line.enter(limit, () => this.#go(work()))
   }
 
   /** One may always go, so that nobody waits for the answers of others alone. */
@@ -91,10 +53,7 @@ class Lane {
     return answer.finally(() => {
       --this.#unanswered
       --this.#all.unanswered
-      for (const go of this.#waiting) {
-        if (!this.#mayGo()) break
-        go()
-      }
+      this.#line.advance()
       if (this.#unanswered === 0) this.#onEmpty()
     })
   }
@@ -104,8 +63,8 @@ class Lane {
 export class Access {
   readonly port: Port
   readonly #bus: string
-  #isReady = false
-  #finding: Promise<void> | undefined
+  #keeper: 'unknown' | 'sought' | 'there' = 'unknown'
+  readonly #line = new Line(() => this.#keeper === 'there')
   readonly #all = { unanswered: 0 }
   readonly #lanes = new Map<string, Lane>()
 
@@ -115,31 +74,35 @@ export class Access {
   }
 
   /** Does something once the keeper is there. What is begun first is done first. */
-  async<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#isReady) return work()
-    if (this.#finding === undefined) {
-      this.#finding = this.#find()
-      // Right before what waits for it is begun: who comes sooner goes behind.
-      this.#finding.then(
-        () => {
-          this.#isReady = true
-        },
-        () => {
-          this.#finding = undefined
-        },
-      )
-    }
-    return this.#finding.then(work)
+  async<T>(work: () => Promise<T>, limit = noLimit): Promise<T> {
+    if (this.#keeper === 'unknown') void this.#seek()
+    return this.#line.enter(limit, work)
   }
 
-  async #find(): Promise<void> {
+  /** For all who come until it is over, whether or not they wait for its end. */
+  async #seek(): Promise<void> {
+    this.#keeper = 'sought'
+    try {
+      await this.#find(false)
+      this.#keeper = 'there'
+      this.#line.advance()
+    } catch (error) {
+      this.#keeper = 'unknown'
+      this.#line.giveUp(error)
+    }
+  }
+
+  /** At first as a part of the call that is being served, if any: a host that waits for this call's answer performs nothing else. */
+  async #find(detached: boolean): Promise<void> {
     const until = performance.now() + patience
     for (;;) {
       for (const name of [verbs.ready, starter(this.#bus)]) {
         try {
-          await this.port.call(name, [])
+          await this.port.call(name, [], { detached })
           return
         } catch (error) {
+          // That call's time has run out, and nobody else's.
+          if (error instanceof TimeoutError && !detached) return this.#find(true)
           if (!(error instanceof NotExportedError)) throw error
         }
       }
@@ -150,28 +113,23 @@ export class Access {
   }
 
   /** A call that is answered when there is room in the queue or topic of this name. */
-  send(
-    verb: string,
-    name: string,
-    args: readonly unknown[],
-    what: string,
-    options: WaitOptions,
-  ): Promise<void> {
-    const { timeout, signal } = options
-    const sent = this.async(() => {
-      const key = `${verb}:${name}`
-      let lane = this.#lanes.get(key)
-      if (lane === undefined) {
-        lane = new Lane(this.#all, () => this.#lanes.delete(key))
-        this.#lanes.set(key, lane)
-      }
-      return lane.send(left => this.port.call(verb, args, { timeout: left, signal, values: true }), options)
-    })
-    if (timeout === undefined) return sent as Promise<void>
-    return sent.catch(error => {
-      if (!(error instanceof TimeoutError)) throw error
-      throw new TimeoutError(`${what} had no room within ${timeout} ms`)
-    }) as Promise<void>
+  async send(verb: string, name: string, args: readonly unknown[], limit: Limit): Promise<void> {
+    const { signal } = limit
+    const call = () => this.port.call(verb, args, { timeout: limit.left, signal, values: true })
+    try {
+      await this.async(() => this.#lane(`${verb}:${name}`).send(limit, call), limit)
+    } catch (error) {
+      throw error instanceof TimeoutError && limit.hasTimeout ? limit.tooLate : error
+    }
+  }
+
+  #lane(key: string): Lane {
+    let lane = this.#lanes.get(key)
+    if (lane === undefined) {
+      lane = new Lane(this.#all, () => this.#lanes.delete(key))
+      this.#lanes.set(key, lane)
+    }
+    return lane
   }
 }
 

@@ -4,7 +4,6 @@
  * @packageDocumentation
  */
 
-export type { WaitOptions } from './access.js'
 export { Moved, move } from './arrays.js'
 export type { ArrowTable } from './arrow.js'
 export {
@@ -41,3 +40,4 @@ export { type SpawnOptions, spawn } from './spawn.js'
 export type { Incoming } from './streams.js'
 export { type SubscribeOptions, Subscription, Topic } from './topics.js'
 export type { AnyExports } from './types.js'
+export type { WaitOptions } from './waits.js'

@@ -1,10 +1,9 @@
 // What a stream of the keeper brings, and who waits for it.
 
-import type { Access, WaitOptions } from './access.js'
-import { HostLostError, IsthmusError, TimeoutError } from './errors.js'
+import type { Access } from './access.js'
+import { HostLostError, IsthmusError } from './errors.js'
 import type { PortOptions, StreamEvents, StreamHandle } from './port.js'
-import { listen, unlisten } from './signals.js'
-import { after, milliseconds } from './timers.js'
+import type { Limit } from './waits.js'
 
 interface Waiter<Item> {
   resolve(item: Item): void
@@ -65,8 +64,8 @@ export abstract class Intake<Item> implements StreamEvents {
   }
 
   /** The next item. */
-  next({ timeout, signal }: WaitOptions): Promise<Item> {
-    milliseconds(timeout ?? 0)
+  next(limit: Limit): Promise<Item> {
+    const { signal } = limit
     if (signal?.aborted) return Promise.reject(signal.reason)
     const item = this.#items.shift()
     if (item !== undefined) {
@@ -79,9 +78,18 @@ export abstract class Intake<Item> implements StreamEvents {
       return Promise.reject(reason)
     }
     return new Promise((resolve, reject) => {
-      const waiter = { resolve, reject }
+      const waiter: Waiter<Item> = {
+        resolve: item => {
+          unwatch()
+          resolve(item)
+        },
+        reject: reason => {
+          unwatch()
+          reject(reason)
+        },
+      }
+      const unwatch = limit.watch(reason => this.#giveUp(waiter, reason))
       this.#waiters.push(waiter)
-      if (timeout !== undefined || signal !== undefined) this.#limit(waiter, timeout, signal)
       try {
         this.adjust()
       } catch (error) {
@@ -91,31 +99,12 @@ export abstract class Intake<Item> implements StreamEvents {
     })
   }
 
-  #limit(waiter: Waiter<Item>, timeout: number | undefined, signal: AbortSignal | undefined): void {
-    const { resolve, reject } = waiter
-    const giveUp = (reason: unknown) => {
-      const at = this.#waiters.indexOf(waiter)
-      if (at < 0) return
-      this.#waiters.splice(at, 1)
-      waiter.reject(reason)
-      if (!this.isOver) this.adjust()
-    }
-    const onAbort = () => giveUp(signal?.reason)
-    const tooLate = () => giveUp(new TimeoutError(`${this.what} had no message within ${timeout} ms`))
-    const timer = after(timeout ?? 0, tooLate)?.ref() // it ends a wait that a program may live for
-    if (signal !== undefined) listen(signal, onAbort)
-    const done = () => {
-      clearTimeout(timer)
-      if (signal !== undefined) unlisten(signal, onAbort)
-    }
-    waiter.resolve = item => {
-      done()
-      resolve(item)
-    }
-    waiter.reject = reason => {
-      done()
-      reject(reason)
-    }
+  #giveUp(waiter: Waiter<Item>, reason: unknown): void {
+    const at = this.#waiters.indexOf(waiter)
+    if (at < 0) return
+    this.#waiters.splice(at, 1)
+    waiter.reject(reason)
+    if (!this.isOver) this.adjust()
   }
 
   items(values: unknown[]): void {

@@ -1,10 +1,11 @@
 // Queues, as those see them who put and get.
 
-import { type Access, told, verbs, type WaitOptions, waitNames } from './access.js'
+import { type Access, told, verbs } from './access.js'
 import { Unreadable } from './decode.js'
 import { IsthmusError } from './errors.js'
 import { Closed, dropped, Intake } from './intake.js'
 import { checkWhole, optionsOf } from './options.js'
+import { Limit, type WaitOptions, waitNames } from './waits.js'
 
 const outcomes = { acknowledged: 0, rejected: 1, untouched: 2 } as const
 type Outcome = keyof typeof outcomes
@@ -273,11 +274,8 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
     const { depth, deliveries } = this.#options
     const { what } = this.#consumer
     const args = [value, this.name, depth, deliveries]
-    return told(
-      `put to ${what}`,
-      this.#access.send(verbs.put, this.name, args, what, options),
-      options.signal,
-    )
+    const limit = new Limit(`${what} had no room`, options)
+    return told(`put to ${what}`, this.#access.send(verbs.put, this.name, args, limit), options.signal)
   }
 
   /**
@@ -287,8 +285,10 @@ export class Queue<T = unknown> implements AsyncIterable<Message<T>>, AsyncDispo
    */
   async get(options: WaitOptions = {}): Promise<Message<T>> {
     check.get(options)
-    const getting = this.#access.async(() => this.#consumer.next(options))
-    const delivery = await told(`get from ${this.#consumer.what}`, getting, options.signal)
+    const { what } = this.#consumer
+    const limit = new Limit(`${what} had no message`, options)
+    const getting = this.#access.async(() => this.#consumer.next(limit), limit)
+    const delivery = await told(`get from ${what}`, getting, options.signal)
     if (delivery[2] instanceof Unreadable) {
       this.#consumer.reject(delivery[0])
       throw delivery[2].reason

@@ -1,10 +1,11 @@
 // Topics, as those see them who publish and subscribe.
 
-import { type Access, told, verbs, type WaitOptions, waitNames } from './access.js'
+import { type Access, told, verbs } from './access.js'
 import { Unreadable } from './decode.js'
 import { closedError, IsthmusError } from './errors.js'
 import { Closed, dropped, Intake } from './intake.js'
 import { checkChoice, checkWhole, optionsOf } from './options.js'
+import { Limit, noLimit, type WaitOptions, waitNames } from './waits.js'
 
 const defaultDepth = 256
 /** Messages to a subscriber. */
@@ -40,7 +41,7 @@ class Feed extends Intake<News | null> {
     checkChoice('onFull', onFull, ['wait', 'drop-oldest'])
     checkWhole('depth', depth, 1)
     super(access, `the topic '${name}'`)
-    const onTheWay = Math.max(Math.min(depth, mostOnTheWay), 1)
+    const onTheWay = Math.min(depth, mostOnTheWay)
     this.#enough = Math.max(Math.floor(onTheWay / 2), 1)
     this.#start = () =>
       this.begin(verbs.subscribe, [name, onFull, depth], { credit: onTheWay + 1, detached: true })
@@ -50,7 +51,7 @@ class Feed extends Intake<News | null> {
   async open(): Promise<void> {
     if (this.#isClosed) throw closedError()
     this.#start()
-    await this.next({})
+    await this.next(noLimit)
   }
 
   protected taken(news: News | null): void {
@@ -110,7 +111,7 @@ export class Subscription<T = unknown> implements AsyncIterableIterator<T>, Asyn
   async next(): Promise<IteratorResult<T, undefined>> {
     try {
       await this.ready
-      const news = (await told(`get from ${this.#feed.what}`, this.#feed.next({}))) as News
+      const news = (await told(`get from ${this.#feed.what}`, this.#feed.next(noLimit))) as News
       if (news[1] instanceof Unreadable) throw news[1].reason
       return { done: false, value: news[1] as T }
     } catch (error) {
@@ -155,7 +156,8 @@ export class Topic<T = unknown> {
   async publish(value: T, options: WaitOptions = {}): Promise<void> {
     check.publish(options)
     const what = `the topic '${this.name}'`
-    const sent = this.#access.send(verbs.publish, this.name, [value, this.name], what, options)
+    const limit = new Limit(`${what} had no room`, options)
+    const sent = this.#access.send(verbs.publish, this.name, [value, this.name], limit)
     return told(`publish to ${what}`, sent, options.signal)
   }
 
