@@ -55,6 +55,22 @@ else:
         assert served.end() == 0
         assert f"workers 0 to 1 (pid {victim}) was killed by SIGKILL" in served.stderr()
 
+    def test_what_an_interpreter_puts_first_from_its_event_loop_arrives(serve, connect, name):
+        app = f"""
+            import isthmus
+
+            @isthmus.export
+            async def put(value):
+                with isthmus.connect({name!r}) as bus:
+                    await bus.queue("q").put_async(value)
+        """
+        served = serve(app, "--workers", "2", "--worker-kind", "interpreter").ready()
+        caller = connect()
+        caller.call("put", 1)
+        with caller.queue("q").get() as message:
+            assert message.value == 1
+        assert served.end() == 0
+
     SAYS_AT_ITS_END = """
         import atexit
         import isthmus

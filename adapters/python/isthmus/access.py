@@ -18,6 +18,7 @@ from ._isthmus import DETACHED, RAISED, RESULT, current
 from .errors import NotExported, PeerLost, TimeoutError
 from .keeper import READY, own_starters, starter
 from .peer import Peer
+from .tasks import background
 
 __all__ = ["PATIENCE", "SLICE", "Access", "Lane", "Telling", "end_of", "left_until"]
 
@@ -98,8 +99,7 @@ class Access:
             if self._search is None:
                 search: concurrent.futures.Future[None] = concurrent.futures.Future()
                 search.set_running_or_notify_cancel()  # who gives up waiting for it does not end it
-                seek = threading.Thread(target=self._seek, args=(search,), name="isthmus-keeper", daemon=True)
-                seek.start()
+                background(self._seek, search, "isthmus-keeper").start()
                 self._search = search
             return self._search
 
